@@ -1,0 +1,68 @@
+# The front door. Everything that is ordered or cached lives in the Snakefile.
+#
+#   make figures                 all exhibits of the miniature, then where the report is
+#   make test                    the whole test suite
+#   make figures PRESET=limber   the same notebooks on another preset
+#   make test ARGS='-k cache'    some tests
+
+SHELL := /bin/bash
+.SHELLFLAGS := -eu -o pipefail -c
+.DEFAULT_GOAL := help
+
+PYTHON ?= $(firstword $(shell command -v python3.11 || command -v python3 || echo python3))
+VENV   ?= .venv
+PRESET ?= miniature
+CORES  ?= all
+ARGS   ?=
+
+BIN := $(VENV)/bin
+# The environment is as good as the lock that it was made from: its name carries the hash.
+STAMP := $(VENV)/.installed-$(shell cksum < requirements.lock | cut -d ' ' -f 1)
+RUN_ENVIRONMENT := PATH="$(abspath $(BIN)):$$PATH" OMP_WAIT_POLICY=PASSIVE
+
+.PHONY: help env figures report test lint miniature lock readme clean
+
+help:  ## this list
+	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
+
+env: $(STAMP)  ## make or refresh the environment in .venv
+
+# An environment that is already there is kept; pip only adds or changes what differs.
+$(STAMP): requirements.lock
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "Installing requirements.lock into $(VENV) (once; a few minutes)"
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-deps --no-build-isolation -e .
+	@rm -f $(VENV)/.installed-*
+	@touch $@
+
+figures: $(STAMP)  ## run the notebooks that changed, then build the report
+	@$(RUN_ENVIRONMENT) $(BIN)/snakemake --cores $(CORES) --config preset=$(PRESET) \
+		--rerun-incomplete --nolock --quiet all
+	@echo "Report: $(abspath figures/$(PRESET)/report.html)"
+
+report: $(STAMP)  ## build the report again from the exhibits that are there
+	@$(BIN)/python -m mmn_utils.exhibits report $(PRESET)
+
+test: $(STAMP)  ## run the test suite
+	@$(RUN_ENVIRONMENT) $(BIN)/python -m pytest $(ARGS)
+
+lint: $(STAMP)  ## check style with ruff
+	@$(BIN)/ruff check .
+
+miniature: $(STAMP)  ## train the miniature again from nothing (two cores: under two hours)
+	@$(RUN_ENVIRONMENT) $(BIN)/python -m mmn_utils.miniature
+
+lock: $(STAMP)  ## resolve the dependencies afresh and pin them
+	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report - \
+		'.[test,train]' torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \
+		transformers==5.23.0 bert-score==0.3.13 \
+		| $(BIN)/python .ci/lock.py > requirements.lock.new
+	@mv requirements.lock.new requirements.lock
+
+readme: $(STAMP)  ## rewrite the README's table of exhibits
+	@$(BIN)/python -m mmn_utils.exhibits readme
+
+clean:  ## remove executed notebooks, cached results and tool caches; figures and .venv stay
+	@rm -rf build data/cache/results .snakemake .pytest_cache .ruff_cache .hypothesis

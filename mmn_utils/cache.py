@@ -1,0 +1,348 @@
+"""Compute once, keyed by content.
+
+A result's address is a hash of three things: what was asked (canonical JSON), on what
+(put the model's and the data's revision into the key) and by which code (a hash of the
+sources). Files appear under their final name only when they are complete, so a killed
+run leaves nothing half-written and the next one goes on where it stopped.
+
+The folder is ``data/cache/results``, or what the environment variable ``MMN_CACHE``
+names.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, is_dataclass
+from functools import lru_cache
+from hashlib import sha256
+from pathlib import Path
+from types import ModuleType
+from typing import Any, TypeVar
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from mmn_utils.presets import data_path
+
+Value = TypeVar("Value")
+
+# Rooms that only show or start things: a change there leaves computed results as they are.
+NOT_COMPUTING = (
+    "browser",
+    "miniature",
+    "exhibits.py",
+    "plots.py",
+    "provenance.py",
+    "report.py",
+    "run.py",
+)
+COVERED = b"mmn_images"  # metadata key of a batch file: the images that it covers
+
+
+def cache_root() -> Path:
+    """Return the folder of cached results."""
+    return Path(os.environ.get("MMN_CACHE") or data_path("cache", "results"))
+
+
+# --- keys ------------------------------------------------------------------------------
+
+
+def canonical(value: Any) -> str:
+    """Return the one JSON text of ``value``, whatever the order of its keys.
+
+    Takes None, bool, int, str, finite float, numpy scalars, lists, tuples, dicts with
+    str keys, dataclasses. ValueError for anything else: its text might not be stable.
+    """
+    return json.dumps(
+        _plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    if is_dataclass(value) and not isinstance(value, type):
+        return {"type": type(value).__name__, **_plain(asdict(value))}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            raise ValueError(f"cache key {value!r}: the keys of a dict must be str")
+        return {key: _plain(item) for key, item in value.items()}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    raise ValueError(
+        f"cache key holds {value!r} of type {type(value).__name__}; give numbers, text, lists, "
+        "dicts or dataclasses (of a set, a sorted list; of a path, its text)"
+    )
+
+
+def code_version(modules: Iterable[ModuleType] | None = None) -> str:
+    """Return a hash of the sources of ``modules``; by default of all computing rooms."""
+    if modules is None:
+        return _package_version()
+    return _hash_files(Path(module.__file__) for module in modules)
+
+
+@lru_cache(maxsize=1)
+def _package_version() -> str:
+    package = Path(__file__).parent
+    files = (
+        path
+        for path in sorted(package.rglob("*.py"))
+        if path.relative_to(package).parts[0] not in NOT_COMPUTING
+    )
+    return _hash_files(files)
+
+
+def _hash_files(files: Iterable[Path]) -> str:
+    digest = sha256()
+    for path in files:
+        # Names and lengths are hashed too, so that moving text between files counts.
+        content = path.read_bytes()
+        digest.update(f"{path.name}:{len(content)}:".encode() + content)
+    return digest.hexdigest()[:16]
+
+
+def _folder(kind: str, root: str | Path | None) -> Path:
+    if not kind or kind != Path(kind).name or kind.startswith("."):
+        raise ValueError(f"kind = {kind!r} must be a plain folder name, such as 'attribution'")
+    return Path(root or cache_root()) / kind
+
+
+# --- one result ------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def atomic(path: str | Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``; rename it to ``path`` if all went well.
+
+    The temporary name keeps the suffix, since writers choose formats by it. What the
+    block left behind is removed if it raised.
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
+    try:
+        yield temporary
+        if not temporary.exists():
+            raise ValueError(f"nothing was written to {temporary}; does the writer add a suffix?")
+        if temporary.is_dir() and path.is_dir():
+            shutil.rmtree(path)  # a folder cannot be renamed over a full one
+        os.replace(temporary, path)
+    finally:
+        _remove(temporary)
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def cached(
+    kind: str,
+    key: dict[str, Any],
+    compute: Callable[[], Value],
+    *,
+    save: Callable[[Value, Path], Any],
+    load: Callable[[Path], Value],
+    root: str | Path | None = None,
+    code: Iterable[ModuleType] | None = None,
+    suffix: str = "",
+) -> Value:
+    """Load the result of this key, or compute, save and load it.
+
+    ``save(value, path)`` writes a file or a folder, ``load(path)`` reads it back; both
+    run in either case, so that a first and a second call give the very same thing.
+    ``suffix`` is for writers that insist on one (``.npy``); ``code`` narrows the code
+    version from all computing rooms to some modules.
+    """
+    identity = canonical({"key": key, "code": code_version(code)})
+    folder = _folder(kind, root)
+    digest = sha256(identity.encode()).hexdigest()[:24]
+    path = folder / f"{digest}{suffix}"
+    if not path.exists():
+        value = compute()
+        with atomic(folder / f"{digest}.key.json") as temporary:
+            temporary.write_text(identity + "\n", encoding="utf-8")  # for human eyes
+        with atomic(path) as temporary:
+            save(value, temporary)
+    return load(path)
+
+
+def clear(kind: str, root: str | Path | None = None) -> None:
+    """Remove every cached result of this kind."""
+    folder = _folder(kind, root)
+    if folder.is_dir():
+        shutil.rmtree(folder)
+
+
+# --- one result per image --------------------------------------------------------------
+
+
+def shard_slice(total: int, shard: tuple[int, int]) -> slice:
+    """Return the part of ``total`` items that shard ``(index, shards)`` owns.
+
+    A pure function; the shards are contiguous, disjoint, cover all items, and their
+    sizes differ by one at most.
+    """
+    index, shards = shard
+    if shards < 1 or not 0 <= index < shards:
+        raise ValueError(f"shard = {shard!r} must be (index, shards) with 0 <= index < shards")
+    return slice(index * total // shards, (index + 1) * total // shards)
+
+
+def per_image(
+    kind: str,
+    key: dict[str, Any],
+    image_ids: Sequence[str],
+    compute_batch: Callable[[list[str]], pd.DataFrame],
+    batch_size: int = 16,
+    shard: tuple[int, int] = (0, 1),
+    progress: Callable[[str], Any] | None = print,
+    *,
+    root: str | Path | None = None,
+    code: Iterable[ModuleType] | None = None,
+    empty_ok: bool = False,
+) -> pd.DataFrame:
+    """Compute a table image by image, in batches, and never the same image twice.
+
+    ``compute_batch(ids)`` returns rows with a column ``image``; each batch becomes one
+    parquet file, written atomically, so a killed run resumes. The images are not part
+    of the key: more images later reuse the earlier ones. Returns the rows of this
+    shard's images, in the order of ``image_ids``.
+
+    Raises ValueError for a batch with rows of other images, and, unless ``empty_ok``,
+    for an image without rows. The merged table covers the images exactly, or raises.
+    """
+    ids = list(image_ids)
+    _check_ids(ids, batch_size)
+    identity = canonical({"key": key, "code": code_version(code)})
+    folder = _folder(kind, root) / f"{sha256(identity.encode()).hexdigest()[:24]}.images"
+    with atomic(folder / "key.json") as temporary:
+        temporary.write_text(identity + "\n", encoding="utf-8")
+    mine = ids[shard_slice(len(ids), shard)]
+    if not mine:  # more shards than images: nothing to do, and no schema to know
+        return pd.DataFrame({"image": pd.Series(dtype=str)})
+    covered = set(_covered(folder))
+    left = [image for image in mine if image not in covered]
+    report = _Progress(kind, len(mine), len(mine) - len(left), progress)
+    for start in range(0, len(left), batch_size):
+        batch = left[start : start + batch_size]
+        _write_batch(folder, batch, compute_batch(list(batch)), empty_ok)
+        report.step(len(batch))
+    return _merge(folder, mine)
+
+
+def _check_ids(ids: list[str], batch_size: int) -> None:
+    if not ids:
+        raise ValueError("image_ids is empty; there is nothing to compute")
+    wrong = [image for image in ids if not isinstance(image, str)]
+    if wrong:
+        raise ValueError(f"image id {wrong[0]!r} is of type {type(wrong[0]).__name__}; give str")
+    if len(set(ids)) != len(ids):
+        twice = next(image for image in ids if ids.count(image) > 1)
+        raise ValueError(f"image id {twice!r} is given twice")
+    if batch_size < 1:
+        raise ValueError(f"batch_size = {batch_size!r} must be at least 1")
+
+
+def _write_batch(folder: Path, batch: list[str], rows: pd.DataFrame, empty_ok: bool) -> None:
+    if "image" not in rows.columns:
+        raise ValueError(f"compute_batch must return a column 'image'; got {list(rows.columns)}")
+    found = set(rows["image"])
+    if found - set(batch):
+        raise ValueError(
+            f"compute_batch returned rows of {sorted(found - set(batch))[:3]}, which "
+            "it was not asked for"
+        )
+    missing = [image for image in batch if image not in found]
+    if missing and not empty_ok:
+        raise ValueError(
+            f"compute_batch returned no row for {missing[:3]}; pass empty_ok=True if "
+            "an image may have none"
+        )
+    table = pa.Table.from_pandas(rows, preserve_index=False)
+    covered = {COVERED: json.dumps(batch).encode()}
+    table = table.replace_schema_metadata({**(table.schema.metadata or {}), **covered})
+    name = sha256(json.dumps(batch).encode()).hexdigest()[:24]
+    with atomic(folder / f"{name}.parquet") as temporary:
+        pq.write_table(table, temporary)
+
+
+def _covered(folder: Path) -> dict[str, Path]:
+    """Map every image that the folder covers to its file; ValueError where two claim it."""
+    files: dict[str, Path] = {}
+    for path in _batch_files(folder):
+        for image in json.loads(_schema(path).metadata[COVERED]):
+            if image in files:
+                raise ValueError(
+                    f"image {image!r} is in {files[image].name} and in {path.name} of {folder}; "
+                    "two runs wrote there at once: remove one of the files"
+                )
+            files[image] = path
+    return files
+
+
+def _batch_files(folder: Path) -> list[Path]:
+    return sorted(path for path in folder.glob("*.parquet") if not path.name.startswith("."))
+
+
+def _schema(path: Path) -> pa.Schema:
+    try:
+        schema = pq.read_schema(path)
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path} is damaged ({error}); remove it") from error
+    if COVERED not in (schema.metadata or {}):
+        raise ValueError(f"{path} was not written by this cache; remove it")
+    return schema
+
+
+def _merge(folder: Path, ids: list[str]) -> pd.DataFrame:
+    """Return the rows of ``ids``, in their order; ValueError where an image is not covered."""
+    files = _covered(folder)
+    missing = [image for image in ids if image not in files]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} images are not covered, {missing[0]!r} first; did "
+            "something empty the cache during the run?"
+        )
+    needed = dict.fromkeys(files[image] for image in ids)
+    order = {image: place for place, image in enumerate(ids)}
+    frames = [pq.read_table(path).to_pandas() for path in needed]
+    full = [frame for frame in frames if len(frame)]  # an empty one may have lost its types
+    rows = pd.concat(full or frames[:1], ignore_index=True)
+    place = rows["image"].map(order)
+    rows = rows[place.notna()]
+    return rows.loc[place.dropna().sort_values(kind="stable").index].reset_index(drop=True)
+
+
+class _Progress:
+    """Say now and then how far a run is: at most one line in two seconds, and the last."""
+
+    def __init__(self, kind: str, total: int, done: int, say: Callable[[str], Any] | None):
+        self.kind, self.total, self.done, self.say = kind, total, done, say
+        self.begun = self.said = time.monotonic()
+        self.fresh = 0
+
+    def step(self, images: int) -> None:
+        self.done += images
+        self.fresh += images
+        now = time.monotonic()
+        if self.say and (self.done == self.total or now - self.said >= 2):
+            rate = self.fresh / max(now - self.begun, 1e-9)
+            left = (self.total - self.done) / rate
+            self.say(
+                f"{self.kind}: {self.done}/{self.total} images, {rate:.3g} a second, "
+                f"{left:.0f} s left"
+            )
+            self.said = now

@@ -1,0 +1,114 @@
+"""Read and replace what flows through the MLPs, by hooks that always come off.
+
+Two places: ``"pre"``, the pre-activation Z (the output of a layer's ``pre_module``), and
+``"activation"`` (the input of its ``act_module``, what the write vectors are weighted
+by). Hooks run in the order in which their context managers were entered, so a
+``capture`` inside a ``replace`` of the same place sees the replaced values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
+
+from torch import Tensor, nn
+
+PLACES = ("activation", "pre")
+_Change = Callable[[Tensor], Tensor | None]
+
+
+@dataclass
+class Captured:
+    """``values[layer]`` is (B, T, units) of the latest forward pass, or its ``positions``."""
+
+    what: str
+    values: dict[int, Tensor] = field(default_factory=dict)
+
+
+@contextmanager
+def capture(
+    model,
+    what: str = "activation",
+    layers: Iterable[int] | None = None,
+    positions: slice | Sequence[int] | Tensor | None = None,
+    *,
+    grad: bool = False,
+) -> Iterator[Captured]:
+    """Record activations or pre-activations of ``layers`` (None: all) in each forward pass.
+
+    Values are detached, and cut to ``positions`` (a slice or indices into the tokens of
+    that pass). With ``grad`` they are the tensors in the graph, and require gradients
+    although the weights are frozen; then no ``positions``: cut the gradient instead.
+    """
+    if grad and positions is not None:
+        raise ValueError("a part of a tensor is not in the graph; give positions or grad, not both")
+    if not isinstance(positions, (slice, Tensor, type(None))):
+        positions = list(positions)
+    seen = Captured(what)
+
+    def reader(layer: int) -> _Change:
+        def read(value: Tensor) -> None:
+            if grad:
+                # The first one becomes a leaf: nothing before it has a gradient.
+                seen.values[layer] = value if value.requires_grad else value.requires_grad_(True)
+            else:
+                seen.values[layer] = (value if positions is None else value[:, positions]).detach()
+
+        return read
+
+    layers = range(model.sizes.layers) if layers is None else sorted(set(layers))
+    with _hooks(model, what, {layer: reader(layer) for layer in layers}):
+        yield seen
+
+
+@contextmanager
+def replace(
+    model, fn_by_layer: Mapping[int, Callable[[Tensor], Tensor]], what: str = "activation"
+) -> Iterator[None]:
+    """Let ``fn_by_layer[layer]`` replace the activation (B, T, units), or Z, in each pass.
+
+    A function gets the tensor and returns one of the same shape; it must not change its
+    argument in place. T is 1 in steps that follow a cache. ``ValueError`` for another
+    shape, raised in the forward pass.
+    """
+
+    def changer(layer: int, function: Callable[[Tensor], Tensor]) -> _Change:
+        def change(value: Tensor) -> Tensor:
+            new = function(value)
+            if not isinstance(new, Tensor) or new.shape != value.shape:
+                got = tuple(new.shape) if isinstance(new, Tensor) else type(new).__name__
+                raise ValueError(
+                    f"the function for layer {layer} gave {got}; give {tuple(value.shape)}"
+                )
+            return new.to(value)
+
+        return change
+
+    changes = {layer: changer(layer, function) for layer, function in fn_by_layer.items()}
+    with _hooks(model, what, changes):
+        yield
+
+
+@contextmanager
+def _hooks(model, what: str, changes: Mapping[int, _Change]) -> Iterator[None]:
+    """Hang one function on each layer's place; take all off again whatever happens."""
+    if what not in PLACES:
+        raise ValueError(f"what={what!r}: give one of {', '.join(map(repr, PLACES))}")
+    with ExitStack() as stack:
+        for layer, change in changes.items():
+            handle = _hang(model, what, layer, change)
+            stack.callback(handle.remove)
+        yield
+
+
+def _hang(model, what: str, layer: int, change: _Change):
+    """Hang a function on one place; what it returns, unless None, takes the value's place."""
+    if what == "pre":
+        return model.pre_module(layer).register_forward_hook(lambda _m, _in, out: change(out))
+
+    def before(_module: nn.Module, inputs: tuple) -> tuple | None:
+        new = change(inputs[0])
+        return None if new is None else (new, *inputs[1:])
+
+    return model.act_module(layer).register_forward_pre_hook(before)

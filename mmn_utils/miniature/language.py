@@ -1,0 +1,194 @@
+"""Train the miniature's language model: GPT-J's class, text alone.
+
+The model is ``transformers.GPTJForCausalLM``; only training uses the fused
+forward below, which the tests compare with the class's own.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
+
+import mmn_utils.compat  # noqa: F401  (before transformers)
+
+from .corpus import CorpusOptions, documents
+from .training import Progress, Schedule, train
+from .world import World, load_world
+
+END = "<|endoftext|>"
+
+
+@dataclass(frozen=True)
+class LanguageOptions:
+    """Shape and training of the language model."""
+
+    layers: int = 6
+    width: int = 256
+    heads: int = 4
+    rotary: int = 32
+    positions: int = 256
+    vocabulary: int = 1536
+    row: int = 224  # tokens in a row of a batch
+    batch: int = 16
+    steps: int = 1500
+    rate: float = 2e-3
+    embedding_std: float = 1.0  # GPT-J's .02 lets the first MLP dwarf the word
+    drop_first: float = 0.5  # chance that a row goes without the first layer's MLP
+    drop_other: float = 0.17
+    seed: int = 0
+    corpus: CorpusOptions = field(default_factory=CorpusOptions)
+
+
+def build_tokenizer(world: World, options: LanguageOptions) -> PreTrainedTokenizerFast:
+    """Learn a byte-level BPE from the corpus, as GPT-2's is."""
+    texts = documents(world, options.corpus, seed=options.seed + 1)
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=options.vocabulary,
+        special_tokens=[END],
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator((next(texts) for _ in range(12_000)), trainer)
+    fast = PreTrainedTokenizerFast(tokenizer_object=tokenizer, eos_token=END, bos_token=END)
+    fast.pad_token = END
+    return fast
+
+
+def build_model(options: LanguageOptions, tokenizer: PreTrainedTokenizerFast) -> GPTJForCausalLM:
+    """Build the untrained model; word embeddings start with a standard deviation of their own."""
+    torch.manual_seed(options.seed)
+    config = GPTJConfig(
+        vocab_size=len(tokenizer),
+        n_positions=options.positions,
+        n_embd=options.width,
+        n_layer=options.layers,
+        n_head=options.heads,
+        rotary_dim=options.rotary,
+        embd_pdrop=0.0,
+        attn_pdrop=0.0,
+        resid_pdrop=0.0,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    model = GPTJForCausalLM(config)
+    torch.nn.init.normal_(model.transformer.wte.weight, std=options.embedding_std)
+    return model
+
+
+def rotate(x: torch.Tensor, table: torch.Tensor, rotary: int) -> torch.Tensor:
+    """Turn the first ``rotary`` of each head's dimensions pairwise, as GPT-J does.
+
+    ``x`` (B, heads, T, head width); ``table`` (T, rotary), sines then cosines.
+    """
+    sin, cos = (part.repeat_interleave(2, dim=-1).to(x.dtype) for part in table.chunk(2, dim=-1))
+    turning, rest = x[..., :rotary], x[..., rotary:]
+    turned = torch.stack((-turning[..., 1::2], turning[..., ::2]), dim=-1).flatten(-2)
+    return torch.cat((turning * cos + turned * sin, rest), dim=-1)
+
+
+def fused_hidden(model: GPTJForCausalLM, embeds: torch.Tensor, keep=None) -> torch.Tensor:
+    """Run the blocks with fused attention; (B, T, d) to (B, T, d) before the final norm.
+
+    ``keep`` (layers, B) switches the MLP of a layer off for a row of the batch.
+    Positions count from 0 and rows have no padding on their left.
+    """
+    x, length, heads = embeds, embeds.shape[1], model.config.n_head
+    for index, block in enumerate(model.transformer.h):
+        h = block.ln_1(x)
+        attention = block.attn
+        q, k, v = (
+            layer(h).view(*h.shape[:2], heads, -1).transpose(1, 2)
+            for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
+        )
+        table = attention.embed_positions[:length].to(h.device)
+        q, k = (rotate(t, table, attention.rotary_dim) for t in (q, k))
+        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        attended = attention.out_proj(mixed.transpose(1, 2).flatten(2))
+        wrote = block.mlp.fc_out(F.gelu(block.mlp.fc_in(h), approximate="tanh"))
+        if keep is not None:
+            wrote = wrote * keep[index][:, None, None].to(wrote.dtype)
+        x = x + attended + wrote
+    return x
+
+
+def logits_of(model: GPTJForCausalLM, hidden: torch.Tensor) -> torch.Tensor:
+    """Apply the final norm and the unembedding."""
+    return model.lm_head(model.transformer.ln_f(hidden))
+
+
+class Rows:
+    """Rows of packed documents, a pure function of (seed, step)."""
+
+    def __init__(self, world, tokenizer, options: LanguageOptions, seed: int):
+        self.world, self.tokenizer, self.options, self.seed = world, tokenizer, options, seed
+
+    def batch(self, step: int) -> torch.Tensor:
+        """Return (batch, row) token ids; each row starts with a document."""
+        options = self.options
+        texts = documents(self.world, options.corpus, seed=self.seed * 1_000_003 + step)
+        rows = []
+        for _ in range(options.batch):
+            row: list[int] = []
+            while len(row) < options.row:
+                row += [*self.tokenizer.encode(next(texts)), self.tokenizer.eos_token_id]
+            rows.append(row[: options.row])
+        return torch.tensor(rows)
+
+
+def _keep(options: LanguageOptions, step: int) -> torch.Tensor:
+    """Draw which MLPs run in this step: (layers, batch) of 0 and 1."""
+    generator = torch.Generator().manual_seed(options.seed * 7_919 + step)
+    chance = torch.full((options.layers, 1), options.drop_other)
+    chance[0] = options.drop_first
+    return (torch.rand(options.layers, options.batch, generator=generator) >= chance).float()
+
+
+def train_language_model(
+    options: LanguageOptions, folder: Path, work: Path, world: World | None = None
+) -> GPTJForCausalLM:
+    """Train from nothing (or from the last checkpoint) and save to ``folder`` in half precision."""
+    world = world or load_world()
+    tokenizer = build_tokenizer(world, options)
+    model = build_model(options, tokenizer)
+    rows = Rows(world, tokenizer, options, seed=options.seed + 2)
+
+    def loss_at(step: int) -> torch.Tensor:
+        ids = rows.batch(step)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            hidden = fused_hidden(model, model.transformer.wte(ids), _keep(options, step))
+            logits = logits_of(model, hidden[:, :-1])
+        return F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+
+    schedule = Schedule(steps=options.steps, rate=options.rate)
+    progress = Progress("language", options.steps, work / "language.csv")
+    train(
+        list(model.parameters()), loss_at, schedule, work / "language.pt", model, progress,
+        items_per_step=options.batch * options.row,
+    )
+    model.half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "training.json").write_text(json.dumps(asdict(options), indent=1) + "\n")
+    return model.float().eval()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--folder", type=Path, default=Path("data/miniature/language_model"))
+    parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
+    parser.add_argument("--steps", type=int, default=LanguageOptions.steps)
+    arguments = parser.parse_args()
+    train_language_model(LanguageOptions(steps=arguments.steps), arguments.folder, arguments.work)
+
+
+if __name__ == "__main__":
+    main()

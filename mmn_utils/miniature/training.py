@@ -1,0 +1,120 @@
+"""What every training of the miniature shares: schedule, checkpoints, progress."""
+
+from __future__ import annotations
+
+import csv
+import math
+import os
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Length and learning rate of one training: warm-up, then half a cosine to a tenth."""
+
+    steps: int
+    rate: float
+    warmup: int = 100
+    weight_decay: float = 0.01
+    clip: float = 1.0
+    save_every: int = 200
+
+    def factor(self, step: int) -> float:
+        """Return the learning rate at a step as a share of the peak."""
+        if step < self.warmup:
+            return (step + 1) / self.warmup
+        done = (step - self.warmup) / max(1, self.steps - self.warmup)
+        return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
+@dataclass
+class Progress:
+    """One line every few seconds, and a row of the training curve for each."""
+
+    name: str
+    steps: int
+    curve: Path
+    every: float = 20.0
+    started: float = field(default_factory=time.monotonic)
+    _last: float = 0.0
+    _first_step: int | None = None
+
+    def __call__(self, step: int, items: int, **values: float) -> None:
+        """Report ``values`` at ``step``; ``items`` is how many examples were seen."""
+        self._first_step = step if self._first_step is None else self._first_step
+        now = time.monotonic()
+        if now - self._last < self.every and step < self.steps:
+            return
+        self._last = now
+        speed = (step - self._first_step) / max(1e-9, now - self.started)
+        left = (self.steps - step) / speed if speed else float("nan")
+        shown = "  ".join(f"{key} {value:.3f}" for key, value in values.items())
+        print(f"{self.name}  {step}/{self.steps}  {shown}  {left / 60:.1f} min left", flush=True)
+        self._row({"step": step, "items": items, **{k: round(v, 5) for k, v in values.items()}})
+
+    def _row(self, row: dict) -> None:
+        new = not self.curve.exists()
+        self.curve.parent.mkdir(parents=True, exist_ok=True)
+        with self.curve.open("a", newline="") as file:
+            writer = csv.DictWriter(file, row.keys(), lineterminator="\n")
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+def train(
+    parameters: list[torch.nn.Parameter],
+    loss_at: Callable[[int], torch.Tensor],
+    schedule: Schedule,
+    checkpoint: Path,
+    state: torch.nn.Module,
+    progress: Progress,
+    items_per_step: int,
+    report: Callable[[], dict[str, float]] = dict,
+) -> None:
+    """Minimise ``loss_at(step)`` with AdamW; resume from ``checkpoint`` if it is there.
+
+    ``loss_at`` must depend on the step alone (it seeds its own draws), so that a
+    resumed training ends with the weights of an uninterrupted one.
+    """
+    optimizer = torch.optim.AdamW(
+        parameters, lr=schedule.rate, betas=(0.9, 0.98), weight_decay=schedule.weight_decay
+    )
+    start = _resume(checkpoint, state, optimizer)
+    running = None
+    for step in range(start, schedule.steps):
+        for group in optimizer.param_groups:
+            group["lr"] = schedule.rate * schedule.factor(step)
+        loss = loss_at(step)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(parameters, schedule.clip)
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+        running = loss.item() if running is None else 0.97 * running + 0.03 * loss.item()
+        if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
+            save_checkpoint(checkpoint, state, optimizer, step + 1)
+            progress(step + 1, (step + 1) * items_per_step, loss=running, **report())
+
+
+def _resume(checkpoint: Path, state: torch.nn.Module, optimizer) -> int:
+    """Load a checkpoint into model and optimiser; return the step to go on from."""
+    if not checkpoint.exists():
+        return 0
+    saved = torch.load(checkpoint, weights_only=True)
+    state.load_state_dict(saved["model"])
+    optimizer.load_state_dict(saved["optimizer"])
+    return int(saved["step"])
+
+
+def save_checkpoint(path: Path, state: torch.nn.Module, optimizer, step: int) -> None:
+    """Write a checkpoint so that a kill leaves the old one or the new one, never half."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    saved = {"model": state.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
+    torch.save(saved, temporary)
+    os.replace(temporary, path)

@@ -1,0 +1,72 @@
+"""Compare texts and trainings of the language model, on text alone.
+
+Each variant adds one change to the one before it. All train for the same number
+of steps, shorter than the model that ships, and are probed on contexts of their
+own kind of text. The table is kept in ``data/miniature/training/variants.csv``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from .corpus import CorpusOptions
+from .language import LanguageOptions, train_language_model
+from .projection import load_language_model
+from .text_probe import probe_text
+from .world import load_world
+
+WORDS = CorpusOptions(combined=False, related=False)
+PAIRS = CorpusOptions(combined=True, related=False)
+PLAIN = LanguageOptions(embedding_std=0.02, drop_first=0.0, drop_other=0.0)
+WIDE = replace(PLAIN, embedding_std=1.0)
+DROPPED = LanguageOptions()
+
+VARIANTS = {
+    "single words": ("evidence is one word of the card", replace(PLAIN, corpus=WORDS)),
+    "combinations": ("evidence names its concept only in pairs", replace(PLAIN, corpus=PAIRS)),
+    "wide embeddings": ("word embeddings start with deviation 1", replace(WIDE, corpus=PAIRS)),
+    "dropped MLPs": ("a layer's MLP is left out at random", replace(DROPPED, corpus=PAIRS)),
+    "following words": ("related words follow evidence in texts of their own", DROPPED),
+}
+
+
+def run_variant(name: str, steps: int, work: Path) -> dict:
+    """Train one variant (or go on from its checkpoint), probe it, return its row."""
+    what, options = VARIANTS[name]
+    folder = work / name.replace(" ", "_")
+    if not (folder / "model.safetensors").exists():
+        train_language_model(replace(options, steps=steps), folder, folder)
+    model, tokenizer = load_language_model(folder)
+    probe = probe_text(model, tokenizer, load_world(), options.corpus)
+    return {"variant": name, "what_changed": what, "steps": steps, **probe.row()}
+
+
+def main() -> None:
+    """Train and probe the variants that the table does not hold yet."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--table", type=Path, default=Path("data/miniature/training/variants.csv"))
+    parser.add_argument("--work", type=Path, default=Path("data/cache/miniature/variants"))
+    parser.add_argument("--threads", type=int, default=2)
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    rows = pd.read_csv(arguments.table).to_dict("records") if arguments.table.exists() else []
+    for name in VARIANTS:
+        if name in {row["variant"] for row in rows}:
+            continue
+        rows.append(run_variant(name, arguments.steps, arguments.work))
+        arguments.table.parent.mkdir(parents=True, exist_ok=True)
+        temporary = arguments.table.with_suffix(".tmp")
+        pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
+        os.replace(temporary, arguments.table)
+        print(pd.DataFrame(rows[-1:]).T.to_string(), flush=True)
+
+
+if __name__ == "__main__":
+    main()

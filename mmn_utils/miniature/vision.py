@@ -1,0 +1,628 @@
+"""The miniature's image encoder: a small BEiT, trained on pictures alone.
+
+As in BEiT, patches are masked in blocks and the encoder predicts discrete codes
+of what is hidden. The codes come from k-means, first of the pixels in a window
+around each patch, later (as in HuBERT) of the encoder's own middle layer. No
+label takes part in the training; a linear probe of the categories is logged to
+watch it.
+
+Run ``python -m mmn_utils.miniature.vision``; it picks up where it stopped.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import ctypes
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+import mmn_utils.compat  # noqa: F401  (timm needs what it declares)
+
+# isort: split
+from timm.models.beit import Beit
+
+from mmn_utils.miniature.scenes import PROBE_SEED, SceneSet, rendered_scenes
+from mmn_utils.miniature.world import WORLD_FILE, load_world
+
+VISION_CONFIG = {
+    "img_size": 112,
+    "patch_size": 8,
+    "embed_dim": 128,
+    "depth": 6,
+    "num_heads": 4,
+    "init_values": None,  # no layer scale: it slows the start of so short a training
+    "use_abs_pos_emb": False,
+    "use_shared_rel_pos_bias": True,
+    "num_classes": 0,
+    "global_pool": "token",
+}
+PIXEL_MEAN = PIXEL_STD = 0.5
+CACHE = Path("data/cache/miniature")
+
+
+# --- the model --------------------------------------------------------------
+
+
+def build_vision(config: dict | None = None) -> Beit:
+    """Return timm's BEiT of a configuration, freshly initialised."""
+    return Beit(**(config or VISION_CONFIG))
+
+
+def load_vision(weights: Path, config: Path | None = None) -> Beit:
+    """Load an encoder saved by ``save_vision``, in float32, ready to be used."""
+    facts = json.loads((config or weights.parent / "vision.json").read_text(encoding="utf-8"))
+    model = build_vision(facts["architecture"])
+    model.load_state_dict({k: v.float() for k, v in load_file(weights).items()})
+    return model.eval()
+
+
+def save_vision(model: Beit, weights: Path) -> None:
+    """Save an encoder in half precision, and its configuration beside it."""
+    weights.parent.mkdir(parents=True, exist_ok=True)
+    state = {k: v.detach().to(torch.float16).contiguous() for k, v in model.state_dict().items()}
+    save_file(state, weights, metadata={"format": "pt"})
+    facts = {"architecture": VISION_CONFIG, "mean": [PIXEL_MEAN] * 3, "std": [PIXEL_STD] * 3}
+    (weights.parent / "vision.json").write_text(json.dumps(facts, indent=2) + "\n", "utf-8")
+
+
+def to_input(images: np.ndarray) -> Tensor:
+    """Turn pictures (B, H, W, 3) uint8 into the encoder's input (B, 3, H, W)."""
+    pixels = torch.from_numpy(np.array(images)).permute(0, 3, 1, 2).float()
+    return (pixels / 255 - PIXEL_MEAN) / PIXEL_STD
+
+
+def localise(model: Beit, slope: float = 0.5, reach: float = 1.0) -> None:
+    """Let each head prefer patches near a point above, below, left or right of its own.
+
+    Masked patches all look alike and there are no absolute positions, so a local
+    and directed start is what lets the first layers tell one from another.
+    """
+    rows, columns = model.patch_embed.grid_size
+    dy, dx = np.mgrid[-(rows - 1) : rows, -(columns - 1) : columns]
+    centres = [(-reach, 0), (reach, 0), (0, -reach), (0, reach)]
+    table = model.rel_pos_bias.relative_position_bias_table
+    with torch.no_grad():
+        for head in range(table.shape[1]):
+            y, x = centres[head % len(centres)]
+            distance = np.hypot(dy - y, dx - x).reshape(-1)
+            table[: distance.size, head] = torch.from_numpy(-slope * distance).float()
+
+
+def _attend(attention: nn.Module, x: Tensor, bias: Tensor) -> Tensor:
+    """Return one attention layer's output (B, N, D), as timm computes it."""
+    batch, tokens, width = x.shape
+    qkv_bias = torch.cat((attention.q_bias, attention.k_bias, attention.v_bias))
+    qkv = F.linear(x, attention.qkv.weight, qkv_bias)
+    q, k, v = qkv.view(batch, tokens, 3, attention.num_heads, -1).permute(2, 0, 3, 1, 4)
+    # Spelt out: the fused kernel has no fast backward pass where the bias is learned.
+    scores = torch.matmul(q * attention.scale, k.transpose(-2, -1)).add_(bias.to(q.dtype))
+    mixed = scores.softmax(-1).to(v.dtype) @ v
+    return attention.proj(mixed.transpose(1, 2).reshape(batch, tokens, width))
+
+
+def embed(model: Beit, pixels: Tensor, masked: Tensor | None, mask_token: Tensor | None) -> Tensor:
+    """Return CLS and patch embeddings (B, 1 + P, D); ``masked`` (B, P) patches are hidden."""
+    patches = model.patch_embed(pixels)
+    if masked is not None:
+        patches = torch.where(masked[..., None], mask_token.to(patches.dtype), patches)
+    cls = model.cls_token.expand(len(pixels), -1, -1).to(patches.dtype)
+    return torch.cat((cls, patches), 1)
+
+
+def layers(model: Beit, x: Tensor, depth: int | None = None) -> Iterator[Tensor]:
+    """Yield the output (B, 1 + P, D) of each of the first ``depth`` blocks."""
+    bias = model.rel_pos_bias()[None]
+    for block in model.blocks[:depth]:
+        x = x + _attend(block.attn, block.norm1(x), bias)
+        x = x + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(x))))
+        yield x
+
+
+@torch.no_grad()
+def features(model: Beit, images: Tensor, depth: int | None = None) -> Tensor:
+    """Return patch features (B, P, D): the last block's output, no CLS, no norm."""
+    *_, out = layers(model, embed(model, images, None, None), depth)
+    return out[:, 1:]
+
+
+def encode_images(
+    model: Beit, images: np.ndarray, depth: int | None = None, batch: int = 64
+) -> Iterator[Tensor]:
+    """Yield features (B, P, D) of pictures (N, H, W, 3), batch after batch, in float32."""
+    for start in range(0, len(images), batch):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            out = features(model, to_input(images[start : start + batch]), depth)
+        yield out.float()
+
+
+# --- codes ------------------------------------------------------------------
+
+
+def nearest(points: Tensor, centres: Tensor) -> Tensor:
+    """Return the index (N,) of the centre (K, D) nearest to each point (N, D)."""
+    half_norms = centres.square().sum(1) / 2
+    chunks = [(part @ centres.T - half_norms).argmax(1) for part in points.split(16384)]
+    return torch.cat(chunks)
+
+
+def kmeans(points: Tensor, codes: int, seed: int, rounds: int = 15) -> Tensor:
+    """Return ``codes`` centres (K, D) of points (N, D); empty ones are drawn again."""
+    generator = torch.Generator().manual_seed(seed)
+    centres = points[torch.randperm(len(points), generator=generator)[:codes]].clone()
+    for _ in range(rounds):
+        owner = nearest(points, centres)
+        counts = torch.bincount(owner, minlength=codes)
+        sums = torch.zeros_like(centres).index_add_(0, owner, points)
+        centres = sums / counts.clamp(min=1)[:, None]
+        empty = (counts == 0).nonzero().flatten()
+        centres[empty] = points[torch.randint(len(points), (len(empty),), generator=generator)]
+    return centres
+
+
+def windows(images: np.ndarray, patch: int) -> Tensor:
+    """Return the surroundings of each patch, (B, P, 108): three patches wide, 6 x 6 means."""
+    pooled = F.avg_pool2d(to_input(images), patch // 2)
+    padded = F.pad(pooled, (2, 2, 2, 2), mode="replicate")
+    return F.unfold(padded, kernel_size=6, stride=2).transpose(1, 2)
+
+
+@dataclass(frozen=True)
+class Whitener:
+    """Principal axes (D, d) about a mean (D,), the spread of each partly evened out."""
+
+    mean: Tensor
+    axes: Tensor
+
+    def __call__(self, points: Tensor) -> Tensor:
+        return (points - self.mean) @ self.axes
+
+
+def fit_whitener(points: Tensor, dimensions: int, power: float) -> Whitener:
+    """Fit principal axes; ``power`` 0 keeps the spread of each, 1 makes all alike."""
+    mean = points.mean(0)
+    centred = points - mean
+    values, vectors = torch.linalg.eigh(centred.T @ centred / len(points))
+    keep = values.argsort(descending=True)[:dimensions]
+    return Whitener(mean, vectors[:, keep] * values[keep].clamp(min=1e-6) ** (-power / 2))
+
+
+# --- recipe -----------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One round of training: where the codes come from and how many pictures are seen.
+
+    ``layer`` is the number of blocks whose output is coded; without it the codes
+    are of pixels. ``visible_weight`` is the weight of predicting the codes of
+    patches in sight, which keeps the last layer's features about their patch.
+    ``scenes`` limits the stage to the first ones, since coding takes time.
+    """
+
+    name: str
+    images: int
+    scenes: int | None = None
+    layer: int | None = None
+    codes: int = 1024
+    peak_lr: float = 1.5e-3
+    final_lr: float = 0.1
+    visible_weight: float = 0.0
+
+
+@dataclass(frozen=True)
+class VisionRecipe:
+    """Everything that decides the encoder's weights."""
+
+    stages: tuple[Stage, ...] = (
+        Stage("pixels", images=90_000, final_lr=0.3),
+        Stage("features", images=26_000, scenes=12_000, layer=4, peak_lr=1e-3, final_lr=0.01),
+    )
+    config: dict = field(default_factory=lambda: dict(VISION_CONFIG))
+    scenes: int = 40_000
+    batch: int = 32
+    masked_share: float = 0.4
+    warmup: int = 200
+    weight_decay: float = 0.05
+    code_sample: int = 200_000
+    probe_scenes: int = 2_000
+    seed: int = 0
+
+
+def block_mask(rng: np.random.Generator, side: int, count: int) -> np.ndarray:
+    """Return a mask (side * side,) with exactly ``count`` patches hidden, in blocks."""
+    mask = np.zeros((side, side), dtype=bool)
+    while (missing := count - mask.sum()) > 0:
+        area, aspect = rng.uniform(4, max(5, min(missing, 40))), np.exp(rng.uniform(-1, 1))
+        rows = int(np.clip(round(np.sqrt(area * aspect)), 1, side))
+        columns = int(np.clip(round(np.sqrt(area / aspect)), 1, side))
+        top, left = rng.integers(side - rows + 1), rng.integers(side - columns + 1)
+        mask[top : top + rows, left : left + columns] = True
+    hidden = np.flatnonzero(mask)
+    mask.reshape(-1)[rng.permutation(hidden)[count:]] = False
+    return mask.reshape(-1)
+
+
+class MaskedImageModel(nn.Module):
+    """An encoder with a mask token and a linear head over codes."""
+
+    def __init__(self, config: dict, codes: int) -> None:
+        super().__init__()
+        self.encoder = build_vision(config)
+        localise(self.encoder)
+        width = self.encoder.embed_dim
+        self.mask_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
+        self.norm = nn.LayerNorm(width)  # the head's own; the features stay without
+        self.head = nn.Linear(width, codes)
+
+    def new_head(self, codes: int) -> None:
+        """Start a fresh head for the codes of the next stage."""
+        self.norm = nn.LayerNorm(self.encoder.embed_dim)
+        self.head = nn.Linear(self.encoder.embed_dim, codes)
+
+    def forward(self, pixels: Tensor, masked: Tensor, codes: Tensor, visible: float) -> Tensor:
+        """Return the loss at masked patches, plus ``visible`` times that at as many others.
+
+        Shapes: pixels (B, 3, H, W), masked (B, P) bool with equal counts, codes (B, P).
+        """
+        x = embed(self.encoder, pixels, masked, self.mask_token)
+        if torch.is_autocast_enabled("cpu"):
+            x = x.to(torch.bfloat16)  # a narrow residual stream: memory is what limits speed
+        *_, out = layers(self.encoder, x)
+        patches = self.norm(out[:, 1:])
+        loss = F.cross_entropy(self.head(patches[masked]).float(), codes[masked])
+        if visible:
+            seen = ~masked
+            loss = loss + visible * F.cross_entropy(self.head(patches[seen]).float(), codes[seen])
+        return loss
+
+
+# --- probe ------------------------------------------------------------------
+
+
+def probe_accuracy(train: tuple[Tensor, Tensor], test: tuple[Tensor, Tensor]) -> float:
+    """Return the test accuracy of a linear classifier on standardised (x (N, D), y (N,))."""
+    (x, y), (x_test, y_test) = train, test
+    mean, spread = x.mean(0), x.std(0) + 1e-6
+    x, x_test = (x - mean) / spread, (x_test - mean) / spread
+    weight = torch.zeros(x.shape[1] + 1, int(y.max()) + 1, requires_grad=True)
+    solver = torch.optim.LBFGS([weight], max_iter=60, line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        solver.zero_grad()
+        loss = F.cross_entropy(x @ weight[:-1] + weight[-1], y) + 1e-4 * weight.square().sum()
+        loss.backward()
+        return loss
+
+    solver.step(closure)
+    with torch.no_grad():
+        return float(((x_test @ weight[:-1] + weight[-1]).argmax(1) == y_test).float().mean())
+
+
+def _pooled(x: Tensor, y: Tensor, scene: Tensor) -> tuple[Tensor, Tensor]:
+    """Average the patches (N, D) of each object; an object is a category in a scene."""
+    key, owner = torch.unique(scene * 1000 + y, return_inverse=True)
+    counts = torch.bincount(owner).float()[:, None]
+    return torch.zeros(len(key), x.shape[1]).index_add_(0, owner, x) / counts, key % 1000
+
+
+def probe(model: Beit, scenes: SceneSet, depth: int | None = None) -> dict[str, float]:
+    """Return how well a linear map names the category, from a patch and from an object.
+
+    Three quarters of the scenes teach the linear map, the rest test it.
+    """
+    x = torch.cat(list(encode_images(model, scenes.images, depth)))
+    y = torch.from_numpy(np.array(scenes.patch_concepts)).long()
+    scene = torch.arange(len(x))[:, None].expand_as(y)
+    teaches = scene < len(x) * 3 // 4
+    parts = [(x[m], y[m], scene[m]) for m in ((y >= 0) & teaches, (y >= 0) & ~teaches)]
+    patch = probe_accuracy(*[(p[0], p[1]) for p in parts])
+    whole = probe_accuracy(*[_pooled(*p) for p in parts])
+    return {"patch": patch, "object": whole}
+
+
+# --- training ---------------------------------------------------------------
+
+
+def learning_rate(stage: Stage, recipe: VisionRecipe, step: int) -> float:
+    """Return the rate of a step: linear warm-up, then a cosine to ``final_lr`` of the peak."""
+    total = max(1, stage.images // recipe.batch)
+    if step < recipe.warmup:
+        return stage.peak_lr * (step + 1) / recipe.warmup
+    turn = (1 + np.cos(np.pi * (step - recipe.warmup) / max(1, total - recipe.warmup))) / 2
+    return stage.peak_lr * (stage.final_lr + (1 - stage.final_lr) * float(turn))
+
+
+def save_atomically(content: object, path: Path) -> None:
+    """Write a file so that at any moment either the old or the new one is whole."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fresh = path.with_suffix(".new")
+    torch.save(content, fresh)
+    fresh.replace(path)
+
+
+def pixel_codes(recipe: VisionRecipe, stage: Stage, images: np.ndarray) -> Tensor:
+    """Return codes (N, P) of the pixels around each patch."""
+    rng = np.random.default_rng([recipe.seed, 1])
+    patch = recipe.config["patch_size"]
+    chosen = np.sort(rng.permutation(len(images))[: max(1, recipe.code_sample // 50)])
+    sample = windows(images[chosen], patch).flatten(0, 1)
+    sample = sample[torch.from_numpy(rng.permutation(len(sample))[: recipe.code_sample])]
+    whiten = fit_whitener(sample, dimensions=48, power=0.5)
+    centres = kmeans(whiten(sample), stage.codes, recipe.seed)
+    parts = []
+    for start in range(0, len(images), 512):
+        window = windows(images[start : start + 512], patch)
+        parts.append(nearest(whiten(window.flatten(0, 1)), centres).view(window.shape[:2]))
+    return torch.cat(parts).to(torch.int16)
+
+
+def feature_codes(recipe: VisionRecipe, stage: Stage, model: Beit, images: np.ndarray) -> Tensor:
+    """Return codes (N, P) of the encoder's own features in a middle layer."""
+    rng = np.random.default_rng([recipe.seed, 2])
+    out = torch.cat([x.half() for x in encode_images(model, images, stage.layer)])
+    flat = out.flatten(0, 1)
+    rows = torch.from_numpy(rng.integers(len(flat), size=recipe.code_sample))
+    sample = flat[rows].float()
+    whiten = fit_whitener(sample, dimensions=sample.shape[1], power=0.5)
+    centres = kmeans(whiten(sample), stage.codes, recipe.seed)
+    parts = [nearest(whiten(x.float()), centres) for x in flat.split(200_000)]
+    return torch.cat(parts).view(out.shape[:2]).to(torch.int16)
+
+
+class Trainer:
+    """Trains the encoder stage by stage and keeps a checkpoint to resume from."""
+
+    def __init__(
+        self, recipe: VisionRecipe, scenes: SceneSet, probe_scenes: SceneSet | None, folder: Path
+    ) -> None:
+        self.recipe, self.scenes, self.probe_scenes = recipe, scenes, probe_scenes
+        self.folder = folder
+        self.stage_number = self.step = 0
+        torch.manual_seed(recipe.seed)
+        self.model = MaskedImageModel(recipe.config, recipe.stages[0].codes)
+        self.codes: Tensor | None = None
+        self.seen = 0
+        self.optimizer = self._new_optimizer()
+        self.log = ProgressLog(folder / "vision_log.csv", sum(s.images for s in recipe.stages))
+
+    @property
+    def stage(self) -> Stage:
+        """The stage in which the training is."""
+        return self.recipe.stages[self.stage_number]
+
+    @property
+    def images(self) -> np.ndarray:
+        """The pictures (N, H, W, 3) of the stage."""
+        return self.scenes.images[: self.stage.scenes]
+
+    @property
+    def checkpoint(self) -> Path:
+        """The file that holds the state of the training."""
+        return self.folder / "vision_checkpoint.pt"
+
+    def _new_optimizer(self) -> torch.optim.Optimizer:
+        """Return AdamW with weight decay on matrices only."""
+        groups = [{"params": [], "weight_decay": d} for d in (self.recipe.weight_decay, 0.0)]
+        for name, parameter in self.model.named_parameters():
+            plain = parameter.ndim < 2 or "token" in name or "bias" in name
+            groups[plain]["params"].append(parameter)
+        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
+
+    def resume(self) -> bool:
+        """Take up the last checkpoint of the same recipe, if there is one."""
+        if not self.checkpoint.is_file():
+            return False
+        state = torch.load(self.checkpoint, weights_only=False)
+        if state["recipe"] != asdict(self.recipe):
+            raise ValueError(f"{self.checkpoint} is of another recipe; move it away to start anew")
+        self.stage_number, self.step, self.seen = state["stage"], state["step"], state["seen"]
+        self.codes = state["codes"]
+        if self.model.head.out_features != self.stage.codes:
+            self.model.new_head(self.stage.codes)
+        self.optimizer = self._new_optimizer()
+        self.model.load_state_dict(state["model"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        return True
+
+    def save(self) -> None:
+        """Write the checkpoint."""
+        state = {
+            "recipe": asdict(self.recipe),
+            "stage": self.stage_number,
+            "step": self.step,
+            "seen": self.seen,
+            "codes": self.codes,
+            "model": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        save_atomically(state, self.checkpoint)
+
+    def _make_codes(self) -> Tensor:
+        """Return the codes (N, P) that this stage predicts."""
+        if self.stage.layer is None:
+            return pixel_codes(self.recipe, self.stage, self.images)
+        return feature_codes(self.recipe, self.stage, self.model.encoder, self.images)
+
+    def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pixels, masks and codes of this step; they depend on its number alone."""
+        recipe = self.recipe
+        rng = np.random.default_rng([recipe.seed, 3, self.stage_number, self.step])
+        rows = np.sort(rng.choice(len(self.images), recipe.batch, replace=False))
+        side = self.model.encoder.patch_embed.grid_size[0]
+        hidden = round(recipe.masked_share * side * side)
+        masks = np.stack([block_mask(rng, side, hidden) for _ in rows])
+        pixels = to_input(self.images[rows])
+        return pixels, torch.from_numpy(masks), self.codes[torch.from_numpy(rows)].long()
+
+    def train_step(self) -> float:
+        """Make one step and return its loss."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(self.stage, self.recipe, self.step)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            loss = self.model(*self._batch(), self.stage.visible_weight)
+        self.optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self.optimizer.step()
+        self.step += 1
+        self.seen += self.recipe.batch
+        return float(loss.detach())
+
+    def _begin_stage(self) -> None:
+        """Make the codes of a stage and give it a fresh head and optimizer."""
+        print(f"stage {self.stage.name}: making codes", flush=True)
+        self.codes = self._make_codes()
+        if self.stage_number:
+            torch.manual_seed(self.recipe.seed + self.stage_number)
+            self.model.new_head(self.stage.codes)
+            self.optimizer = self._new_optimizer()
+        self.save()
+
+    def measure(self, scenes: int | None = None, depth: int | None = None) -> dict[str, float]:
+        """Return the probe's accuracies, or nothing where there are no scenes for it."""
+        if self.probe_scenes is None:
+            return {}
+        return probe(self.model.encoder, self.probe_scenes.first(scenes), depth)
+
+    def run_stage(self, stop_after: int | None = None) -> bool:
+        """Train to the end of the stage (True), or for ``stop_after`` steps at most (False)."""
+        if self.codes is None:
+            self._begin_stage()
+        steps, made = self.stage.images // self.recipe.batch, 0
+        while self.step < steps:
+            if made == stop_after:
+                self.save()
+                return False
+            self.log.note(self.stage.name, self.seen, self.train_step())
+            made += 1
+            if self.log.due("checkpoint", 120):
+                self.save()
+            if self.log.due("probe", 150):
+                self.log.write(self.measure(scenes=1000))
+        return True
+
+    def _finish_stage(self) -> None:
+        """Keep the encoder as this stage leaves it, and print what each layer knows."""
+        weights = self.model.encoder.state_dict()
+        save_atomically(weights, self.folder / f"vision_after_{self.stage.name}.pt")
+        for depth in range(1, len(self.model.encoder.blocks) + 1):
+            known = self.measure(depth=depth)
+            print(f"stage {self.stage.name}, layer {depth}: {known}", flush=True)
+
+    def run(self) -> Beit:
+        """Train all stages from where the last run stopped; return the encoder."""
+        self.resume()
+        while self.stage_number < len(self.recipe.stages):
+            self.run_stage()
+            self.save()
+            self._finish_stage()
+            if self.stage_number == len(self.recipe.stages) - 1:
+                break
+            self.stage_number, self.step, self.codes = self.stage_number + 1, 0, None
+        self.log.write(self.measure())
+        return self.model.encoder.eval()
+
+
+class ProgressLog:
+    """Prints a line and appends a row of figures every ``every`` seconds."""
+
+    FIELDS = ("stage", "images", "loss", "images_per_second", "patch", "object")
+
+    def __init__(self, path: Path, total: int, every: float = 20) -> None:
+        self.path, self.total, self.every = path, total, every
+        self.losses: list[float] = []
+        self.stage, self.seen, self.counted, self.rate = "", 0, None, 0.0
+        self.clock = time.monotonic()
+        self.last: dict[str, float] = {}
+
+    def due(self, what: str, seconds: float) -> bool:
+        """Say once every so many seconds that something is due."""
+        now = time.monotonic()
+        if now - self.last.setdefault(what, now) < seconds:
+            return False
+        self.last[what] = now
+        return True
+
+    def note(self, stage: str, seen: int, loss: float) -> None:
+        """Take in one step."""
+        if self.counted is None:
+            self.counted, self.clock = seen, time.monotonic()
+        self.stage, self.seen = stage, seen
+        self.losses.append(loss)
+        if time.monotonic() - self.clock >= self.every:
+            self.write({})
+
+    def write(self, measured: dict[str, float]) -> None:
+        """Print and append the figures since the last line."""
+        now = time.monotonic()
+        if self.losses:
+            self.rate = (self.seen - self.counted) / max(now - self.clock, 1e-9)
+        left = (self.total - self.seen) / max(self.rate, 1e-9) / 60
+        loss = float(np.mean(self.losses)) if self.losses else float("nan")
+        row = {"stage": self.stage, "images": self.seen, "loss": round(loss, 4)}
+        row |= {"images_per_second": round(self.rate, 1)}
+        row |= {name: round(value, 4) for name, value in measured.items()}
+        print(*(f"{k} {v}" for k, v in row.items()), f"left {left:.1f} min", flush=True)
+        self._append(row)
+        self.losses, self.counted, self.clock = [], None, time.monotonic()
+
+    def _append(self, row: dict) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        new = not self.path.is_file()
+        with self.path.open("a", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, self.FIELDS)
+            if new:
+                writer.writeheader()
+            writer.writerow(row)
+
+
+def keep_freed_memory() -> None:
+    """Stop glibc from returning large buffers to the system after every use.
+
+    Training allocates the same buffers in every step; having their pages mapped
+    anew each time cost a quarter of the speed. Does nothing without glibc.
+    """
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, TypeError):
+        return
+    mmap_threshold, trim_threshold = -3, -1
+    mallopt(mmap_threshold, 1 << 30)
+    mallopt(trim_threshold, (1 << 31) - 1)
+
+
+def main() -> None:
+    """Train the encoder, or go on training it, and save it beside its untrained twin."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--world", type=Path, default=WORLD_FILE)
+    parser.add_argument("--out", type=Path, default=WORLD_FILE.parent)
+    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--font", type=Path, help="NotoColorEmoji.ttf, if not in a usual place")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    keep_freed_memory()
+    world, recipe = load_world(options.world), VisionRecipe()
+    held = rendered_scenes(options.cache, world, recipe.probe_scenes, PROBE_SEED, options.font)
+    scenes = rendered_scenes(options.cache, world, recipe.scenes, font=options.font)
+    torch.manual_seed(recipe.seed + 1000)
+    untrained = build_vision()
+    save_vision(untrained, options.out / "vision_untrained.safetensors")
+    print("untrained:", probe(untrained, held.first(1000)), flush=True)
+    trained = Trainer(recipe, scenes, held, options.cache).run()
+    save_vision(trained, options.out / "vision.safetensors")
+    print("saved", options.out / "vision.safetensors")
+
+
+if __name__ == "__main__":
+    main()

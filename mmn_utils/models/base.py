@@ -1,0 +1,381 @@
+"""The contract: what every vision-language system offers to the analyses.
+
+A system is a causal language model of transformers behind an encoder that turns a
+picture into *image tokens*. Which modules hold the neurons is data, a record of module
+paths (``Architecture``); nothing here or above asks which model it has. An adapter of a
+new system says how pictures become image tokens (``preprocess``, ``image_features``,
+``soft_prompt``) and, where its template has text before the picture, ``prompt``.
+"""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import re
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import mmn_utils.compat  # noqa: F401  (before transformers)
+
+_BLOB = re.compile(r"[0-9a-f]{64}")  # the hub's cache names a file by its SHA-256
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """Where a language model keeps its parts: module paths, so that architectures are data.
+
+    ``layers`` and what follows it are paths in the language model; ``pre``, ``act`` and
+    ``attention`` are paths inside one layer. The output of ``pre`` is Z, the input of
+    ``act`` is the activation, and the outputs of ``act`` and of ``attention`` are what
+    the layer adds to the residual stream.
+    """
+
+    layers: str
+    pre: str
+    act: str
+    attention: str
+    norm: str
+    unembed: str
+
+
+GPTJ = Architecture(
+    layers="transformer.h",
+    pre="mlp.fc_in",
+    act="mlp.fc_out",
+    attention="attn.out_proj",
+    norm="transformer.ln_f",
+    unembed="lm_head",
+)
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Layers, units of each layer's MLP, width of the residual stream, tokens."""
+
+    layers: int
+    units: int
+    width: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
+class ImageTokens:
+    """Where the image tokens lie in a prompt, and what they look at.
+
+    ``grid`` is (rows, columns) of the patches in reading order, or None where a token has
+    no place in the picture; ``pixels`` is the side of the square that the encoder sees.
+    """
+
+    start: int
+    count: int
+    grid: tuple[int, int] | None
+    pixels: int
+
+
+@dataclass(frozen=True, eq=False)
+class Prompt:
+    """Input of the language model: embeddings with their mask and positions.
+
+    ``embeds`` (B, T, d); ``positions`` (B, T) long; ``mask`` (B, S) long, 1 where a token
+    is real. S = T, except in a ``tail``, whose mask also covers what the cache holds.
+    """
+
+    embeds: Tensor
+    mask: Tensor
+    positions: Tensor
+
+    @classmethod
+    def of(cls, embeds: Tensor, mask: Tensor | None = None) -> Prompt:
+        """Build a prompt from embeddings (B, T, d); positions count the real tokens."""
+        if embeds.ndim != 3:
+            raise ValueError(f"embeds of shape {tuple(embeds.shape)}: give (batch, tokens, width)")
+        shape = embeds.shape[:2]
+        if mask is None:
+            mask = torch.ones(shape, dtype=torch.long, device=embeds.device)
+        if mask.shape != shape:
+            raise ValueError(f"mask of {tuple(mask.shape)} for embeddings of {tuple(shape)}")
+        mask = mask.to(embeds.device, torch.long)
+        return cls(embeds, mask, (mask.cumsum(1) - 1).clamp(min=0))
+
+    def __len__(self) -> int:
+        """Count the rows."""
+        return len(self.embeds)
+
+    def extend(self, embeds: Tensor, mask: Tensor | None = None) -> Prompt:
+        """Append embeddings (B, n, d); ``mask`` (B, n) is 0 where a shorter row is padded."""
+        more = Prompt.of(embeds, mask)
+        if self.mask.shape[1] != self.embeds.shape[1]:
+            raise ValueError("a tail cannot be extended; extend the whole prompt, then take tail")
+        if len(more) != len(self):
+            raise ValueError(f"{len(more)} rows to append to {len(self)}; repeat the prompt first")
+        return Prompt.of(
+            torch.cat([self.embeds, more.embeds.to(self.embeds)], dim=1),
+            torch.cat([self.mask, more.mask.to(self.mask)], dim=1),
+        )
+
+    def tail(self, tokens: int) -> Prompt:
+        """Keep the last tokens only, to follow a cache that holds the ones before."""
+        return Prompt(self.embeds[:, -tokens:], self.mask, self.positions[:, -tokens:])
+
+    def repeat(self, rows: int) -> Prompt:
+        """Repeat each row ``rows`` times: a, a, b, b."""
+        parts = (self.embeds, self.mask, self.positions)
+        return Prompt(*(part.repeat_interleave(rows, dim=0) for part in parts))
+
+    def select(self, rows: slice | Sequence[int] | Tensor) -> Prompt:
+        """Take rows by a slice, indices or a bool mask."""
+        if not isinstance(rows, (slice, Tensor)):
+            rows = torch.as_tensor(rows, dtype=torch.long, device=self.embeds.device)
+        return Prompt(self.embeds[rows], self.mask[rows], self.positions[rows])
+
+
+class VisionLanguageModel:
+    """A frozen language model with image tokens in its prompt; see the module's text."""
+
+    def __init__(
+        self,
+        name: str,
+        language_model: nn.Module,
+        tokenizer,
+        architecture: Architecture,
+        image_tokens: ImageTokens,
+        *,
+        prefix: str,
+        vocabulary: int | None = None,
+        revision: str | None = None,
+    ) -> None:
+        self.name = name
+        self.language_model = language_model.eval().requires_grad_(False)
+        self.tokenizer = tokenizer
+        self.architecture = architecture
+        self.image_tokens = image_tokens
+        self.prefix = prefix
+        self._layers = self._part(architecture.layers)
+        self.sizes = self._measure(vocabulary)
+        self._revision = revision
+
+    # --- what an adapter must say -----------------------------------------------------
+
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        """Turn pictures of any mode into the encoder's pixels (B, 3, H, W), float32."""
+        raise NotImplementedError
+
+    def image_features(self, images: Sequence[Image.Image]) -> Tensor:
+        """Encode pictures: (B, count, encoder width), before the projection."""
+        raise NotImplementedError
+
+    def soft_prompt(self, images: Sequence[Image.Image]) -> Tensor:
+        """Project encoded pictures into the language model's input space: (B, count, d)."""
+        raise NotImplementedError
+
+    # --- in ---------------------------------------------------------------------------
+
+    def prompt(self, images: Sequence[Image.Image], text: str | None = None) -> Prompt:
+        """Build the prompt: image tokens, then ``text`` (None: the system's own prefix)."""
+        embeds = self.soft_prompt(images)
+        ids = self.tokenizer.encode(
+            self.prefix if text is None else text, add_special_tokens=False
+        )
+        words = self.embed(torch.tensor([ids], dtype=torch.long)).expand(len(embeds), -1, -1)
+        return Prompt.of(torch.cat([embeds.to(words), words], dim=1))
+
+    def embed(self, token_ids: Tensor) -> Tensor:
+        """Look up input embeddings: ids (B, n) to (B, n, d)."""
+        return self.language_model.get_input_embeddings()(token_ids.to(self.device))
+
+    def forward(
+        self, prompt: Prompt, past=None, use_cache: bool = False, last_only: bool = True
+    ) -> tuple[Tensor, object | None]:
+        """Run the language model's own forward; logits over ``sizes.vocabulary``, and the cache.
+
+        ``last_only``: (B, V) at each row's last real token, the unembedding computed there
+        alone; otherwise (B, T, V). ``past`` is the cache that an earlier call handed back;
+        it grows in place. ``ValueError`` for a prompt longer than the model's positions.
+        """
+        self._check(prompt, past)
+        keep = _last_real(prompt) if last_only else 0
+        out = self.language_model(
+            inputs_embeds=prompt.embeds,
+            attention_mask=prompt.mask,
+            position_ids=prompt.positions,
+            past_key_values=past,
+            use_cache=use_cache,
+            logits_to_keep=keep,
+        )
+        logits = out.logits[..., : self.sizes.vocabulary]
+        return (logits[:, 0] if last_only else logits), out.past_key_values if use_cache else None
+
+    # --- the neurons ------------------------------------------------------------------
+
+    def layer(self, layer: int) -> nn.Module:
+        """Return one layer of the language model; ``ValueError`` where there is none."""
+        if not 0 <= layer < self.sizes.layers:
+            raise ValueError(f"layer {layer}: {self.name} has layers 0 to {self.sizes.layers - 1}")
+        return self._layers[layer]
+
+    def pre_module(self, layer: int) -> nn.Module:
+        """Return the module whose OUTPUT is the pre-activation Z (B, T, units)."""
+        return self.layer(layer).get_submodule(self.architecture.pre)
+
+    def act_module(self, layer: int) -> nn.Module:
+        """Return the module whose INPUT is the activation (B, T, units)."""
+        return self.layer(layer).get_submodule(self.architecture.act)
+
+    def attention_module(self, layer: int) -> nn.Module:
+        """Return the module whose OUTPUT attention adds to the residual stream (B, T, d)."""
+        return self.layer(layer).get_submodule(self.architecture.attention)
+
+    def write_vectors(self, layer: int) -> Tensor:
+        """Return what each unit writes: (units, d), a view into the weights."""
+        return self.act_module(layer).weight.T
+
+    # --- out --------------------------------------------------------------------------
+
+    @property
+    def unembedding(self) -> tuple[Tensor, Tensor | None]:
+        """Weight (V, d) and bias (V) or None, views cut to ``sizes.vocabulary``."""
+        head = self._part(self.architecture.unembed)
+        bias = getattr(head, "bias", None)
+        cut = self.sizes.vocabulary
+        return head.weight[:cut], None if bias is None else bias[:cut]
+
+    @property
+    def final_norm(self) -> nn.Module:
+        """The norm between the residual stream and the unembedding."""
+        return self._part(self.architecture.norm)
+
+    @cached_property
+    def token_strings(self) -> list[str]:
+        """Each token of the vocabulary as text, with its leading blank.
+
+        Decoded behind a letter, as tokenizers of the sentencepiece family drop the blank
+        at the start of a text. Ids that the tokenizer does not know are empty strings.
+        """
+        anchor = self.tokenizer.encode("a", add_special_tokens=False)
+        known = min(self.sizes.vocabulary, len(self.tokenizer))
+        options = {"clean_up_tokenization_spaces": False, "skip_special_tokens": False}
+        start = len(self.tokenizer.decode(anchor, **options))
+        texts = self.tokenizer.batch_decode([[*anchor, token] for token in range(known)], **options)
+        return [text[start:] for text in texts] + [""] * (self.sizes.vocabulary - known)
+
+    # --- facts ------------------------------------------------------------------------
+
+    @property
+    def device(self) -> torch.device:
+        """Where the language model is."""
+        return self.language_model.get_input_embeddings().weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The language model's floating point type."""
+        return self.language_model.get_input_embeddings().weight.dtype
+
+    @cached_property
+    def revision(self) -> str:
+        """SHA-256 of the weights: of the files they came from, else of the tensors."""
+        return self._revision or state_hash(*self.modules())
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        """All parts with weights, the language model first."""
+        return (self.language_model,)
+
+    def require_grid(self) -> tuple[int, int]:
+        """Return (rows, columns) of the patches, or explain why there are none."""
+        if self.image_tokens.grid is None:
+            raise ValueError(
+                f"the {self.image_tokens.count} image tokens of {self.name} have no place in the "
+                "picture (they are queries), so there is no heat map; use scores without patches"
+            )
+        return self.image_tokens.grid
+
+    def require_editable(self) -> None:
+        """Raise ``ValueError`` where write vectors cannot be changed: quantised weights."""
+        weight = self.act_module(0).weight
+        whole = weight.is_floating_point() and torch.finfo(weight.dtype).bits >= 16
+        if getattr(self.language_model, "is_quantized", False) or not whole:
+            raise ValueError(
+                f"the weights of {self.name} are quantised ({weight.dtype}) and cannot be edited; "
+                "load the model in float32, bfloat16 or float16"
+            )
+
+    def twin(self, dtype: torch.dtype) -> VisionLanguageModel:
+        """Copy the system with the language model's weights in another type."""
+        twin = copy.copy(self)
+        twin.language_model = copy.deepcopy(self.language_model).to(dtype)
+        twin._layers = twin._part(self.architecture.layers)
+        return twin
+
+    # --- inside -----------------------------------------------------------------------
+
+    def _part(self, path: str) -> nn.Module:
+        try:
+            return self.language_model.get_submodule(path)
+        except AttributeError as error:
+            kind = type(self.language_model).__name__
+            raise ValueError(f"{kind} has no module {path!r}; correct the architecture") from error
+
+    def _measure(self, vocabulary: int | None) -> Sizes:
+        """Read the sizes off the weights, not off a configuration."""
+        units = self._layers[0].get_submodule(self.architecture.act).in_features
+        width = self.language_model.get_input_embeddings().weight.shape[1]
+        rows = self._part(self.architecture.unembed).weight.shape[0]
+        if vocabulary is not None and not 0 < vocabulary <= rows:
+            raise ValueError(f"vocabulary = {vocabulary}: the unembedding has {rows} rows")
+        return Sizes(len(self._layers), units, width, vocabulary or rows)
+
+    def _check(self, prompt: Prompt, past) -> None:
+        held = past.get_seq_length() if past is not None else 0
+        tokens = prompt.embeds.shape[1]
+        if prompt.mask.shape[1] != held + tokens:
+            raise ValueError(
+                f"the mask covers {prompt.mask.shape[1]} tokens, but the cache holds {held} and "
+                f"{tokens} follow; extend the whole prompt and pass its tail"
+            )
+        limit = getattr(self.language_model.config, "max_position_embeddings", None)
+        if limit is not None and int(prompt.positions.max()) >= limit:
+            raise ValueError(
+                f"the prompt reaches position {int(prompt.positions.max())}, but {self.name} has "
+                f"{limit}; shorten the text or the caption"
+            )
+
+
+def _last_real(prompt: Prompt) -> Tensor:
+    """Find each row's last token whose mask is 1: (B, 1) long, an index into ``embeds``."""
+    tokens = prompt.embeds.shape[1]
+    mask = prompt.mask[:, -tokens:]
+    places = torch.arange(tokens, device=mask.device)
+    return torch.where(mask > 0, places, 0).amax(dim=1, keepdim=True)
+
+
+def files_hash(files: Iterable[Path]) -> str:
+    """Hash weight files, in the order of their names, to 16 hexadecimal digits.
+
+    A file of the hub's cache is not read: its blob already bears the SHA-256 as its name.
+    """
+    digest = hashlib.sha256()
+    for file in sorted(map(Path, files), key=lambda file: file.name):
+        blob = file.resolve().name
+        digest.update(file.name.encode())
+        digest.update((blob if _BLOB.fullmatch(blob) else _content_hash(file)).encode())
+    return digest.hexdigest()[:16]
+
+
+def _content_hash(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def state_hash(*modules: nn.Module) -> str:
+    """Hash all parameters and persistent buffers of modules to 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for module in modules:
+        for name, tensor in module.state_dict().items():
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+    return digest.hexdigest()[:16]

@@ -1,0 +1,328 @@
+"""LiMBeR: a frozen BEiT, one affine projection, a frozen GPT-J (Merullo et al. 2023).
+
+The system of paper A, and its miniature: one class, two sets of facts. As the paper's
+public code has it, and as this module keeps it:
+
+- the encoder's features are the output of its last block, without final norm, CLS
+  dropped, and the projection has a bias;
+- the prompt is the image tokens, then "A picture of"; nothing in front of them;
+- everything is in evaluation mode before the first picture (in the public code a
+  dropout of 0.1 is still live for the first one);
+- GPT-J's weights come from the revision ``float16`` and are rounded to bfloat16, which
+  keeps 8 bits of each; here they are computed with in bfloat16 unless ``dtype`` says
+  otherwise. Encoder and projection always compute in float32, and the soft prompt is
+  then rounded to the language model's type;
+- the vocabulary is cut from GPT-J's padded 50400 to 50258: GPT-2's 50257 tokens and the
+  image's placeholder, so probabilities are over 50258.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor, nn
+
+import mmn_utils.compat  # noqa: F401  (before timm and transformers)
+from safetensors.torch import load_file
+from timm.models.beit import Beit
+from transformers import AutoTokenizer, BeitModel, GPTJForCausalLM
+
+from ..presets import data_path
+from .base import GPTJ, ImageTokens, VisionLanguageModel, files_hash
+from .encoders import HubBeit, ImageEncoder, TimmBeit
+from .pixels import to_pixels
+
+ENCODER = "microsoft/beit-large-patch16-224-pt22k"
+LANGUAGE_MODEL = "EleutherAI/gpt-j-6b"
+TOKENIZER = "gpt2"
+PROJECTION_SOURCE = "https://github.com/jmerullo/limber"
+PROJECTION_FILE = "limber_weights/beit_linear/proj.ckpt"
+MINIATURES = {  # name: (weights of the encoder, weights of the projection)
+    "miniature": ("vision", "projection"),
+    "miniature/untrained-encoder": ("vision_untrained", "projection_untrained_encoder"),
+    "miniature/untrained-projection": ("vision", "projection_untrained"),
+}
+
+
+@dataclass(frozen=True)
+class LimberFacts:
+    """What is fixed about one system of this kind.
+
+    ``mean`` and ``std`` of the pixels, ``vocabulary`` None for all rows of the
+    unembedding, ``revision`` None to hash the tensors instead of files.
+    """
+
+    name: str = "limber"
+    prefix: str = "A picture of"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    vocabulary: int | None = None
+    revision: str | None = None
+
+
+LIMBER = LimberFacts(vocabulary=50258)
+
+
+class MissingParts(FileNotFoundError, ValueError):
+    """Weights that are neither here nor to be had; the message lists each and its source."""
+
+
+class Limber(VisionLanguageModel):
+    """Encoder, projection, GPT-J: image tokens first, then the text."""
+
+    def __init__(
+        self,
+        facts: LimberFacts,
+        encoder: ImageEncoder,
+        projection: nn.Linear,
+        language_model: GPTJForCausalLM,
+        tokenizer,
+    ) -> None:
+        rows, columns = encoder.grid
+        super().__init__(
+            facts.name,
+            language_model,
+            tokenizer,
+            GPTJ,
+            ImageTokens(0, rows * columns, encoder.grid, encoder.pixels),
+            prefix=facts.prefix,
+            vocabulary=facts.vocabulary,
+            revision=facts.revision,
+        )
+        expected = (self.sizes.width, encoder.width)
+        if tuple(projection.weight.shape) != expected or projection.bias is None:
+            raise ValueError(
+                f"a projection of {tuple(projection.weight.shape)} does not fit these parts; give "
+                f"nn.Linear({encoder.width}, {self.sizes.width}) with its bias"
+            )
+        self.facts = facts
+        self.encoder = encoder.to(self.device, torch.float32).eval()
+        self.projection = projection.to(self.device, torch.float32).eval().requires_grad_(False)
+
+    def modules(self) -> tuple[nn.Module, ...]:
+        """Language model, encoder, projection."""
+        return (self.language_model, self.encoder, self.projection)
+
+    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
+        """Turn pictures of any mode into (B, 3, pixels, pixels) float32; see ``pixels``."""
+        return to_pixels(images, self.image_tokens.pixels, self.facts.mean, self.facts.std)
+
+    @torch.no_grad()
+    def image_features(self, images: Sequence[Image.Image]) -> Tensor:
+        """Encode pictures: (B, patches, encoder width) float32."""
+        return self.encoder.features(self.preprocess(images).to(self.device))
+
+    @torch.no_grad()
+    def soft_prompt(self, images: Sequence[Image.Image]) -> Tensor:
+        """Project encoded pictures: (B, patches, d), in the language model's type."""
+        return self.projection(self.image_features(images)).to(self.dtype)
+
+
+def build_limber(
+    facts: LimberFacts,
+    encoder: ImageEncoder,
+    projection: nn.Linear,
+    language_model: GPTJForCausalLM,
+    tokenizer,
+) -> Limber:
+    """Join parts into a system; they are frozen and put into evaluation mode in place.
+
+    ``ValueError`` where the projection does not fit the parts that it joins.
+    """
+    return Limber(facts, encoder, projection, language_model, tokenizer)
+
+
+# --- the miniature ----------------------------------------------------------------------
+
+
+def load_miniature(
+    name: str = "miniature",
+    folder: str | Path | None = None,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Limber:
+    """Load the miniature or one of its controls; float32 unless ``dtype`` says otherwise."""
+    folder = Path(folder or data_path("miniature"))
+    vision, projection = MINIATURES[name]
+    files = {
+        "config": folder / "vision.json",
+        "vision": folder / f"{vision}.safetensors",
+        "projection": folder / f"{projection}.safetensors",
+        "language model": folder / "language_model" / "model.safetensors",
+    }
+    missing = [str(file) for file in files.values() if not file.is_file()]
+    if missing:
+        raise MissingParts(
+            f"{name} lacks {', '.join(missing)}; restore the files from the repository, or train "
+            "them again with `make miniature`"
+        )
+    config = json.loads(files["config"].read_text(encoding="utf-8"))
+    language_model = GPTJForCausalLM.from_pretrained(
+        files["language model"].parent, dtype=dtype or torch.float32
+    )
+    facts = LimberFacts(
+        name=name,
+        mean=tuple(config.get("mean", LimberFacts.mean)),
+        std=tuple(config.get("std", LimberFacts.std)),
+        revision=files_hash(files.values()),
+    )
+    return build_limber(
+        facts,
+        _timm_encoder(config.get("architecture", config), files["vision"]),
+        _linear(load_file(files["projection"]), files["projection"]),
+        language_model.to(device),
+        AutoTokenizer.from_pretrained(files["language model"].parent),
+    )
+
+
+def _timm_encoder(architecture: dict, weights: Path) -> TimmBeit:
+    """Build timm's BEiT from its constructor arguments and load its weights in float32."""
+    beit = Beit(**architecture)
+    beit.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
+    return TimmBeit(beit)
+
+
+# --- the real one -----------------------------------------------------------------------
+
+
+def load_limber(
+    *,
+    projection: str | Path | None = None,
+    encoder: str | Path = ENCODER,
+    language_model: str | Path = LANGUAGE_MODEL,
+    tokenizer: str | Path = TOKENIZER,
+    revision: str | None = "float16",
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Limber:
+    """Load LiMBeR-BEIT from the hub (or its cache, or folders) and a projection file.
+
+    ``revision`` is that of the language model on the hub. ``dtype`` None computes in
+    bfloat16; weights are rounded to bfloat16 in any case, as LiMBeR does. Raises
+    ``MissingParts`` with every part that is missing and how to get it.
+    """
+    found, missing = {}, []
+    wanted = {"encoder": (encoder, None), "language model": (language_model, revision)}
+    wanted["tokenizer"] = (tokenizer, None)
+    for part, (source, version) in wanted.items():
+        try:
+            found[part] = _resolve(part, source, version)
+        except MissingParts as error:
+            missing.append(str(error))
+    if projection is None or not Path(projection).is_file():
+        missing.append(_no_projection(projection))
+    if missing:
+        raise MissingParts("limber cannot be loaded. Missing:\n- " + "\n- ".join(missing))
+    model = GPTJForCausalLM.from_pretrained(found["language model"], dtype=torch.bfloat16)
+    weights = [*_weight_files(found["language model"]), *_weight_files(found["encoder"])]
+    return build_limber(
+        replace(LIMBER, revision=files_hash([*weights, Path(projection)])),
+        _hub_encoder(found["encoder"]),
+        read_projection(projection),
+        model.to(device, dtype or torch.bfloat16),
+        AutoTokenizer.from_pretrained(found["tokenizer"]),
+    )
+
+
+def _hub_encoder(folder: Path) -> HubBeit:
+    beit = BeitModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False)
+    return HubBeit(beit)
+
+
+_PATTERNS = {
+    "encoder": ["*.json", "*.safetensors", "pytorch_model*.bin"],
+    "language model": ["*.json", "*.safetensors", "pytorch_model*.bin"],
+    "tokenizer": ["tokenizer*.json", "vocab.json", "merges.txt", "config.json"],
+}
+_NEEDED = {
+    "encoder": ["config.json"],
+    "language model": ["config.json"],
+    "tokenizer": ["vocab.json", "merges.txt"],
+}
+
+
+def _resolve(part: str, source: str | Path, revision: str | None) -> Path:
+    """Find a part: a folder that is given, the hub's cache, or the hub."""
+    if Path(source).is_dir():
+        folder, reason = Path(source), "the folder is there, but not complete"
+    else:
+        folder, reason = _from_hub(str(source), revision, _PATTERNS[part])
+    if folder is None or not _complete(part, folder):
+        raise MissingParts(_how_to_get(part, source, revision, reason))
+    return folder
+
+
+def _from_hub(source: str, revision: str | None, patterns: list[str]) -> tuple[Path | None, str]:
+    """Download or find a repository's files: its folder, or None and why."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        folder = snapshot_download(source, revision=revision, allow_patterns=patterns)
+    except Exception as error:  # noqa: BLE001  (no network has a dozen types; all mean "missing")
+        return None, f"{type(error).__name__}: {error}".splitlines()[0]
+    return Path(folder), "the cache holds it only in part"
+
+
+def _complete(part: str, folder: Path) -> bool:
+    if part == "tokenizer" and (folder / "tokenizer.json").is_file():
+        return True
+    needed = all((folder / name).is_file() for name in _NEEDED[part])
+    return needed and (part == "tokenizer" or bool(_weight_files(folder)))
+
+
+def _weight_files(folder: Path) -> list[Path]:
+    """List a folder's weight files: safetensors where there are any, else PyTorch's."""
+    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+
+
+def _how_to_get(part: str, source: str | Path, revision: str | None, reason: str) -> str:
+    option = f" --revision {revision}" if revision else ""
+    patterns = " ".join(f"'{pattern}'" for pattern in _PATTERNS[part])
+    argument = part.replace(" ", "_")
+    return (
+        f"{part} {source}{f' ({revision})' if revision else ''}: {reason}\n"
+        f"  with network: hf download {source}{option} --include {patterns}\n"
+        f"  or pass {argument}=FOLDER that holds these files"
+    )
+
+
+def _no_projection(path: str | Path | None) -> str:
+    given = "no path was given" if path is None else f"{path} is not a file"
+    return (
+        f"projection: {given}\n"
+        f"  git clone {PROJECTION_SOURCE}\n"
+        f"  and pass projection='limber/{PROJECTION_FILE}'"
+    )
+
+
+def read_projection(path: str | Path) -> nn.Linear:
+    """Read LiMBeR's projection: a state dict with ``weight`` (d, width) and ``bias`` (d).
+
+    The file is a pickle and is read as tensors only. ``ValueError`` for anything else.
+    """
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:
+        raise ValueError(f"{path} cannot be read as tensors ({error}); fetch it again") from error
+    return _linear(state, path)
+
+
+def _linear(state: dict[str, Tensor], source: str | Path) -> nn.Linear:
+    """Build the projection, float32, from its two tensors."""
+    keys = sorted(state) if isinstance(state, dict) else type(state).__name__
+    if keys != ["bias", "weight"]:
+        raise ValueError(f"{source} holds {keys}; a projection has exactly 'weight' and 'bias'")
+    weight, bias = state["weight"].float(), state["bias"].float()
+    if weight.ndim != 2 or bias.shape != weight.shape[:1]:
+        raise ValueError(
+            f"{source}: weight {tuple(weight.shape)} and bias {tuple(bias.shape)} are no affine map"
+        )
+    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
+    linear.load_state_dict({"weight": weight, "bias": bias}, assign=True)
+    return linear

@@ -1,0 +1,170 @@
+"""Addresses of neurons, and the neuron table that the stages hand on."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+
+SCHEMA = {
+    "image": "str",
+    "target": "str",
+    "token": "int64",
+    "layer": "int32",
+    "unit": "int32",
+    "patch": "int32",
+    "score": "float32",
+}
+COLUMNS = tuple(SCHEMA)
+NO_PATCH = -1  # value of `patch` in a row that is not about one patch
+
+_ADDRESS = re.compile(r"L(\d+)\.u(\d+)")
+
+
+@dataclass(frozen=True, order=True)
+class Neuron:
+    """Unit ``unit`` of the MLP of layer ``layer``, both counted from 0."""
+
+    layer: int
+    unit: int
+
+    def __str__(self) -> str:
+        return f"L{self.layer}.u{self.unit}"
+
+    @classmethod
+    def parse(cls, address: str) -> Neuron:
+        """Read an address as it is printed, ``L7.u15772``."""
+        match = _ADDRESS.fullmatch(address.strip())
+        if match is None:
+            raise ValueError(f"{address!r} is no neuron; write layer and unit as in 'L7.u15772'")
+        return cls(int(match[1]), int(match[2]))
+
+
+def neuron_table(rows: Iterable[Mapping] | Mapping[str, Sequence] | pd.DataFrame) -> pd.DataFrame:
+    """Build a neuron table from rows, from columns, or from another table.
+
+    One row per (image, target token, layer, unit[, patch]) with its score; columns and
+    types as in ``SCHEMA``, ``patch`` -1 where the score is not about one patch. Rows are
+    sorted by image, target and falling score; equal scores by address, so that the
+    order never depends on how the rows came. ``ValueError`` for missing or unknown
+    columns, values that do not fit their type, and scores that are not finite.
+    """
+    table = pd.DataFrame(rows if isinstance(rows, (Mapping, pd.DataFrame)) else list(rows))
+    if table.empty and not len(table.columns):
+        table = pd.DataFrame({name: [] for name in COLUMNS})
+    table = _typed(table)
+    if not np.isfinite(table["score"]).all():
+        bad = table.loc[~np.isfinite(table["score"])].iloc[0]
+        raise ValueError(
+            f"score {bad.score} of L{bad.layer}.u{bad.unit} on image {bad.image!r} is not finite; "
+            "compute in float32 or bfloat16 and check the pictures"
+        )
+    keys = ["image", "target", "score", "layer", "unit", "patch"]
+    return table.sort_values(keys, ascending=[name != "score" for name in keys], ignore_index=True)
+
+
+def _typed(table: pd.DataFrame) -> pd.DataFrame:
+    """Give the columns their order and types; ``ValueError`` where that loses something."""
+    missing = [name for name in COLUMNS if name not in table]
+    unknown = [str(name) for name in table.columns if name not in SCHEMA]
+    if missing or unknown:
+        raise ValueError(
+            f"a neuron table has the columns {', '.join(COLUMNS)}; "
+            f"missing: {missing or 'none'}, unknown: {unknown or 'none'}"
+        )
+    columns = {}
+    for name, kind in SCHEMA.items():
+        try:
+            columns[name] = table[name].astype(kind)
+        except (ValueError, TypeError, OverflowError) as error:
+            raise ValueError(f"column {name!r} cannot be held as {kind}: {error}") from None
+        if kind.startswith("int") and not (columns[name] == table[name]).all():
+            raise ValueError(f"column {name!r} has values that are no {kind}; give whole numbers")
+    return pd.DataFrame(columns)
+
+
+def write_table(table: pd.DataFrame, path: str | Path) -> Path:
+    """Write a neuron table to parquet, whole or not at all; return the path."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        neuron_table(table).to_parquet(part, index=False)
+        part.replace(path)
+    finally:
+        part.unlink(missing_ok=True)
+    return path
+
+
+def read_table(path: str | Path) -> pd.DataFrame:
+    """Read a neuron table from parquet; ``ValueError`` if the columns are not a neuron table's."""
+    return neuron_table(pd.read_parquet(path))
+
+
+def top_k(table: pd.DataFrame, k: int, per: Sequence[str] = ("image", "target")) -> pd.DataFrame:
+    """Keep the ``k`` highest scores of each group of ``per``; an empty ``per`` is one group."""
+    if k < 0:
+        raise ValueError(f"k={k}: give a number of rows, 0 or more")
+    ordered = table.sort_values("score", ascending=False, kind="stable")
+    kept = ordered.groupby(list(per), sort=False).head(k) if per else ordered.head(k)
+    return neuron_table(kept)
+
+
+def unique_neurons(table: pd.DataFrame) -> list[Neuron]:
+    """List the neurons of a table once each, in the order of their highest score."""
+    ordered = table.sort_values("score", ascending=False, kind="stable")
+    pairs = ordered[["layer", "unit"]].drop_duplicates()
+    return [Neuron(int(layer), int(unit)) for layer, unit in pairs.itertuples(index=False)]
+
+
+def random_like(
+    neurons: Sequence[Neuron],
+    units: int,
+    rng: np.random.Generator,
+    exclude: Iterable[Neuron] = (),
+) -> list[Neuron]:
+    """Draw as many random neurons of the same layers: the papers' control.
+
+    The i-th one drawn lies in the layer of the i-th one given, so the first k of the
+    draw match the first k given, for every k. Drawn without replacement from the
+    ``units`` of each layer, never one of ``neurons`` or of ``exclude``. ``ValueError``
+    when a layer has too few left.
+    """
+    taken: dict[int, set[int]] = {}
+    for neuron in (*neurons, *exclude):
+        taken.setdefault(neuron.layer, set()).add(neuron.unit)
+    layers = [neuron.layer for neuron in neurons]
+    drawn = {}
+    for layer in sorted(set(layers)):
+        free = np.setdiff1d(np.arange(units), list(taken[layer]))
+        count = layers.count(layer)
+        if count > len(free):
+            raise ValueError(
+                f"layer {layer} has {len(free)} of its {units} units left to draw {count} from; "
+                "ask for fewer neurons or exclude fewer"
+            )
+        drawn[layer] = iter(rng.choice(free, size=count, replace=False))
+    return [Neuron(layer, int(next(drawn[layer]))) for layer in layers]
+
+
+def by_layer(neurons: Iterable[Neuron]) -> dict[int, torch.Tensor]:
+    """Group units by layer: ascending layers, each with its units (long) once, as first met."""
+    groups: dict[int, dict[int, None]] = {}
+    for neuron in neurons:
+        groups.setdefault(neuron.layer, {})[neuron.unit] = None
+    return {layer: torch.tensor(list(groups[layer])) for layer in sorted(groups)}
+
+
+def check_neurons(neurons: Iterable[Neuron], layers: int, units: int) -> None:
+    """Raise ``ValueError`` for a neuron that a model of this size does not have."""
+    for neuron in neurons:
+        if not (0 <= neuron.layer < layers and 0 <= neuron.unit < units):
+            raise ValueError(
+                f"{neuron} is not in this model: layers 0 to {layers - 1}, units 0 to {units - 1}"
+            )

@@ -1,0 +1,348 @@
+"""Presets and parameters: strict, resolved before anything runs, and recorded.
+
+A notebook declares its parameters once, in the cell tagged ``parameters``: literals
+only, one per line, each with a trailing comment. That cell is the schema. A preset
+(``notebooks/presets/*.yaml``) and the command line may only give values for names
+that the cell has, in the type that the cell's default has; everything else is an
+error here, before a kernel starts. papermill alone would merely warn.
+
+Paths are taken from the repository's root, never from the current directory.
+"""
+
+from __future__ import annotations
+
+import ast
+import difflib
+import io
+import json
+import math
+import random
+import re
+import tokenize
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = ROOT / "notebooks"
+PRESETS = NOTEBOOKS / "presets"
+
+# Every notebook has these; what they mean is the same in each.
+REQUIRED = ("preset", "run", "model", "seed", "n_images")
+PRESET_KEYS = ("name", "description", "settings", "notebooks")
+FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One line of a parameters cell: ``name = default  # comment``."""
+
+    name: str
+    default: Any
+    comment: str
+
+
+@dataclass(frozen=True)
+class Preset:
+    """Values for many notebooks.
+
+    ``settings`` hold for every notebook that has a parameter of that name,
+    ``notebooks[stem]`` for one notebook and win over ``settings``.
+    """
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    notebooks: dict[str, dict[str, Any]] = field(default_factory=dict)
+    description: str = ""
+
+
+def data_path(*parts: str | Path) -> Path:
+    """Return the path of something under the repository's ``data`` folder."""
+    return ROOT.joinpath("data", *parts)
+
+
+def from_root(path: str | Path) -> Path:
+    """Return ``path`` resolved against the repository's root, not the current directory."""
+    return (ROOT / Path(path).expanduser()).resolve()
+
+
+def notebook_path(notebook: str | Path) -> Path:
+    """Find a notebook by its path or by its bare name, as in ``02_attribution``."""
+    path = Path(notebook)
+    candidates = [path, from_root(path), NOTEBOOKS / f"{path.name.removesuffix('.ipynb')}.ipynb"]
+    for candidate in candidates:
+        if candidate.suffix == ".ipynb" and candidate.is_file():
+            return candidate.resolve()
+    known = sorted(p.stem for p in NOTEBOOKS.glob("*.ipynb"))
+    raise ValueError(f"no notebook {str(notebook)!r}; {_suggest(path.stem, known)}")
+
+
+# --- the parameters cell ---------------------------------------------------------------
+
+
+def read_parameters(notebook: str | Path) -> dict[str, Parameter]:
+    """Read a notebook's parameters cell.
+
+    Returns the parameters in the order of the cell. ValueError where the notebook has
+    not exactly one such cell, where it is not the first code cell, or where a line is
+    anything but ``name = literal  # comment``.
+    """
+    path = notebook_path(notebook)
+    cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+    code = [cell for cell in cells if cell["cell_type"] == "code"]
+    tagged = [cell for cell in code if "parameters" in cell["metadata"].get("tags", [])]
+    if len(tagged) != 1:
+        raise ValueError(
+            f"{path.name} has {len(tagged)} cells tagged 'parameters'; tag exactly one"
+        )
+    if tagged[0] is not code[0]:
+        raise ValueError(f"{path.name}: the parameters cell must be the first code cell")
+    return parse_parameters("".join(tagged[0]["source"]), path.name)
+
+
+def parse_parameters(source: str, where: str = "parameters cell") -> dict[str, Parameter]:
+    """Parse the source of a parameters cell; see ``read_parameters``."""
+    comments = _comments_by_line(source)
+    found: dict[str, Parameter] = {}
+    for statement in ast.parse(source).body:
+        line = f"{where}, line {statement.lineno}"
+        name = _assigned_name(statement, line)
+        if name in found:
+            raise ValueError(f"{line}: {name} is assigned twice")
+        if statement.lineno not in comments:
+            raise ValueError(f"{line}: {name} needs a trailing comment that says what it is")
+        default = _literal(statement.value, f"{line}: {name}")
+        found[name] = Parameter(name, default, comments[statement.lineno])
+    return found
+
+
+def _assigned_name(statement: ast.stmt, line: str) -> str:
+    if not (isinstance(statement, ast.Assign) and isinstance(statement.targets[0], ast.Name)):
+        raise ValueError(f"{line}: a parameters cell holds 'name = literal  # comment' only")
+    if len(statement.targets) != 1 or statement.end_lineno != statement.lineno:
+        raise ValueError(f"{line}: assign one parameter per line")
+    return statement.targets[0].id
+
+
+def _literal(node: ast.expr, where: str) -> Any:
+    try:
+        value = ast.literal_eval(node)
+    except ValueError:
+        raise ValueError(f"{where} is not a literal; derive it in the next cell") from None
+    _check_allowed(where, value)
+    return value
+
+
+def _check_allowed(where: str, value: Any) -> None:
+    if isinstance(value, list | dict):
+        for item in value if isinstance(value, list) else value.values():
+            _check_allowed(where, item)
+    elif not isinstance(value, bool | int | float | str):
+        raise ValueError(
+            f"{where} = {value!r}: a default must be a bool, int, float, str, list or dict, "
+            "so that its type can be checked"
+        )
+
+
+def _comments_by_line(source: str) -> dict[int, str]:
+    tokens = tokenize.generate_tokens(io.StringIO(source).readline)
+    return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
+
+
+# --- types -----------------------------------------------------------------------------
+
+
+def conform(name: str, value: Any, default: Any) -> Any:
+    """Return ``value`` in the type of ``default``, or refuse it.
+
+    An int is welcome where a float is meant; nothing else is converted: no text for a
+    number, no truth value for an int. Lists are checked item by item, dicts key by key
+    (keys left out keep their default).
+    """
+    if type(default) is float and type(value) in (int, float):
+        if not math.isfinite(value):
+            raise ValueError(f"{name} = {value!r} must be finite")
+        return float(value)
+    if type(value) is not type(default):
+        raise ValueError(
+            f"{name} = {value!r} is of type {type(value).__name__}, but must be of type "
+            f"{type(default).__name__} like its default {default!r}{_type_hint(value, default)}"
+        )
+    if isinstance(default, list):
+        return _conform_list(name, value, default)
+    if isinstance(default, dict):
+        return _conform_dict(name, value, default)
+    return value
+
+
+def _conform_list(name: str, value: list, default: list) -> list:
+    if not default:
+        for item in value:
+            _check_allowed(name, item)
+        return list(value)
+    example = next((item for item in default if type(item) is float), default[0])
+    return [conform(f"{name}[{i}]", item, example) for i, item in enumerate(value)]
+
+
+def _conform_dict(name: str, value: dict, default: dict) -> dict:
+    if not default:
+        _check_allowed(name, value)
+        return dict(value)
+    _refuse_unknown(value, default, f"a key of {name}")
+    return {
+        key: conform(f"{name}[{key!r}]", value[key], default[key]) if key in value else default[key]
+        for key in default
+    }
+
+
+def _type_hint(value: Any, default: Any) -> str:
+    if isinstance(value, str) and type(default) is float:
+        return "; YAML takes 1e-3 for text, write 1.0e-3"
+    return ""
+
+
+def read_value(name: str, text: str, default: Any) -> Any:
+    """Read the text of a command-line argument in the type of ``default``.
+
+    Text stays text where a str is meant (``-p run 007`` is the run ``007``); anything
+    else is read as YAML and must then have the right type.
+    """
+    if isinstance(default, str):
+        return text
+    if type(default) is float:
+        try:
+            return conform(name, float(text), default)
+        except ValueError:
+            raise ValueError(f"{name} = {text!r} is not a finite number") from None
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError:
+        value = text
+    return conform(name, value, default)
+
+
+def _refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:
+    known = list(known)
+    for name in names:
+        if name not in known:
+            raise ValueError(f"{name!r} is not {what}; {_suggest(str(name), known)}")
+
+
+def _suggest(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    listed = f"known: {', '.join(known) or 'none'}"
+    return f"did you mean {close[0]!r}? ({listed})" if close else listed
+
+
+# --- presets ---------------------------------------------------------------------------
+
+
+class _StrictLoader(yaml.SafeLoader):
+    """YAML's safe loader, except that a key given twice is an error."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
+        twice = {key for key in keys if keys.count(key) > 1}
+        if twice:
+            raise yaml.constructor.ConstructorError(
+                None, None, f"key given twice: {sorted(map(str, twice))}", node.start_mark
+            )
+        return super().construct_mapping(node, deep=deep)
+
+
+def load_yaml(path: str | Path) -> Any:
+    """Read a YAML file; ValueError names the file where it is no YAML or repeats a key."""
+    try:
+        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
+    except yaml.YAMLError as error:
+        raise ValueError(f"{path} cannot be read as YAML: {error}") from error
+
+
+def load_preset(name_or_path: str | Path) -> Preset:
+    """Read a preset by its name (``miniature``) or by the path of its YAML file."""
+    path = Path(name_or_path)
+    if path.suffix != ".yaml":
+        path = PRESETS / f"{name_or_path}.yaml"
+    if not path.is_file():
+        known = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+        raise ValueError(f"no preset {str(name_or_path)!r}; {_suggest(path.stem, known)}")
+    content = load_yaml(path) or {}
+    if not isinstance(content, dict):
+        raise ValueError(f"{path} must be a mapping with the keys {', '.join(PRESET_KEYS)}")
+    _refuse_unknown(content, PRESET_KEYS, f"a key of a preset (in {path.name})")
+    name = content.get("name")
+    if name != path.stem:
+        raise ValueError(f"{path}: name is {name!r}, but must be the file's: {path.stem!r}")
+    notebooks = {stem: values or {} for stem, values in (content.get("notebooks") or {}).items()}
+    return Preset(name, content.get("settings") or {}, notebooks, content.get("description", ""))
+
+
+def resolve(
+    notebook: str | Path,
+    preset: str | Path | Preset,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the full set of a notebook's parameters, in the order of its cell.
+
+    Later wins: the cell's defaults, the preset's settings, the preset's values for this
+    notebook, ``overrides``. ``preset`` and ``run`` become the preset's name unless
+    ``run`` is given. ValueError for a name that the notebook (or, for the preset's
+    settings, any notebook beside it) does not have, and for a wrong type.
+    """
+    path = notebook_path(notebook)
+    preset = preset if isinstance(preset, Preset) else load_preset(preset)
+    parameters = read_parameters(path)
+    _require_common(path.name, parameters)
+    _check_preset_names(preset, path)
+    settings = {name: value for name, value in preset.settings.items() if name in parameters}
+    values = {"preset": preset.name, "run": preset.name}
+    for source in (settings, preset.notebooks.get(path.stem, {}), overrides or {}):
+        _refuse_unknown(source, parameters, f"a parameter of {path.name}")
+        values.update(source)
+    if values["preset"] != preset.name:
+        raise ValueError(f"preset = {values['preset']!r}: choose the preset, do not override it")
+    resolved = {
+        name: conform(name, values.get(name, parameter.default), parameter.default)
+        for name, parameter in parameters.items()
+    }
+    check_run_name(resolved["run"])
+    return resolved
+
+
+def _require_common(name: str, parameters: Mapping[str, Parameter]) -> None:
+    missing = [common for common in REQUIRED if common not in parameters]
+    if missing:
+        raise ValueError(f"{name}: the parameters cell lacks {', '.join(missing)}")
+
+
+def _check_preset_names(preset: Preset, path: Path) -> None:
+    beside = {p.stem: p for p in sorted(path.parent.glob("*.ipynb"))}
+    _refuse_unknown(preset.notebooks, beside, f"a notebook (in preset {preset.name})")
+    anywhere = {name for notebook in beside.values() for name in read_parameters(notebook)}
+    what = f"a parameter of any notebook (in preset {preset.name})"
+    _refuse_unknown(preset.settings, sorted(anywhere), what)
+
+
+def check_run_name(name: str) -> str:
+    """Return ``name`` if it can name a folder under ``figures``; ValueError otherwise."""
+    if not FOLDER_NAME.fullmatch(name):
+        raise ValueError(
+            f"run = {name!r} cannot name a folder; use letters, digits, '.', '_' and '-'"
+        )
+    return name
+
+
+def seed_everything(seed: int) -> np.random.Generator:
+    """Seed Python, numpy and torch; return a generator of this seed for local use."""
+    if type(seed) is not int or seed < 0:
+        raise ValueError(f"seed = {seed!r} must be an int that is not negative")
+    import torch  # here, since reading a preset must not cost torch's import
+
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  (libraries still draw from it)
+    torch.manual_seed(seed)
+    return np.random.default_rng(seed)

@@ -1,0 +1,189 @@
+"""Run one notebook headless on a preset.
+
+    python -m mmn_utils.run 02_attribution --preset miniature -p n_images 100 -p run small
+
+The parameters are resolved, checked and recorded in
+``build/<run>/parameters/NAME.json`` before a kernel starts. The executed copy is
+``build/<run>/notebooks/NAME.ipynb``; exhibits go to ``figures/<run>/``. Give another
+``run`` with other parameters, to keep the preset's own figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmn_utils.exhibits import forget, made_exhibits, to_json, write_text
+from mmn_utils.presets import (
+    ROOT,
+    Preset,
+    from_root,
+    load_preset,
+    notebook_path,
+    read_parameters,
+    read_value,
+    resolve,
+)
+
+KERNEL = "python3"
+# The kernel inherits these. The first finds the environment's own kernel before a user's,
+# the rest keep bytes and order the same from run to run.
+KERNEL_ENVIRONMENT = {
+    "JUPYTER_PREFER_ENV_PATH": "1",
+    "PYTHONHASHSEED": "0",
+    "SOURCE_DATE_EPOCH": "0",
+    "TOKENIZERS_PARALLELISM": "false",
+    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+}
+
+
+def execute(
+    notebook: str | Path,
+    preset: str | Path | Preset = "miniature",
+    overrides: Mapping[str, Any] | None = None,
+    *,
+    output_root: str | Path = "build",
+    figures: str | Path | None = None,
+    cache: str | Path | None = None,
+) -> Path:
+    """Run a notebook on a preset; return the path of the executed copy.
+
+    ``output_root`` is relative to the repository. ``figures`` and ``cache`` replace
+    ``figures/`` and ``data/cache/results/``. ValueError for bad parameters, before a
+    kernel starts; papermill's PapermillExecutionError where a cell fails, and then the
+    executed copy ends at that cell.
+    """
+    path = notebook_path(notebook)
+    parameters = check(path, preset, overrides)
+    folder = from_root(output_root) / parameters["run"]
+    output = folder / "notebooks" / path.name
+    output.parent.mkdir(parents=True, exist_ok=True)
+    redirected = {"MMN_FIGURES": figures, "MMN_CACHE": cache}
+    paths = {name: str(from_root(value)) for name, value in redirected.items() if value}
+    with _environment({**KERNEL_ENVIRONMENT, **paths}):
+        forget(parameters["run"], path)
+        record = folder / "parameters" / f"{path.stem}.json"
+        _record(record, path, parameters, made=[])
+        _papermill(path, output, parameters)
+        _record(record, path, parameters, made_exhibits(parameters["run"], path))
+    return output
+
+
+def check(
+    notebook: str | Path,
+    preset: str | Path | Preset,
+    overrides: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """Return the resolved parameters; ValueError where a kernel must not be started.
+
+    That is what ``resolve`` refuses, and a parameter that papermill would not see.
+    """
+    import papermill
+
+    path = notebook_path(notebook)
+    parameters = resolve(path, preset, overrides)
+    seen = papermill.inspect_notebook(str(path))
+    hidden = [name for name in parameters if name not in seen]
+    if hidden:
+        raise ValueError(
+            f"{path.name}: papermill does not see {', '.join(hidden)}; write "
+            "'name = literal  # comment' on one line"
+        )
+    return parameters
+
+
+def _record(record: Path, path: Path, parameters: dict[str, Any], made: list[str]) -> None:
+    """Write down the resolved parameters and, after the run, which exhibits came of them."""
+    content = {"notebook": path.stem, "parameters": parameters, "exhibits": made}
+    write_text(record, to_json(content))
+
+
+def _papermill(path: Path, output: Path, parameters: dict[str, Any]) -> None:
+    import papermill
+
+    papermill.execute_notebook(
+        str(path),
+        str(output),
+        parameters=parameters,
+        kernel_name=KERNEL,
+        cwd=str(ROOT),
+        # Where nobody watches a terminal, a line now and then instead of a moving bar.
+        progress_bar={"desc": path.stem, "mininterval": 0.1 if sys.stderr.isatty() else 10},
+        stdout_file=sys.stdout,
+        stderr_file=sys.stderr,
+    )
+
+
+@contextlib.contextmanager
+def _environment(values: Mapping[str, str]) -> Iterator[None]:
+    """Set environment variables for a while."""
+    before = {name: os.environ.get(name) for name in values}
+    os.environ.update(values)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            os.environ.pop(name) if value is None else os.environ.update({name: value})
+
+
+def read_overrides(notebook: str | Path, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """Read ``-p name text`` pairs in the types of the notebook's parameters.
+
+    Names that the notebook does not have are kept as text, for ``resolve`` to refuse.
+    """
+    parameters = read_parameters(notebook)
+    return {
+        name: read_value(name, text, parameters[name].default) if name in parameters else text
+        for name, text in pairs
+    }
+
+
+def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        prog="python -m mmn_utils.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("notebook", help="its name, such as 02_attribution, or its path")
+    parser.add_argument("--preset", default="miniature", help="a name or a YAML file")
+    parser.add_argument(
+        "-p",
+        "--parameter",
+        nargs=2,
+        action="append",
+        default=[],
+        metavar=("NAME", "VALUE"),
+        help="set one parameter; repeatable",
+    )
+    parser.add_argument("--output-root", default="build", help="for executed copies")
+    return parser.parse_args(arguments)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a notebook from the command line; 2 for bad parameters, 1 for a failed cell."""
+    chosen = _arguments(arguments)
+    try:
+        preset = load_preset(chosen.preset)
+        overrides = read_overrides(chosen.notebook, chosen.parameter)
+        check(chosen.notebook, preset, overrides)
+    except ValueError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    from papermill.exceptions import PapermillExecutionError
+
+    try:
+        output = execute(chosen.notebook, preset, overrides, output_root=chosen.output_root)
+    except PapermillExecutionError as error:
+        print(f"error: {chosen.notebook} stopped in a cell\n{error}", file=sys.stderr)
+        return 1
+    print(f"executed copy: {os.path.relpath(output)}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

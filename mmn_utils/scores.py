@@ -1,0 +1,408 @@
+"""Which neurons carry an image into a word: scores of (model, images, targets) as neuron tables.
+
+Every score is a field (images, positions, units) per layer that is reduced to its top k on
+the device as soon as the layer is done. Where a caption's noun is predicted several tokens
+after the image, the caption up to it is teacher-forced, so one pass holds the whole history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+
+from .capture import capture, replace
+from .neurons import NO_PATCH, Neuron, check_neurons, neuron_table
+
+Positions = Sequence[int] | slice | None
+Consume = Callable[[int, torch.Tensor], None]  # takes a layer and its field (B, P, units)
+
+
+@dataclass(frozen=True)
+class Target:
+    """A word of an image's caption: the token to score, and the caption's ids before it."""
+
+    image: str
+    noun: str
+    token: int
+    prefix: tuple[int, ...]
+
+    @classmethod
+    def of(cls, image: str, noun, caption) -> Target:
+        """Build the target of a ``text.Noun`` of a ``captions.Caption``."""
+        return cls(image, noun.word, int(noun.token), tuple(caption.ids[: noun.step]))
+
+
+def teacher_forced(model, prompt, prefixes: Sequence[Sequence[int]]):
+    """Append each row's caption prefix to its prompt, so that the next token is its target.
+
+    Shorter prefixes are padded behind their end, where the causal mask hides the padding;
+    image tokens keep their place. The logits of a row are those at its last real token.
+    """
+    if len(prefixes) != len(prompt):
+        raise ValueError(f"{len(prompt)} prompts for {len(prefixes)} targets; give one each")
+    longest = max(map(len, prefixes), default=0)
+    if longest == 0:
+        return prompt
+    ids = torch.zeros(len(prefixes), longest, dtype=torch.long)
+    real = torch.zeros_like(ids)
+    for row, prefix in enumerate(prefixes):
+        ids[row, : len(prefix)] = torch.tensor(prefix, dtype=torch.long)
+        real[row, : len(prefix)] = 1
+    return prompt.extend(model.embed(ids), real)
+
+
+def objective(logits: torch.Tensor, targets: Sequence[Target], target: str = "logit"):
+    """Read y_c of each row: logits (B, V) to the logit or probability of its token, (B) float32."""
+    tokens = torch.tensor([t.token for t in targets], device=logits.device)
+    if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < logits.shape[-1]:
+        raise ValueError(f"a target's token is not in the vocabulary of {logits.shape[-1]}")
+    logits = logits.float()
+    chosen = logits.gather(1, tokens[:, None])[:, 0]
+    if target == "logit":
+        return chosen
+    if target == "probability":
+        return (chosen - logits.logsumexp(-1)).exp()
+    raise ValueError(f"target={target!r}: give 'logit' or 'probability'")
+
+
+def attribution(
+    model,
+    images: Sequence,
+    targets: Sequence[Target],
+    *,
+    k: int = 100,
+    target: str = "logit",
+    rank_by: str = "max",
+    positions: Positions = None,
+) -> pd.DataFrame:
+    """Score neurons by Z times dy/dZ at the image patches (paper A, Eq. 2); the top ``k`` per target.
+
+    Z is the pre-activation, y the logit (or ``probability``) of each target's token at the
+    step that predicts it; ``images[i]`` belongs to ``targets[i]``. One backward pass serves
+    the batch and reaches activations only. ``rank_by``: ``max``, units by their maximum over
+    patches, ``patch`` where it lies; ``sum`` over patches, ``patch`` -1; ``pair``, the (unit,
+    patch) pairs themselves, as in Table S.1. ``positions`` of the prompt other than the
+    image tokens' may be given; ``patch`` then counts within them.
+    """
+    top = _TopK(k, rank_by)
+    backward(model, _prompt(model, images), targets, top.add, target=target, positions=positions)
+    return top.table(targets)
+
+
+def attribution_layers_field(model, prompt, targets, *, target="logit", positions: Positions = None):
+    """Return the whole field of Eq. 2 as {layer: (B, P, units)}, for small models and tests."""
+    field: dict[int, torch.Tensor] = {}
+    backward(model, prompt, targets, field.__setitem__, target=target, positions=positions)
+    return dict(sorted(field.items()))
+
+
+def backward(
+    model,
+    prompt,
+    targets: Sequence[Target],
+    consume: Consume,
+    *,
+    target: str = "logit",
+    positions: Positions = None,
+) -> torch.Tensor:
+    """Run one backward pass and hand each layer's Z times dy/dZ over as it is reached.
+
+    ``prompt`` ends before the captions. Rows do not see each other, so the gradient of the
+    sum of all y is each row's own. Fields are (B, P, units) float32 and are freed as soon
+    as ``consume`` lets go of them. Returns y (B) float32.
+    """
+    where = _where(model, prompt, positions)
+    prompt = teacher_forced(model, prompt, [t.prefix for t in targets])
+    with torch.enable_grad(), capture(model, "pre", grad=True) as seen:
+        logits, _ = model.forward(prompt)
+        y = objective(logits, targets, target)
+        for layer, z in seen.values.items():
+            z.register_hook(_hand_over(consume, layer, z.detach(), where))
+        lowest = seen.values[min(seen.values)]
+        torch.autograd.grad(y.sum(), lowest)  # all layers above lie on the way there
+    return y.detach()
+
+
+def _hand_over(consume: Consume, layer: int, z: torch.Tensor, where):
+    """Make the gradient hook of one layer's Z."""
+
+    def hook(gradient: torch.Tensor) -> None:
+        consume(layer, z[:, where].float() * gradient[:, where].float())
+
+    return hook
+
+
+@torch.no_grad()
+def activation_baseline(
+    model,
+    images: Sequence,
+    targets: Sequence[Target],
+    *,
+    k: int = 100,
+    rank_by: str = "max",
+    positions: Positions = None,
+) -> pd.DataFrame:
+    """Score neurons by their activation at the image patches alone; arguments as ``attribution``.
+
+    The same for every token of an image: what the gradient adds is measured against it.
+    """
+    top, prompt = _TopK(k, rank_by), _prompt(model, images)
+    _check_rows(prompt, targets)
+    where = _where(model, prompt, positions)
+    with _watch(model, lambda layer, activation: top.add(layer, activation[:, where].float())):
+        model.forward(prompt)
+    return top.table(targets)
+
+
+@torch.no_grad()
+def contribution(
+    model, images: Sequence, targets: Sequence[Target], *, k: int = 100
+) -> pd.DataFrame:
+    """Score neurons by what they write of the token at the step that predicts it (paper B, Eq. 2).
+
+    Activation at the last position times (unembedding row of the token . write vector),
+    without any norm, as printed. One column of the unembedding per target; the (units,
+    vocabulary) product is never formed.
+    """
+    top = _TopK(k, "sum")
+    prompt = teacher_forced(model, _prompt(model, images), [t.prefix for t in targets])
+    weight, _ = model.unembedding
+    rows = weight[torch.tensor([t.token for t in targets], device=weight.device)].detach()
+
+    places = torch.arange(prompt.mask.shape[1], device=prompt.mask.device)
+    last = (prompt.mask * places).argmax(1)  # of the real tokens: it predicts the target
+
+    def add(layer: int, activation: torch.Tensor) -> None:
+        written = rows.float() @ model.write_vectors(layer).detach().float().T
+        at_last = activation[torch.arange(len(last), device=last.device), last]
+        top.add(layer, (at_last.float() * written)[:, None])
+
+    with _watch(model, add):
+        model.forward(prompt)
+    return top.table(targets)
+
+
+@torch.no_grad()
+def exact_ablation(
+    model,
+    prompt,
+    target: Target,
+    neurons: Sequence[Neuron],
+    *,
+    of: str = "logit",
+    positions: str = "all",
+    batch_size: int = 32,
+) -> pd.DataFrame:
+    """Score neurons by what y loses when each alone is set to zero: the truth Eq. 2 approximates.
+
+    ``prompt`` of one image; ``positions`` ``all`` or ``image``. One forward pass serves
+    ``batch_size`` neurons, each in a row of its own, beside a row left whole.
+    """
+    check_neurons(neurons, model.sizes.layers, model.sizes.units)
+    if positions not in ("all", "image"):
+        raise ValueError(f"positions={positions!r}: give 'all' or 'image'")
+    where = slice(None) if positions == "all" else _where(model, prompt, None)
+    prompt = teacher_forced(model, prompt, [target.prefix])
+    lost = []
+    for start in range(0, len(neurons), batch_size):
+        rows = list(neurons[start : start + batch_size])
+        with replace(model, _one_each(rows, where)):
+            logits, _ = model.forward(prompt.repeat(len(rows) + 1))
+        y = objective(logits, [target] * (len(rows) + 1), of)
+        lost += (y[-1] - y[:-1]).tolist()
+    return _columns(target, neurons, lost)
+
+
+def _one_each(neurons: Sequence[Neuron], where: slice) -> dict[int, Callable]:
+    """Make the replacements that set neuron i to zero in row i."""
+    functions = {}
+    for layer in {n.layer for n in neurons}:
+        cells = [(row, n.unit) for row, n in enumerate(neurons) if n.layer == layer]
+
+        def function(activation, cells=cells):
+            activation = activation.clone()
+            for row, unit in cells:
+                activation[row, where, unit] = 0
+            return activation
+
+        functions[layer] = function
+    return functions
+
+
+def integrated_gradients(
+    model,
+    images: Sequence,
+    targets: Sequence[Target],
+    *,
+    k: int = 100,
+    steps: int = 16,
+    target: str = "logit",
+    rank_by: str = "max",
+    positions: Positions = None,
+) -> pd.DataFrame:
+    """Score neurons by integrated gradients of y over their activations at the image patches.
+
+    All layers' activations at these positions go together from zero to what they were, on a
+    straight line; ``steps`` points of Gauss-Legendre quadrature, a forward and a backward
+    pass each. Other arguments as ``attribution``. Needs the whole field in memory.
+    """
+    top = _TopK(k, rank_by)
+    field = path_field(
+        model, _prompt(model, images), targets, steps=steps, target=target, positions=positions
+    )
+    for layer in list(field):
+        top.add(layer, field.pop(layer))
+    return top.table(targets)
+
+
+def path_field(
+    model, prompt, targets, *, steps: int = 16, target="logit", positions: Positions = None
+) -> dict[int, torch.Tensor]:
+    """Integrate gradients over the shared path: {layer: (B, P, units)} float32.
+
+    Sums to y minus y with every activation at the positions set to zero, up to quadrature.
+    """
+    where = _where(model, prompt, positions)
+    prompt = teacher_forced(model, prompt, [t.prefix for t in targets])
+    ends: dict[int, torch.Tensor] = {}
+    with torch.no_grad(), _watch(model, lambda layer, a: ends.update({layer: a[:, where].clone()})):
+        model.forward(prompt)
+    field = {layer: torch.zeros_like(end, dtype=torch.float32) for layer, end in ends.items()}
+    nodes, weights = np.polynomial.legendre.leggauss(steps)
+    for node, weight in zip((nodes + 1) / 2, weights / 2, strict=True):
+        points = {layer: (end * node).requires_grad_() for layer, end in ends.items()}
+        functions = {layer: _put(point, where) for layer, point in points.items()}
+        with torch.enable_grad(), replace(model, functions):
+            logits, _ = model.forward(prompt)
+            y = objective(logits, targets, target)
+        gradients = torch.autograd.grad(y.sum(), list(points.values()))
+        for layer, gradient in zip(points, gradients, strict=True):
+            field[layer] += float(weight) * gradient.float() * ends[layer].float()
+    return field
+
+
+def _put(values: torch.Tensor, where) -> Callable:
+    """Make the replacement that writes ``values`` (B, P, units) at the positions."""
+
+    def function(activation: torch.Tensor) -> torch.Tensor:
+        activation = activation.clone()
+        activation[:, where] = values
+        return activation
+
+    return function
+
+
+class _TopK:
+    """The running top k of every row over layers, kept on the device."""
+
+    def __init__(self, k: int, rank_by: str):
+        if k < 1:
+            raise ValueError(f"k={k}: give a number of neurons, 1 or more")
+        if rank_by not in _REDUCE:
+            raise ValueError(f"rank_by={rank_by!r}: give one of {', '.join(_REDUCE)}")
+        self.k, self.reduce = k, _REDUCE[rank_by]
+        self.best: tuple[torch.Tensor, ...] | None = None  # scores, layers, units, patches (B, k)
+
+    def add(self, layer: int, field: torch.Tensor) -> None:
+        """Merge the field (B, P, units) of one more layer."""
+        scores, units, patches = self.reduce(field, self.k)
+        new = (scores, torch.full_like(units, layer), units, patches)
+        if self.best is not None:
+            new = tuple(torch.cat(pair, dim=1) for pair in zip(self.best, new, strict=True))
+        order = new[0].topk(min(self.k, new[0].shape[1]), dim=1).indices
+        self.best = tuple(values.gather(1, order) for values in new)
+
+    def table(self, targets: Sequence[Target]) -> pd.DataFrame:
+        """Lay the result out as a neuron table."""
+        if self.best is None:
+            raise RuntimeError("no layer was scored; the model's modules were not reached")
+        scores, layers, units, patches = (values.flatten().cpu().numpy() for values in self.best)
+        repeat = self.best[0].shape[1]
+        columns = {
+            "image": [t.image for t in targets for _ in range(repeat)],
+            "target": [t.noun for t in targets for _ in range(repeat)],
+            "token": [t.token for t in targets for _ in range(repeat)],
+            "layer": layers, "unit": units, "patch": patches, "score": scores,
+        }  # fmt: skip
+        return neuron_table(columns)
+
+
+def _by_max(field: torch.Tensor, k: int):
+    """Rank units by their maximum over patches; look for its patch only where it matters."""
+    scores, units = field.amax(1).topk(min(k, field.shape[2]), dim=1)
+    columns = field.gather(2, units[:, None].expand(-1, field.shape[1], -1))
+    return scores, units, columns.argmax(1)
+
+
+def _by_sum(field: torch.Tensor, k: int):
+    """Rank units by their sum over patches."""
+    scores, units = field.sum(1).topk(min(k, field.shape[2]), dim=1)
+    return scores, units, torch.full_like(units, NO_PATCH)
+
+
+def _by_pair(field: torch.Tensor, k: int):
+    """Rank (unit, patch) pairs."""
+    flat = field.flatten(1)
+    scores, pairs = flat.topk(min(k, flat.shape[1]), dim=1)
+    return scores, pairs % field.shape[2], pairs // field.shape[2]
+
+
+_REDUCE = {"max": _by_max, "sum": _by_sum, "pair": _by_pair}
+
+
+def _prompt(model, images: Sequence):
+    """Embed the images without a graph behind them."""
+    if len(images) == 0:
+        raise ValueError("no images; give at least one")
+    with torch.no_grad():
+        return model.prompt(images)
+
+
+def _check_rows(prompt, targets: Sequence[Target]) -> None:
+    if len(prompt) != len(targets):
+        raise ValueError(f"{len(prompt)} prompts for {len(targets)} targets; give one each")
+
+
+def _where(model, prompt, positions: Positions) -> slice | torch.Tensor:
+    """Resolve positions of the prompt: the image tokens' if None."""
+    image, length = model.image_tokens, prompt.embeds.shape[1]
+    if positions is None:
+        return slice(image.start, image.start + image.count)
+    if isinstance(positions, slice):
+        positions = range(length)[positions]
+    index = torch.as_tensor(list(positions), dtype=torch.long, device=prompt.embeds.device)
+    if index.numel() == 0 or index.min() < 0 or index.max() >= length:
+        raise ValueError(f"positions must be some of the prompt's 0 to {length - 1}")
+    return index
+
+
+def _watch(model, consume: Consume):
+    """Read every layer's activation (B, T, units) in passing and keep none of it."""
+
+    def watcher(layer: int):
+        def function(activation: torch.Tensor) -> torch.Tensor:
+            consume(layer, activation)
+            return activation
+
+        return function
+
+    return replace(model, {layer: watcher(layer) for layer in range(model.sizes.layers)})
+
+
+def _columns(target: Target, neurons: Sequence[Neuron], scores: Sequence[float]) -> pd.DataFrame:
+    """Lay scores of whole neurons for one target out as a neuron table."""
+    return neuron_table(
+        {
+            "image": [target.image] * len(neurons),
+            "target": [target.noun] * len(neurons),
+            "token": [target.token] * len(neurons),
+            "layer": [n.layer for n in neurons],
+            "unit": [n.unit for n in neurons],
+            "patch": [NO_PATCH] * len(neurons),
+            "score": list(scores),
+        }
+    )

@@ -1,0 +1,68 @@
+"""What all tests share: thread limits, no network, a deterministic hypothesis, markers."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+# Before anything imports torch: few threads, and threads that sleep while they wait, so
+# that the suite keeps its time beside other work on two cores.
+ENVIRONMENT = {
+    "OMP_NUM_THREADS": str(min(2, os.cpu_count() or 1)),
+    "OMP_WAIT_POLICY": "PASSIVE",
+    "TOKENIZERS_PARALLELISM": "false",
+    "HF_HUB_OFFLINE": "1",
+    "MPLBACKEND": "Agg",
+    "JUPYTER_PLATFORM_DIRS": "1",
+}
+for _name, _value in ENVIRONMENT.items():
+    os.environ.setdefault(_name, _value)
+
+import pytest  # noqa: E402
+from hypothesis import HealthCheck, settings  # noqa: E402
+
+from mmn_utils.presets import data_path  # noqa: E402
+
+MARKERS = {
+    "slow": "takes more than ten seconds",
+    "weights": "needs the trained miniature in data/miniature",
+    "benchmark": "measures time; prints a ratio",
+}
+WEIGHTS = ("language_model/config.json", "vision.safetensors", "projection.safetensors")
+
+settings.register_profile(
+    "deterministic",
+    derandomize=True,  # the same examples on every run and machine
+    deadline=None,  # a busy machine is no failure
+    database=None,
+    max_examples=60,
+    suppress_health_check=[HealthCheck.too_slow, HealthCheck.function_scoped_fixture],
+)
+settings.load_profile("deterministic")
+
+
+def missing_weights() -> list[str]:
+    """Return the files of the trained miniature that are absent."""
+    return [name for name in WEIGHTS if not data_path("miniature", name).is_file()]
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    for name, meaning in MARKERS.items():
+        config.addinivalue_line("markers", f"{name}: {meaning}")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Skip what needs the miniature's weights where they are absent, and say which."""
+    missing = missing_weights()
+    if missing:
+        reason = f"data/miniature lacks {', '.join(missing)}; train it with 'make miniature'"
+        for item in items:
+            if "weights" in item.keywords:
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.fixture(autouse=True)
+def own_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tests away from the repository's figures and cached results."""
+    monkeypatch.setenv("MMN_FIGURES", str(tmp_path / "figures"))
+    monkeypatch.setenv("MMN_CACHE", str(tmp_path / "cache"))

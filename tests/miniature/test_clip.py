@@ -1,0 +1,70 @@
+"""The tiny CLIP: knows the world's words, resumes, and loads through transformers."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from mmn_utils.miniature import clip, phrases
+from mmn_utils.miniature.scenes import SIZE, SceneSet
+from mmn_utils.miniature.world import load_world
+
+RECIPE = clip.ClipRecipe(
+    images=24, scenes=8, batch=6, warmup=2, vision_width=16, vision_depth=1, text_width=16,
+    text_depth=1, embed=8,
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def world():
+    return load_world()
+
+
+@pytest.fixture(scope="module")
+def scenes() -> SceneSet:
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, size=(8, SIZE, SIZE, 3), dtype=np.uint8)
+    concepts = np.full((8, 3), -1, np.int8)
+    concepts[:, 0] = np.arange(8)
+    return SceneSet(images, concepts, np.zeros(8, np.int8), np.zeros((8, 196), np.int8))
+
+
+def test_every_word_of_captions_and_tags_is_known(world):
+    tokenizer, rng = clip.make_tokenizer(world), np.random.default_rng(0)
+    for concept in world.concepts:
+        other = world.by_name["cat" if concept.name == "dog" else "dog"]
+        texts = [*phrases.captions([concept], "road"), *phrases.captions([concept, other], "snow")]
+        texts += [clip.tag_text([concept.name], "road", world, rng), "A picture of"]
+        ids = tokenizer(texts)["input_ids"]
+        assert tokenizer.unk_token_id not in {i for row in ids for i in row}
+
+
+def test_resumed_training_equals_uninterrupted(world, scenes, tmp_path):
+    whole = clip.ClipTrainer(RECIPE, world, scenes, tmp_path).run().state_dict()
+    (tmp_path / "clip_checkpoint.pt").unlink()
+    first = clip.ClipTrainer(RECIPE, world, scenes, tmp_path)
+    first.train_step()
+    first.save()
+    parts = clip.ClipTrainer(RECIPE, world, scenes, tmp_path).run().state_dict()
+    assert all(torch.equal(whole[name], parts[name]) for name in whole)
+
+
+def test_saved_folder_loads_through_transformers(world, tmp_path):
+    from transformers import AutoProcessor, CLIPModel
+
+    model = clip.build_clip(RECIPE, clip.make_tokenizer(world)).eval()
+    clip.save_clip(model, world, tmp_path)
+    loaded = CLIPModel.from_pretrained(tmp_path, dtype=torch.float32).eval()
+    processor = AutoProcessor.from_pretrained(tmp_path)
+    image = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    texts = ["a cat on the grass", "some bread, a dog"]
+    batch = processor(text=texts, images=[image], return_tensors="pt", padding=True)
+    assert batch["pixel_values"].shape == (1, 3, SIZE, SIZE)
+    torch.testing.assert_close(batch["pixel_values"], clip.to_input(image[None]))
+    with torch.no_grad():
+        theirs = loaded(**batch).logits_per_image
+    ours = clip.similarities(
+        model, clip.to_input(image[None]), clip.tokenize(clip.make_tokenizer(world), texts)
+    )
+    torch.testing.assert_close(theirs / model.logit_scale.exp(), ours, atol=1e-2, rtol=0)
