@@ -49,6 +49,7 @@ drop_stale_records()
 rule all:
     default_target: True
     input:
+        [record(notebook) for notebook in NOTEBOOKS],
         REPORT,
 
 

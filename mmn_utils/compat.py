@@ -4,25 +4,30 @@ The package index's torchvision is compiled against the CUDA build of torch. Bes
 a CPU-only torch its extension cannot be loaded, its operators are never declared,
 and ``import torchvision`` stops at ``operator torchvision::nms does not exist``.
 timm and transformers import torchvision but call neither operator here, so their
-schemas are all that is missing. Import this module before any of the three.
+schemas are all that is missing.
+
+Importing this package is enough, and costs nothing: the operators are looked at when
+torchvision is about to be imported, by whomever.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import sys
+from importlib.abc import MetaPathFinder
 from pathlib import Path
-
-import torch
 
 SCHEMAS = {
     "nms": "nms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
     "qnms": "qnms(Tensor dets, Tensor scores, float iou_threshold) -> Tensor",
 }
-_library: torch.library.Library | None = None  # declarations live as long as this object
+_libraries: list = []  # a declaration lives as long as its torch.library.Library
 
 
 def _load_compiled_operators() -> None:
     """Load torchvision's extension the way its own import does, if it can be loaded."""
+    import torch
+
     spec = importlib.util.find_spec("torchvision")
     if spec is None or spec.origin is None:
         return
@@ -35,14 +40,25 @@ def _load_compiled_operators() -> None:
 
 def declare_missing_operators() -> list[str]:
     """Declare the operators that are really absent; return their names."""
-    global _library
+    import torch
+
     _load_compiled_operators()
     missing = [name for name in SCHEMAS if not hasattr(torch.ops.torchvision, name)]
     if missing:
-        _library = _library or torch.library.Library("torchvision", "FRAGMENT")
+        _libraries.append(torch.library.Library("torchvision", "FRAGMENT"))
         for name in missing:
-            _library.define(SCHEMAS[name])
+            _libraries[-1].define(SCHEMAS[name])
     return missing
 
 
-declare_missing_operators()
+class _BeforeTorchvision(MetaPathFinder):
+    """Declares what is missing when torchvision is first looked for, and finds nothing itself."""
+
+    def find_spec(self, name, path=None, target=None) -> None:
+        if name == "torchvision" and self in sys.meta_path:
+            sys.meta_path.remove(self)
+            declare_missing_operators()
+
+
+if "torchvision" not in sys.modules:
+    sys.meta_path.insert(0, _BeforeTorchvision())

@@ -147,7 +147,7 @@ def interpretable(
     decode_norm: str | None = None,
     decode_bias: bool = False,
 ) -> dict[Neuron, bool]:
-    """Say which neurons have at least 7 dictionary words among their top 10 tokens (paper A, 2.2)."""
+    """Say which neurons have 7 dictionary words or more in their top 10 tokens (paper A, 2.2)."""
     words = decoded_words(model, neurons, WORDS, decode_norm, decode_bias)
     return {neuron: is_interpretable(tokens) for neuron, tokens in words.items()}
 

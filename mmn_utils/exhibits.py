@@ -65,8 +65,8 @@ CLAIM_COLUMNS = [
 VERDICTS = {True: "yes", False: "no", None: "not tested"}
 EXHIBIT_ID = re.compile(r"([A-Z])-[A-Za-z0-9-]+")
 PNG_DPI = 160
-README_BEGIN = "<!-- exhibits: begin (written by python -m mmn_utils.exhibits readme) -->"
-README_END = "<!-- exhibits: end -->"
+README_BEGIN = "<!-- exhibits:begin -->"
+README_END = "<!-- exhibits:end -->"
 
 
 # --- the list --------------------------------------------------------------------------
@@ -490,7 +490,8 @@ def readme_table() -> str:
         link = f"[`{exhibit.id}`](figures/miniature/{exhibit.id}{suffix})"
         notebook = f"[{exhibit.notebook}](notebooks/{exhibit.notebook}.ipynb)"
         claim = exhibit.claim.replace("|", r"\|")
-        lines.append(f"| {link} | **{exhibit.title}.** {claim} | {notebook} |")
+        title = exhibit.title if exhibit.title.endswith("?") else f"{exhibit.title}."
+        lines.append(f"| {link} | **{title}** {claim} | {notebook} |")
     return "\n".join(lines) + "\n"
 
 

@@ -89,8 +89,8 @@ class _Place:
     """Where in the sequence the running pass stands, read off the language model's calls."""
 
     def __init__(self, model, positions: str, prompt_length: int | None):
-        self.image, self.positions, self.prompt_length = model.image_tokens, positions, prompt_length
-        self.offset = 0
+        self.image, self.positions = model.image_tokens, positions
+        self.prompt_length, self.offset = prompt_length, 0
 
     def read(self, module, args, kwargs) -> None:
         """Take the number of tokens already cached, as a forward pre-hook with keywords."""
@@ -156,11 +156,13 @@ def ablate(
     if hash_weights:
         receipt.weights_before = weights_hash(model, groups)
     before = _probe(model, prompt, max_new_tokens)
-    with _placed(model, ablation.positions, prompt_length) as place:
-        with replace(model, _switch_off(ablation, groups, place, receipt)):
-            if before is not None:
-                _compare(receipt, before, _probe(model, prompt, max_new_tokens))
-            yield receipt
+    with (
+        _placed(model, ablation.positions, prompt_length) as place,
+        replace(model, _switch_off(ablation, groups, place, receipt)),
+    ):
+        if before is not None:
+            _compare(receipt, before, _probe(model, prompt, max_new_tokens))
+        yield receipt
     receipt.activation_change /= max(receipt.touched, 1)
     _settle(model, receipt, groups)
 
@@ -231,8 +233,10 @@ def unit_means(
     ``positions`` ``image`` or ``all``, of the prompt.
     """
     if len(images) == 0 or positions not in ("image", "all"):
-        raise ValueError(f"{len(images)} images, positions={positions!r}: give images, and 'image' or 'all'")
-    sums = {layer: 0.0 for layer in range(model.sizes.layers)}
+        raise ValueError(
+            f"{len(images)} images, positions={positions!r}: give images, and 'image' or 'all'"
+        )
+    sums = dict.fromkeys(range(model.sizes.layers), 0.0)
     counts = dict.fromkeys(sums, 0)
     with _placed(model, positions) as place:
 
@@ -257,10 +261,11 @@ class SweepResult:
 
     ``probability``, ``logit`` (rows,) float32 of the target's token, or (rows, targets) if
     several were given. ``captions`` with what the image says ``unablated``; ``changed``
-    (rows,) where they differ; ``margin`` (rows,) there: the smaller of the two captions'
-    gaps between the best two logits at the first differing step, else NaN.
-    ``within_rounding`` (rows,) marks changes whose margin is below the ``noise`` of the
-    logits. ``touched`` (rows,) counts activations written over.
+    (rows,) where they differ. ``margin`` (rows,) is NaN where they do not, else by how much
+    each caption preferred its own token to the other's where they first part: the smaller
+    of the two gaps between logits. ``within_rounding`` (rows,) marks changes whose margin
+    is below the measured ``noise``: rounding alone could have made or unmade them.
+    ``touched`` (rows,) counts activations written over.
     """
 
     probability: np.ndarray
@@ -297,8 +302,8 @@ def sweep(
     """
     single = isinstance(targets, Target)
     goals = [targets] if single else list(targets)
-    if len(prompt.embeds) != 1:
-        raise ValueError(f"a sweep runs on one image, not {len(prompt.embeds)}; call it for each")
+    if len(prompt) != 1:
+        raise ValueError(f"a sweep runs on one image, not {len(prompt)}; call it for each")
     for row in rows:
         check_neurons(row, model.sizes.layers, model.sizes.units)
     sets = list(dict.fromkeys([frozenset(), *map(frozenset, rows)]))
@@ -306,7 +311,8 @@ def sweep(
     for start in range(0, len(sets), batch_rows):
         part = [sorted(neurons) for neurons in sets[start : start + batch_rows]]
         masks = _RowMasks(model, part, Ablation((), positions, value, means))
-        runs.append(_run_rows(model, prompt, goals, masks, max_new_tokens))
+        whole = runs[0].ids[0] if runs else None
+        runs.append(_run_rows(model, prompt, goals, masks, max_new_tokens, whole))
     order = [sets.index(frozenset(row)) for row in rows]
     noise = _rounding_noise(model, prompt, runs[0])
     return _gather(model, runs, order, noise, single)
@@ -364,35 +370,50 @@ class _Rows:
     logit: torch.Tensor  # (rows, targets)
     probability: torch.Tensor  # (rows, targets)
     ids: list[list[int]]  # per row, with the end token where it came
-    margins: torch.Tensor  # (rows, steps)
+    gaps: torch.Tensor  # (rows, steps): logit of the row's token less that of the whole row's
     first_logits: torch.Tensor  # (steps, V) of row 0
     touched: torch.Tensor  # (rows,)
 
 
-def _run_rows(model, prompt, goals: Sequence[Target], masks: _RowMasks, steps: int) -> _Rows:
-    """Run one batch of rows: the prompt, each target's step, then the captions."""
+def _run_rows(
+    model, prompt, goals: Sequence[Target], masks: _RowMasks, steps: int, whole: list[int] | None
+) -> _Rows:
+    """Run one batch of rows: the prompt, each target's step, then the captions.
+
+    ``whole`` are the ids of the unablated caption, None while row 0 is about to make them.
+    """
     length, rows = prompt.embeds.shape[1], masks.count
     scored = []
-    with _placed(model, masks.ablation.positions, length) as place:
-        with replace(model, masks.functions(place)):
-            repeated = prompt.repeat(rows)
-            logits, past = model.forward(repeated, use_cache=True)
-            for goal in goals:
-                at_goal = _after(model, repeated, past, goal.prefix, logits)
-                past.crop(length)
-                scored.append([objective(at_goal, [goal] * rows, y) for y in ("logit", "probability")])
-            ids, margins, first = _greedy(model, repeated, past, logits, steps)
+    positions, kinds = masks.ablation.positions, ("logit", "probability")
+    with _placed(model, positions, length) as place, replace(model, masks.functions(place)):
+        logits, past = _prefill(model, prompt, rows, positions == "generated")
+        repeated = prompt.repeat(rows)
+        for goal in goals:
+            at_goal = _after(model, repeated, past, goal.prefix, logits)
+            scored.append([objective(at_goal, [goal] * rows, kind) for kind in kinds])
+        ids, gaps, first = _greedy(model, repeated, past, logits, steps, whole)
     masks.check()
     logit, probability = (torch.stack(values, dim=1).cpu() for values in zip(*scored, strict=True))
-    return _Rows(logit, probability, ids, margins, first, masks.touched)
+    return _Rows(logit, probability, ids, gaps, first, masks.touched)
+
+
+def _prefill(model, prompt, rows: int, alike: bool):
+    """Run the prompt for all rows: logits (rows, V) and the cache; once for rows still alike."""
+    if not alike:
+        return model.forward(prompt.repeat(rows), use_cache=True)
+    logits, past = model.forward(prompt, use_cache=True)
+    past.batch_repeat_interleave(rows)
+    return logits.expand(rows, -1), past
 
 
 def _after(model, prompt, past, ids: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
-    """Return the logits (rows, V) after the same ``ids`` in every row; ``past`` grows."""
+    """Return the logits (rows, V) after the same ``ids`` in every row; the cache stays as it is."""
     if len(ids) == 0:
         return logits
-    tokens = torch.tensor([list(ids)], device=prompt.embeds.device).expand(len(prompt.embeds), -1)
-    return _step(model, prompt, past, tokens)[0]
+    tokens = torch.tensor([list(ids)], device=prompt.embeds.device).expand(len(prompt), -1)
+    logits, _ = _step(model, prompt, past, tokens)
+    past.crop(-len(ids))
+    return logits
 
 
 def _step(model, prompt, past, tokens: torch.Tensor):
@@ -401,39 +422,51 @@ def _step(model, prompt, past, tokens: torch.Tensor):
     return model.forward(longer.tail(tokens.shape[1]), past=past, use_cache=True)[0], longer
 
 
-def _greedy(model, prompt, past, logits: torch.Tensor, steps: int):
-    """Caption every row greedily on its cache: ids per row, margins (rows, steps), row 0's logits.
+def _greedy(model, prompt, past, logits: torch.Tensor, steps: int, whole: list[int] | None):
+    """Caption every row greedily on its cache: ids per row, gaps (rows, steps), row 0's logits.
 
-    Ids end with the end token where it came; margins are between the best two logits.
+    Ids end with the end token where it came; gaps and ``whole`` as in ``_Rows``.
     """
     end = model.tokenizer.eos_token_id
-    tokens, margins, first = [], [], []
+    tokens, gaps, first = [], [], []
     done = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
     for step in range(steps):
-        best = logits.float().topk(2, dim=-1)
-        tokens.append(best.indices[:, 0])
-        margins.append(best.values[:, 0] - best.values[:, 1])
+        best = logits.float().max(dim=-1)
+        tokens.append(best.indices)
+        other = int(best.indices[0]) if whole is None else whole[min(step, len(whole) - 1)]
+        gaps.append(best.values - logits[:, other].float())
         first.append(logits[0].float())
-        done |= tokens[-1] == end
+        if end is not None:
+            done |= tokens[-1] == end
         if done.all() or step == steps - 1:
             break
         logits, prompt = _step(model, prompt, past, tokens[-1][:, None])
     if not tokens:
         return [[] for _ in range(len(logits))], torch.zeros(len(logits), 0), logits[:0]
     ids = [_until(row, end) for row in torch.stack(tokens, dim=1).tolist()]
-    return ids, torch.stack(margins, dim=1).cpu(), torch.stack(first)
+    return ids, torch.stack(gaps, dim=1).cpu(), torch.stack(first)
 
 
-def _until(ids: list[int], end: int) -> list[int]:
+def _until(ids: list[int], end: int | None) -> list[int]:
     """Cut ids after the first end token."""
     return ids[: ids.index(end) + 1] if end in ids else ids
+
+
+def _caption(model, ids: list[int]) -> Caption:
+    """Decode ids, whose end token if any is the last, to a caption."""
+    if ids and ids[-1] == model.tokenizer.eos_token_id:
+        ids = ids[:-1]
+    text = model.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
+    return Caption(text.strip(), tuple(ids))
 
 
 def _rounding_noise(model, prompt, run: _Rows) -> float:
     """Measure how far a difference of two logits is off by rounding alone.
 
-    The whole row's logits in the batch with its cache, against those of the same caption in
-    one pass by itself: twice the largest difference, and no less than the dtype can tell.
+    The whole row's logits, made in the batch and on its cache, against those of the same
+    caption in one pass by itself. Four times the largest difference, twice for two logits
+    and twice since one comparison does not meet the worst case; at the least, what the
+    dtype cannot tell apart.
     """
     if not len(run.first_logits):
         return 0.0
@@ -444,16 +477,16 @@ def _rounding_noise(model, prompt, run: _Rows) -> float:
     logits, _ = model.forward(alone, last_only=False)
     logits = logits[0, prompt.embeds.shape[1] - 1 :].float()
     together = run.first_logits[: len(logits)]
-    finest = torch.finfo(model.dtype).eps * float(together.abs().max())
-    return max(2 * float((logits - together).abs().max()), finest)
+    finest = 2 * torch.finfo(model.dtype).eps * float(together.abs().max())
+    return max(4 * float((logits - together).abs().max()), finest)
 
 
 def _gather(model, runs: Sequence[_Rows], order: list[int], noise: float, single: bool):
     """Put the rows of all runs into the order asked for; row 0 of the first run is whole."""
     ids = [row for run in runs for row in run.ids]
-    margins = [margins for run in runs for margins in run.margins]
-    gaps = [_margin(ids[0], ids[i], margins[0], margins[i]) for i in order]
-    margin = np.array(gaps, dtype=np.float32).reshape(len(order))
+    gaps = [gaps for run in runs for gaps in run.gaps]
+    margins = [_margin(ids[0], runs[0].first_logits, ids[i], gaps[i]) for i in order]
+    margin = np.array(margins, dtype=np.float32).reshape(len(order))
 
     def rows(values: Iterable[torch.Tensor]) -> np.ndarray:
         joined = torch.cat(list(values))[torch.tensor(order, dtype=torch.long)]
@@ -472,14 +505,16 @@ def _gather(model, runs: Sequence[_Rows], order: list[int], noise: float, single
     )
 
 
-def _margin(whole: list[int], row: list[int], whole_margins, row_margins) -> float:
-    """Return the smaller margin of two captions where they first differ, NaN if they do not.
+def _margin(whole: list[int], logits: torch.Tensor, row: list[int], gaps: torch.Tensor) -> float:
+    """Return how clearly two captions part where they first do, NaN if they do not.
 
-    Either decision within rounding could have made the difference.
+    ``logits`` (steps, V) of the whole caption's run, ``gaps`` (steps) of the row's. A gap
+    within rounding in either run could have made the difference, or hidden it.
     """
-    for step, (a, b) in enumerate(zip(whole, row, strict=False)):
-        if a != b:
-            return float(min(whole_margins[step], row_margins[step]))
+    for step, (mine, other) in enumerate(zip(whole, row, strict=False)):
+        if mine != other:
+            gap = logits[step, mine] - logits[step, other]
+            return float(min(gap.cpu(), gaps[step]))
     return float("nan")
 
 

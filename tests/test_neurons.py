@@ -43,7 +43,7 @@ def test_the_address_is_the_papers():
 
 @pytest.mark.parametrize("address", ["", "L7", "7.15772", "L7.u", "L-1.u2", "L7.u15772 cats"])
 def test_what_is_no_address_is_refused(address):
-    with pytest.raises(ValueError, match="L7.u15772"):
+    with pytest.raises(ValueError, match=r"L7\.u15772"):
         Neuron.parse(address)
 
 
@@ -103,7 +103,7 @@ def test_parquet_gives_back_the_same_table_and_the_same_bytes(tmp_path):
 
 
 def test_a_failed_write_leaves_nothing(tmp_path):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match="missing"):
         write_table(pd.DataFrame({"image": ["a"]}), tmp_path / "a.parquet")
     assert list(tmp_path.iterdir()) == []
 
@@ -118,7 +118,8 @@ def test_top_k_keeps_the_best_of_each_group():
     table = neuron_table([row(i, unit=u, score=u) for i in "ab" for u in range(4)])
     assert list(top_k(table, 2).unit) == [3, 2, 3, 2]
     assert list(top_k(table, 1, per=()).unit) == [3]
-    assert len(top_k(table, 9)) == 8 and len(top_k(table, 0)) == 0
+    assert len(top_k(table, 9)) == 8
+    assert len(top_k(table, 0)) == 0
     with pytest.raises(ValueError, match="k=-1"):
         top_k(table, -1)
 
@@ -137,7 +138,8 @@ def test_random_neurons_follow_the_layers_one_by_one(pairs, seed):
     neurons = [Neuron(*pair) for pair in pairs]
     drawn = random_like(neurons, 64, np.random.default_rng(seed))
     assert [n.layer for n in drawn] == [n.layer for n in neurons]
-    assert len(set(drawn)) == len(drawn) and not set(drawn) & set(neurons)
+    assert len(set(drawn)) == len(drawn)
+    assert not set(drawn) & set(neurons)
     assert all(0 <= n.unit < 64 for n in drawn)
     assert drawn == random_like(neurons, 64, np.random.default_rng(seed))
 

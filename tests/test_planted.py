@@ -12,11 +12,10 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-
-import mmn_utils.compat  # noqa: F401  (before transformers)
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 
+import mmn_utils.compat  # noqa: F401  (before transformers)
 from mmn_utils.captions import generate
 from mmn_utils.decoding import decode, decoded_words
 from mmn_utils.interventions import Ablation, ablate, ablation_rows, sweep
@@ -142,7 +141,8 @@ def test_attribution_ranks_the_planted_neuron_first(system, word, of, rank_by):
     assert unique_neurons(table)[0] == planted(word)
     best = table[(table.layer == LAYER) & (table.unit == UNITS[word])]
     if rank_by == "pair":  # five patches of the band, and before anything else
-        assert set(best.patch[:5]) == set(range(35, 40)) and list(best.index[:5]) == [0, 1, 2, 3, 4]
+        assert set(best.patch[:5]) == set(range(35, 40))
+        assert list(best.index[:5]) == [0, 1, 2, 3, 4]
     assert table.score[0] > 5 * table.score[len(best)]
 
 
@@ -188,10 +188,11 @@ def test_ablation_removes_exactly_that_word(system):
             names[word] = generate(system, prompt, 5)[0].text
         rest = torch.arange(len(VOCABULARY)) != token
         assert without[0, token] < 0.2 * whole[0, token]
-        assert (whole - without)[0].abs()[rest].max() < 0.3 * (whole - without)[0, token]
-        order = [row[0, rest].topk(3).indices.tolist() for row in (whole, without)]
-        assert order[0][0] == order[1][0]
-        assert receipt.touched > 0 and receipt.logit_change > 1
+        scale = (without[0, rest] @ whole[0, rest]) / whole[0, rest].square().sum()
+        apart = (without - scale * whole)[0, rest].abs().max()  # beyond the final norm's scale
+        assert apart < 0.1 * (whole - without)[0, token]
+        assert receipt.touched > 0
+        assert receipt.logit_change > 10
     assert names == {"horse": "plane", "plane": "horse"}
 
 
@@ -199,7 +200,8 @@ def test_ablating_what_is_not_in_the_picture_changes_no_caption(system):
     prompt = system.prompt([picture({"horse": 3})])
     with ablate(system, Ablation((planted("boat"),)), prompt=prompt) as receipt:
         pass
-    assert not receipt.caption_changed and receipt.logit_change < 0.1
+    assert not receipt.caption_changed
+    assert receipt.logit_change < 0.5
 
 
 def test_a_sweep_finds_it_among_the_ranked_and_not_at_random(system):
@@ -215,8 +217,10 @@ def test_a_sweep_finds_it_among_the_ranked_and_not_at_random(system):
     result = sweep(system, prompt, goal, rows, 4)
     of = labels.assign(p=result.probability[labels.row], changed=result.changed[labels.row])
     of = of.set_index(["condition", "k"])
-    assert of.p["top", 1] < 0.2 * of.p["top", 0] and of.changed["top", 1]
-    assert of.p["random", 4] > 0.95 * of.p["top", 0] and not of.changed["random", 4]
+    assert of.p["top", 1] < 0.2 * of.p["top", 0]
+    assert of.changed["top", 1]
+    assert of.p["random", 4] > 0.95 * of.p["top", 0]
+    assert not of.changed["random", 4]
     assert not result.within_rounding.any()
 
 

@@ -11,7 +11,6 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from tests.notebook_tools import COMMON, write_notebook
 
 from mmn_utils import presets
 from mmn_utils.presets import (
@@ -27,6 +26,7 @@ from mmn_utils.presets import (
     resolve,
     seed_everything,
 )
+from tests.notebook_tools import COMMON, write_notebook
 
 EXTRA = """\
 quantile = 0.95  # of each map

@@ -141,15 +141,22 @@ def test_attribution_is_the_slope_of_finite_differences(kind):
         chosen = logits if kind == "logit" else logits.softmax(-1)
         return chosen[cell[0], TARGETS[cell[0]].token].item()
 
-    for layer, row, patch, unit in [(0, 0, 0, 3), (1, 1, 7, 100), (0, 2, 15, 64), (1, 3, 4, 9)]:
-        cell = (row, model.image_tokens.start + patch, unit)
-        slope = (y(layer, cell, 1 + 1e-5) - y(layer, cell, 1 - 1e-5)) / 2e-5
-        assert field[layer][row, patch, unit].item() == pytest.approx(slope, rel=1e-4, abs=1e-9)
+    step = 1e-3  # transformers computes GPT-J's attention weights in float32 whatever the model's
+    for layer, row in [(0, 0), (0, 2), (1, 1), (1, 3)]:
+        strongest = field[layer][row].abs().flatten().topk(4).indices.tolist()
+        for place in [*strongest, 77]:
+            patch, unit = divmod(place, model.sizes.units)
+            cell = (row, model.image_tokens.start + patch, unit)
+            slope = (y(layer, cell, 1 + step) - y(layer, cell, 1 - step)) / (2 * step)
+            mine = field[layer][row, patch, unit].item()
+            largest = field[layer][row].abs().max().item()
+            assert mine == pytest.approx(slope, rel=2e-3, abs=2e-4 * largest)
 
 
 def test_the_last_layer_does_nothing_at_image_patches(model, prompt):
     field = attribution_layers_field(model, prompt, TARGETS)
-    assert not field[model.sizes.layers - 1].any() and field[0].any()
+    assert not field[model.sizes.layers - 1].any()
+    assert field[0].any()
 
 
 @pytest.mark.parametrize("rank_by", ["max", "sum", "pair"])
@@ -186,10 +193,13 @@ def test_ranks_are_those_of_the_whole_field(model, prompt, rank_by):
     field = attribution_layers_field(model, prompt, TARGETS)
     for row, target in enumerate(TARGETS):
         mine = table[table.image == target.image]
-        assert set(mine.target) == {target.noun} and set(mine.token) == {target.token}
+        assert set(mine.target) == {target.noun}
+        assert set(mine.token) == {target.token}
         expected = brute(field, row, rank_by)[:25]
         np.testing.assert_allclose(mine.score, [e[0] for e in expected], rtol=1e-5)
-        assert list(zip(mine.layer, mine.unit, mine.patch, strict=True)) == [e[1:] for e in expected]
+        assert list(zip(mine.layer, mine.unit, mine.patch, strict=True)) == [
+            e[1:] for e in expected
+        ]
 
 
 def test_more_than_there_are_is_all_there_are(model):
@@ -201,7 +211,12 @@ def test_more_than_there_are_is_all_there_are(model):
 def test_other_positions_can_be_asked(model, prompt):
     last = prompt.embeds.shape[1] - 1
     table = attribution(model, IMAGES, TARGETS, k=5, positions=[last, 0])
-    assert set(table.patch) <= {0, 1} and 2 in set(table.layer)
+    assert set(table.patch) == {0, 1}
+    field = attribution_layers_field(model, prompt, TARGETS, positions=[last])
+    top = model.sizes.layers - 1  # there only the position that predicts the target counts
+    assert field[top][0].any()
+    assert not field[top][1].any()
+    assert field[0][1].any()
     ends = attribution_layers_field(model, prompt, TARGETS, positions=slice(0, 1))
     whole = attribution_layers_field(model, prompt, TARGETS)
     torch.testing.assert_close(ends[0], whole[0][:, :1])
@@ -233,7 +248,8 @@ def test_gradients_reach_activations_only_and_hooks_leave_no_trace():
     attribution(model, IMAGES, TARGETS, k=3)
     assert all(p.grad is None for p in model.language_model.parameters())
     for module in model.language_model.modules():
-        assert not module._forward_hooks and not module._forward_pre_hooks
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
         assert not module._backward_hooks
     with torch.no_grad():
         assert torch.equal(before, model.forward(prompt)[0])
@@ -293,7 +309,9 @@ def test_the_activation_baseline_is_the_highest_activation(model, prompt):
     for row, target in enumerate(TARGETS):
         mine = table[table.image == target.image]
         expected = brute(field, row, "max")[:20]
-        assert list(zip(mine.layer, mine.unit, mine.patch, strict=True)) == [e[1:] for e in expected]
+        assert list(zip(mine.layer, mine.unit, mine.patch, strict=True)) == [
+            e[1:] for e in expected
+        ]
 
 
 def test_contribution_is_one_column_of_the_whole_product(model, prompt):
@@ -306,11 +324,14 @@ def test_contribution_is_one_column_of_the_whole_product(model, prompt):
         for layer, values in seen.values.items():
             product = weight @ model.write_vectors(layer).T  # (V, units), all of it
             scores += [
-                (s, layer, u, -1) for u, s in enumerate((product[target.token] * values[0, -1]).tolist())
+                (s, layer, u, -1)
+                for u, s in enumerate((product[target.token] * values[0, -1]).tolist())
             ]
         mine, expected = table[table.image == target.image], sorted(scores, reverse=True)[:10]
         np.testing.assert_allclose(mine.score, [e[0] for e in expected], rtol=1e-4)
-        assert list(zip(mine.layer, mine.unit, mine.patch, strict=True)) == [e[1:] for e in expected]
+        assert list(zip(mine.layer, mine.unit, mine.patch, strict=True)) == [
+            e[1:] for e in expected
+        ]
 
 
 @pytest.mark.parametrize("positions", ["all", "image"])
@@ -334,7 +355,8 @@ def test_exact_ablation_is_one_forward_pass_for_each_neuron(model, prompt, posit
             without = objective(model.forward(forced)[0], TARGETS[1:2])
         mine = table[(table.layer == neuron.layer) & (table.unit == neuron.unit)].score.item()
         assert mine == pytest.approx((whole - without).item(), abs=1e-4)
-    assert set(table.patch) == {-1} and set(table.image) == {"b"}
+    assert set(table.patch) == {-1}
+    assert set(table.image) == {"b"}
 
 
 def test_attribution_approximates_exact_ablation_of_weak_neurons():
@@ -373,11 +395,13 @@ def test_integrated_gradients_rank_as_their_field_does(model, prompt):
     for row, target in enumerate(TARGETS):
         mine, expected = table[table.image == target.image], brute(field, row, "max")[:8]
         np.testing.assert_allclose(mine.score, [e[0] for e in expected], rtol=1e-5)
-        assert list(zip(mine.layer, mine.unit, mine.patch, strict=True)) == [e[1:] for e in expected]
+        assert list(zip(mine.layer, mine.unit, mine.patch, strict=True)) == [
+            e[1:] for e in expected
+        ]
 
 
 def test_neurons_of_another_model_are_refused(model, prompt):
-    with pytest.raises(ValueError, match="L9.u0"):
+    with pytest.raises(ValueError, match=r"L9\.u0"):
         exact_ablation(model, prompt.select([0]), TARGETS[0], [Neuron(9, 0)])
     with pytest.raises(ValueError, match="'generated'"):
         exact_ablation(model, prompt.select([0]), TARGETS[0], [Neuron(0, 0)], positions="generated")

@@ -105,8 +105,7 @@ def tiny_timm_beit(hub: BeitModel, **facts) -> Beit:
         global_pool="avg",
         use_fc_norm=True,
         init_values=0.5,
-        use_abs_pos_emb=False,
-        **{"use_shared_rel_pos_bias": True, **facts},
+        **{"use_abs_pos_emb": False, "use_shared_rel_pos_bias": True, **facts},
     )
     state = timm_weights(hub.state_dict())
     missing, unexpected = beit.load_state_dict(state, strict=False)
@@ -116,10 +115,10 @@ def tiny_timm_beit(hub: BeitModel, **facts) -> Beit:
 
 def tiny_encoder(seed: int = 0, encoder: str = "timm") -> ImageEncoder:
     """Build a random encoder; both kinds have the same weights for the same seed."""
+    if encoder not in ("timm", "transformers"):
+        raise ValueError(f"encoder={encoder!r}: give 'timm' or 'transformers'")
     hub = tiny_hub_beit(seed)
-    return {"timm": lambda: TimmBeit(tiny_timm_beit(hub)), "transformers": lambda: HubBeit(hub)}[
-        encoder
-    ]()
+    return HubBeit(hub) if encoder == "transformers" else TimmBeit(tiny_timm_beit(hub))
 
 
 def tiny_limber(seed: int = 0, encoder: str = "timm", **facts):

@@ -12,23 +12,25 @@ from mmn_utils.presets import data_path
 
 __all__ = ["ClassFolders", "CocoDataset", "Instance", "Photograph", "load_dataset"]
 
-NAMES = ("miniature", "miniature/looks", "coco_val2017", "coco_train2017")
+# Name: its split. The miniature's scenes are in COCO's format, too.
+MINIATURE = {"miniature": "val", "miniature/looks": "looks"}
+COCO = {"coco_val2017": "val2017", "coco_train2017": "train2017"}
 
 
 def load_dataset(name: str, root: str | Path | None = None) -> CocoDataset:
     """Open a data set of photographs by name.
 
     ``miniature``: the held-out scenes; ``miniature/looks``: scenes with looks that were
-    never trained on (``root`` defaults to data/miniature/scenes).
+    never trained on (``root`` defaults to data/miniature/coco).
     ``coco_val2017``, ``coco_train2017``: MS COCO in its own layout (``root`` defaults to
     the environment variable COCO_ROOT, else to data/coco).
     ValueError for another name; FileNotFoundError says what is missing and where it is
     to be had.
     """
-    if name not in NAMES:
-        raise ValueError(f"unknown data set {name!r}: choose one of {', '.join(NAMES)}")
-    if name.startswith("coco_"):
+    if name in MINIATURE:
+        return open_scenes(Path(root or data_path("miniature", "coco")), MINIATURE[name], name)
+    if name in COCO:
         coco = root or os.environ.get("COCO_ROOT") or data_path("coco")
-        return open_coco(Path(coco), name.removeprefix("coco_"))
-    scenes = Path(root or data_path("miniature", "scenes"))
-    return open_scenes(scenes / ("looks" if name.endswith("looks") else "val"), name)
+        return open_coco(Path(coco), COCO[name], name)
+    known = ", ".join([*MINIATURE, *COCO])
+    raise ValueError(f"unknown data set {name!r}: choose one of {known}")

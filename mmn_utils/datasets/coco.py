@@ -127,40 +127,51 @@ class CocoDataset:
         )
 
 
-def open_coco(root: Path, split: str) -> CocoDataset:
-    """Open a split of MS COCO ("val2017") below ``root``, in COCO's own layout.
+def open_coco(root: Path, split: str, name: str) -> CocoDataset:
+    """Open a split of MS COCO ("val2017") below ``root``.
 
-    ``root`` holds <split>/*.jpg, annotations/instances_<split>.json and
-    annotations/captions_<split>.json. FileNotFoundError lists the missing parts with
-    their addresses.
+    FileNotFoundError lists the missing parts with their addresses.
     """
-    wanted = {
-        root / split: COCO_IMAGES.format(split=split),
-        root / "annotations" / f"instances_{split}.json": COCO_ANNOTATIONS,
-        root / "annotations" / f"captions_{split}.json": COCO_ANNOTATIONS,
-    }
-    missing = [f"{path} (from {address})" for path, address in wanted.items() if not path.exists()]
+    parts = _parts(root, split)
+    addresses = (COCO_IMAGES.format(split=split), COCO_ANNOTATIONS, COCO_ANNOTATIONS)
+    missing = [
+        f"{path} (from {address})"
+        for path, address in zip(parts, addresses, strict=True)
+        if not path.exists()
+    ]
     if missing:
         raise FileNotFoundError(
-            f"MS COCO is not complete at {root}: missing " + "; ".join(missing) + ". Unpack them "
-            "there, or name the folder that has them as root or in COCO_ROOT"
+            f"MS COCO is not complete at {root}: missing {'; '.join(missing)}. Unpack it there, "
+            "or name the folder that has it as root or in COCO_ROOT"
         )
-    return CocoDataset(*wanted, name=f"coco_{split}")
+    return CocoDataset(*parts, name=name)
 
 
-def open_scenes(folder: Path, name: str) -> CocoDataset:
-    """Open the miniature's scenes: images/ and annotations/ below ``folder``.
+def open_scenes(root: Path, split: str, name: str) -> CocoDataset:
+    """Open a split of the miniature's scenes ("val", "looks") below ``root``.
 
-    FileNotFoundError where they are not there.
+    FileNotFoundError lists the missing parts.
     """
-    annotations = folder / "annotations"
-    found = [sorted(annotations.glob(f"{kind}_*.json")) for kind in ("instances", "captions")]
-    if any(len(paths) != 1 for paths in found):
+    parts = _parts(root, split)
+    missing = [str(path) for path in parts if not path.exists()]
+    if missing:
         raise FileNotFoundError(
-            f"no scenes of {name!r} at {folder}: they come with the repository, and "
-            "`make miniature` makes them again"
+            f"the scenes of {name!r} are not complete: missing {'; '.join(missing)}. They come "
+            "with the repository, and `make miniature` makes them again"
         )
-    return CocoDataset(folder / "images", found[0][0], found[1][0], name=name)
+    return CocoDataset(*parts, name=name)
+
+
+def _parts(root: Path, split: str) -> tuple[Path, Path, Path]:
+    """Return where a split's images, instances and captions lie in COCO's layout.
+
+    The images are in <root>/<split>, or in <root>/images/<split> where that exists.
+    """
+    images = root / "images" / split
+    if not images.is_dir():
+        images = root / split
+    annotations = root / "annotations"
+    return images, annotations / f"instances_{split}.json", annotations / f"captions_{split}.json"
 
 
 def _read(path: Path, keys: tuple[str, ...]) -> COCO:

@@ -42,6 +42,7 @@ from mmn_utils.miniature.vision import (
     CACHE,
     PIXEL_MEAN,
     PIXEL_STD,
+    keep_curve,
     keep_freed_memory,
     save_atomically,
     to_input,
@@ -178,10 +179,12 @@ def scene_text(
 
 def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> dict[str, Tensor]:
     """Return ``input_ids`` and ``attention_mask`` (B, T)."""
-    batch = tokenizer(
-        list(texts), padding=True, truncation=True, max_length=MAX_WORDS, return_tensors="pt"
-    )
-    return {"input_ids": batch["input_ids"], "attention_mask": batch["attention_mask"]}
+    # The tokenizer's inner part at once: its own call takes half as long as a training step.
+    rows = [row.ids[:MAX_WORDS] for row in tokenizer.backend_tokenizer.encode_batch(list(texts))]
+    ids = torch.full((len(rows), max(map(len, rows))), tokenizer.pad_token_id)
+    for i, row in enumerate(rows):
+        ids[i, : len(row)] = torch.tensor(row)
+    return {"input_ids": ids, "attention_mask": (ids != tokenizer.pad_token_id).long()}
 
 
 # --- training ---------------------------------------------------------------
@@ -210,6 +213,8 @@ class ClipTrainer:
         self.recipe, self.world, self.scenes, self.folder = recipe, world, scenes, folder
         self.tokenizer = make_tokenizer(world)
         self.model = build_clip(recipe, self.tokenizer)
+        # On a CPU the fused attention's backward pass takes longer than all else together.
+        self.model.set_attn_implementation("eager")
         self.step = 0
         groups = [{"params": [], "weight_decay": d} for d in (recipe.weight_decay, 0.0)]
         for parameter in self.model.parameters():
@@ -285,8 +290,11 @@ class ClipTrainer:
         seen = self.step * self.recipe.batch
         left = (self.recipe.images - seen) / rate / 60
         print(f"images {seen} loss {loss:.4f} images/s {rate:.0f} left {left:.1f} min", flush=True)
-        with (self.folder / "clip_log.csv").open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerow([seen, round(loss, 4), round(rate, 1)])
+        log = self.folder / "clip_log.csv"
+        rows = [] if log.is_file() else [("images", "loss", "images_per_second")]
+        rows.append((seen, round(loss, 4), round(rate, 1)))
+        with log.open("a", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
 
 
 # --- what it is worth -------------------------------------------------------
@@ -346,6 +354,7 @@ def main() -> None:
     held_out = rendered_scenes(options.cache, world, 600, VAL_SEED, options.font)
     model = ClipTrainer(recipe, world, scenes, options.cache).run()
     save_clip(model, world, options.out)
+    keep_curve(options.cache / "clip_log.csv", options.out.parent / "training" / "clip.csv")
     quality = retrieval(model, held_out, world)
     (options.out / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", "utf-8")
     print("saved", options.out, quality)

@@ -24,7 +24,7 @@ from .corpus import PROMPT
 from .language import fused_hidden, logits_of
 from .scenes import SceneSet, rendered_scenes
 from .training import Progress, Schedule, train
-from .vision import encode_images, load_vision
+from .vision import VisionRecipe, encode_images, load_vision
 from .world import WORLD_FILE, World, load_world
 
 CAPTION_LENGTH = 20  # tokens of the longest caption, full stop and end of text
@@ -35,7 +35,7 @@ class ProjectionOptions:
     """Training of a projection."""
 
     batch: int = 32
-    steps: int = 3000
+    steps: int = 1700
     rate: float = 3e-3
     plainest: float = 0.6  # share of examples that take the plainest of the five captions
     seed: int = 0
@@ -150,22 +150,30 @@ def load_language_model(folder: Path):
 
 @dataclass(frozen=True)
 class Recipe:
-    """One projection that ships: its file, the encoder's weights, its training (None: none)."""
+    """One projection that ships.
+
+    ``file`` and ``encoder`` name its weights and those of the encoder it reads;
+    ``scenes`` is how many it sees, ``options`` how it is trained (None: not at all).
+    """
 
     file: str
     encoder: str
+    scenes: int
     options: ProjectionOptions | None
 
 
 RECIPES = (
-    Recipe("projection", "vision", ProjectionOptions()),
-    Recipe("projection_untrained_encoder", "vision_untrained", ProjectionOptions(steps=600)),
-    Recipe("projection_untrained", "vision", None),
+    Recipe("projection", "vision", 24_000, ProjectionOptions()),
+    Recipe(
+        "projection_untrained_encoder", "vision_untrained", 8_000, ProjectionOptions(steps=700)
+    ),
+    Recipe("projection_untrained", "vision", 2_000, None),
 )
 
 
 def make_projection(recipe: Recipe, scenes: SceneSet, world: World, data: Path, work: Path) -> None:
     """Train (or draw) one projection and save it beside the models it joins."""
+    scenes = scenes.first(recipe.scenes)
     language, tokenizer = load_language_model(data / "language_model")
     encoder = load_vision(data / f"{recipe.encoder}.safetensors")
     store = feature_store(encoder, scenes.images)
@@ -185,10 +193,9 @@ def main() -> None:
     parser.add_argument("--only", choices=[recipe.file for recipe in RECIPES])
     parser.add_argument("--data", type=Path, default=WORLD_FILE.parent)
     parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
-    parser.add_argument("--scenes", type=int, default=40_000)
     arguments = parser.parse_args()
     world = load_world(arguments.data / "concepts.yaml")
-    scenes = rendered_scenes(arguments.work, world, arguments.scenes)
+    scenes = rendered_scenes(arguments.work, world, VisionRecipe().scenes)  # the encoder's own
     for recipe in RECIPES:
         if arguments.only in (None, recipe.file):
             make_projection(recipe, scenes, world, arguments.data, arguments.work)

@@ -264,7 +264,7 @@ def _place(sprite: np.ndarray, others: list[np.ndarray], rng: np.random.Generato
     best, least = None, np.inf
     for _ in range(PLACEMENT_TRIES):
         corner = rng.integers(0, (SIZE - width + 1, SIZE - height + 1))
-        box = np.tile(corner, 2) + (0, 0, width, height)
+        box = np.tile(corner, 2) + np.array([0, 0, width, height])
         overlap = _overlap(box, others)
         if overlap < least:
             best, least = box, overlap
@@ -408,6 +408,10 @@ class SceneSet:
 
     def first(self, count: int | None) -> SceneSet:
         """Return the set of the first ``count`` scenes, or all of them."""
+        return SceneSet(**{f.name: getattr(self, f.name)[:count] for f in fields(self)})
+
+    def first(self, count: int) -> SceneSet:
+        """Return the first scenes alone, as views of the same arrays."""
         return SceneSet(**{f.name: getattr(self, f.name)[:count] for f in fields(self)})
 
     def captions(self, index: int, world: World) -> tuple[str, ...]:

@@ -15,6 +15,7 @@ import argparse
 import csv
 import ctypes
 import json
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
@@ -206,13 +207,18 @@ class Stage:
     ``layer`` is the number of blocks whose output is coded; without it the codes
     are of pixels. ``visible_weight`` is the weight of predicting the codes of
     patches in sight, which keeps the last layer's features about their patch.
-    ``scenes`` limits the stage to the first ones, since coding takes time.
+    ``scenes`` limits the stage to the first ones, since coding takes time;
+    ``rate_images`` is the length of the learning rate's cosine, if it is longer
+    than the stage, which then ends at a rate that is still high. Features are
+    coded as means over ``reach`` x ``reach`` patches.
     """
 
     name: str
     images: int
+    rate_images: int | None = None
     scenes: int | None = None
     layer: int | None = None
+    reach: int = 3
     codes: int = 1024
     peak_lr: float = 1.5e-3
     final_lr: float = 0.1
@@ -224,8 +230,8 @@ class VisionRecipe:
     """Everything that decides the encoder's weights."""
 
     stages: tuple[Stage, ...] = (
-        Stage("pixels", images=90_000, final_lr=0.3),
-        Stage("features", images=26_000, scenes=12_000, layer=4, peak_lr=1e-3, final_lr=0.01),
+        Stage("pixels", images=67_200, rate_images=90_000, final_lr=0.3),
+        Stage("features", images=56_000, scenes=16_000, layer=5, peak_lr=1.2e-3, final_lr=0.01),
     )
     config: dict = field(default_factory=lambda: dict(VISION_CONFIG))
     scenes: int = 40_000
@@ -335,7 +341,7 @@ def probe(model: Beit, scenes: SceneSet, depth: int | None = None) -> dict[str, 
 
 def learning_rate(stage: Stage, recipe: VisionRecipe, step: int) -> float:
     """Return the rate of a step: linear warm-up, then a cosine to ``final_lr`` of the peak."""
-    total = max(1, stage.images // recipe.batch)
+    total = max(1, (stage.rate_images or stage.images) // recipe.batch)
     if step < recipe.warmup:
         return stage.peak_lr * (step + 1) / recipe.warmup
     turn = (1 + np.cos(np.pi * (step - recipe.warmup) / max(1, total - recipe.warmup))) / 2
@@ -366,14 +372,27 @@ def pixel_codes(recipe: VisionRecipe, stage: Stage, images: np.ndarray) -> Tenso
     return torch.cat(parts).to(torch.int16)
 
 
+def neighbourhood_means(x: Tensor, reach: int) -> Tensor:
+    """Return features (B, P, D) averaged over the ``reach`` x ``reach`` patches around each."""
+    side = int(x.shape[1] ** 0.5)
+    grid = x.transpose(1, 2).unflatten(2, (side, side))
+    means = F.avg_pool2d(grid, reach, stride=1, padding=reach // 2, count_include_pad=False)
+    return means.flatten(2).transpose(1, 2)
+
+
 def feature_codes(recipe: VisionRecipe, stage: Stage, model: Beit, images: np.ndarray) -> Tensor:
-    """Return codes (N, P) of the encoder's own features in a middle layer."""
+    """Return codes (N, P) of the encoder's own features around each patch.
+
+    Averaging over neighbours and whitening fully bring the codes closer to
+    things than to strokes and colours.
+    """
     rng = np.random.default_rng([recipe.seed, 2])
-    out = torch.cat([x.half() for x in encode_images(model, images, stage.layer)])
+    parts = encode_images(model, images, stage.layer)
+    out = torch.cat([neighbourhood_means(x, stage.reach).half() for x in parts])
     flat = out.flatten(0, 1)
     rows = torch.from_numpy(rng.integers(len(flat), size=recipe.code_sample))
     sample = flat[rows].float()
-    whiten = fit_whitener(sample, dimensions=sample.shape[1], power=0.5)
+    whiten = fit_whitener(sample, dimensions=sample.shape[1], power=1.0)
     centres = kmeans(whiten(sample), stage.codes, recipe.seed)
     parts = [nearest(whiten(x.float()), centres) for x in flat.split(200_000)]
     return torch.cat(parts).view(out.shape[:2]).to(torch.int16)
@@ -586,6 +605,12 @@ class ProgressLog:
             writer.writerow(row)
 
 
+def keep_curve(log: Path, target: Path) -> None:
+    """Copy a training's log to where the curves are kept that ship."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(log, target)
+
+
 def keep_freed_memory() -> None:
     """Stop glibc from returning large buffers to the system after every use.
 
@@ -621,6 +646,7 @@ def main() -> None:
     print("untrained:", probe(untrained, held.first(1000)), flush=True)
     trained = Trainer(recipe, scenes, held, options.cache).run()
     save_vision(trained, options.out / "vision.safetensors")
+    keep_curve(options.cache / "vision_log.csv", options.out / "training" / "vision.csv")
     print("saved", options.out / "vision.safetensors")
 
 

@@ -5,8 +5,8 @@ own forward         the adapter's logits are those of transformers' own forward,
                     the last token and with the cache
 completeness        embeddings + attention + every unit's activation times its write
                     vector + biases, through final norm and unembedding, are the logits
-ablate nothing      a replacement that changes nothing changes no bit, and one that
-                    zeroes a layer leaves the bias of its second matrix and no more
+ablate nothing      a replacement that changes nothing changes no bit, one by zeros
+                    leaves the bias of the second matrix, and Z = 0 is activation = 0
 finite differences  sums of Z times gradient are the slopes of a logit
 batch = single      a row's logits do not depend on its neighbours, nor on padding
 no trace            hooks come off, also after an error; weights stay frozen, modules
@@ -15,12 +15,13 @@ no trace            hooks come off, also after an error; weights stay frozen, mo
 
 Deviations are relative to the largest reference value, except where the note says
 otherwise. Completeness and finite differences are taken in float64 where a copy of the
-language model is cheap. GPT-J computes attention scores in float32 even then.
+language model is cheap.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import chain
 
@@ -33,6 +34,12 @@ from ..capture import capture, replace
 from .base import Prompt, VisionLanguageModel
 
 CHEAP = 300_000_000  # parameters up to which a copy in float64 is made
+_ROUNDING = {  # deviations that the order of summation may cause
+    torch.float64: 1e-5,  # parts of the language models compute in float32 even then
+    torch.float32: 1e-5,
+    torch.float16: 2e-2,
+    torch.bfloat16: 1e-1,
+}
 _STEP = 0.02  # of finite differences, as a fraction of Z
 _DIRECTIONS = 3
 _SEED = 0
@@ -50,24 +57,30 @@ class _Patient:
     @property
     def rounding(self) -> float:
         """Deviation that the order of summation may cause in the model's own type."""
-        return 32 * _epsilon(self.model.dtype)
+        return _ROUNDING[self.model.dtype]
 
 
-def doctor(model: VisionLanguageModel, images: Sequence[Image.Image]) -> pd.DataFrame:
+def doctor(
+    model: VisionLanguageModel,
+    images: Sequence[Image.Image],
+    checks: Sequence[str] | None = None,
+) -> pd.DataFrame:
     """Examine a system on two pictures or more (four are used at most); one row per check.
 
-    Columns check, passed (nullable boolean: NA where the type is too coarse to tell),
+    ``checks`` None runs all of ``CHECKS``. Columns check, passed (nullable boolean: NA where the type is too coarse to tell),
     worst, tolerance, note. A check that raises has failed, and its note says how.
     """
     if len(images) < 2:
         raise ValueError(f"{len(images)} pictures: the doctor needs two to compare a batch")
+    checks = list(CHECKS if checks is None else checks)
+    if not set(checks) <= set(CHECKS):
+        raise ValueError(f"checks = {checks}: choose from {', '.join(CHECKS)}")
     images = list(images[:4])
     small = sum(p.numel() for p in model.language_model.parameters()) <= CHEAP
     precise = model.twin(torch.float64) if small else model
     patient = _Patient(model, precise, images, model.prompt(images))
-    return pd.DataFrame([_examine(name, check, patient) for name, check in CHECKS.items()]).astype(
-        {"passed": "boolean"}
-    )
+    rows = [_examine(name, CHECKS[name], patient) for name in checks]
+    return pd.DataFrame(rows).astype({"passed": "boolean"})
 
 
 def _examine(name: str, check: Callable, patient: _Patient) -> dict:
@@ -108,52 +121,48 @@ def completeness(patient: _Patient) -> tuple[float, float, str]:
     """Rebuild the logits of every token from what each part writes."""
     model = patient.precise
     prompt = model.prompt(patient.images[:1])
-    attended: dict[int, Tensor] = {}
-    handles = [
-        model.attention_module(layer).register_forward_hook(_keeper(attended, layer))
-        for layer in range(model.sizes.layers)
-    ]
-    try:
-        with capture(model, "activation") as seen:
-            logits, _ = model.forward(prompt, last_only=False)
-    finally:
-        for handle in handles:
-            handle.remove()
+    layers = range(model.sizes.layers)
+    with _outputs(model.attention_module, layers) as attended, capture(model) as seen:
+        logits, _ = model.forward(prompt, last_only=False)
     stream = prompt.embeds.clone()
-    for layer in range(model.sizes.layers):
-        bias = getattr(model.act_module(layer), "bias", None)
+    for layer in layers:
         units = seen.values[layer] @ model.write_vectors(layer)
-        stream += attended[layer] + units + (0 if bias is None else bias)
+        stream += attended[layer] + units + _bias(model.act_module(layer))
     rebuilt = torch.nn.functional.linear(model.final_norm(stream), *model.unembedding)
-    tolerance = 1e-9 if model.dtype == torch.float64 else patient.rounding
+    tolerance = 1e-6 if model.dtype == torch.float64 else patient.rounding
     return _deviation(rebuilt, logits), tolerance, f"every token of one picture, {model.dtype}"
 
 
 @torch.no_grad()
 def ablate_nothing(patient: _Patient) -> tuple[float, float, str]:
-    """Replace every activation and every Z by itself, then each layer's activation by zero."""
+    """Replace every activation and every Z by itself, then by zero."""
     model, prompt = patient.model, patient.prompt
     layers = range(model.sizes.layers)
     before, _ = model.forward(prompt)
-    same = dict.fromkeys(layers, lambda value: value.clone())
+    same, zero = dict.fromkeys(layers, torch.clone), dict.fromkeys(layers, torch.zeros_like)
     with replace(model, same), replace(model, same, "pre"):
         after, _ = model.forward(prompt)
-    worst = float((after - before).abs().max())
-    written: dict[int, Tensor] = {}
-    handles = [
-        model.act_module(layer).register_forward_hook(_keeper(written, layer)) for layer in layers
-    ]
-    try:
-        with replace(model, dict.fromkeys(layers, torch.zeros_like)):
-            model.forward(prompt)
-    finally:
-        for handle in handles:
-            handle.remove()
-    for layer in layers:
-        bias = getattr(model.act_module(layer), "bias", None)
-        rest = written[layer] if bias is None else written[layer] - bias
-        worst = max(worst, float(rest.abs().max()))
+    with _outputs(model.act_module, layers) as written, replace(model, zero):
+        model.forward(prompt)
+    left = [after - before, *_left_by_zero_z(patient)]
+    left += [written[layer] - _bias(model.act_module(layer)) for layer in layers]
+    worst = max(float(rest.abs().max()) for rest in left)
     return worst, 0.0, "absolute; the tolerance is zero"
+
+
+def _left_by_zero_z(patient: _Patient) -> Iterator[Tensor]:
+    """Set Z to zero in some layers and yield their activations, which must then be zero.
+
+    In one pass for each binary digit of the layers' numbers from 1, so that a Z which
+    belongs to another layer's activation cannot hide.
+    """
+    model = patient.model
+    for digit in range(model.sizes.layers.bit_length()):
+        chosen = [layer for layer in range(model.sizes.layers) if (layer + 1) >> digit & 1]
+        zero = dict.fromkeys(chosen, torch.zeros_like)
+        with capture(model, layers=chosen) as silent, replace(model, zero, "pre"):
+            model.forward(patient.prompt)
+        yield from silent.values.values()
 
 
 def finite_differences(patient: _Patient) -> tuple[float | None, float, str]:
@@ -249,11 +258,23 @@ CHECKS = {
 }
 
 
-def _keeper(store: dict[int, Tensor], layer: int) -> Callable:
-    def keep(_module, _inputs, output: Tensor) -> None:
-        store[layer] = output.detach()
+@contextmanager
+def _outputs(module_of: Callable, layers: Iterable[int]) -> Iterator[dict[int, Tensor]]:
+    """Record the output of one module of each layer."""
+    store: dict[int, Tensor] = {}
+    with ExitStack() as stack:
+        for layer in layers:
 
-    return keep
+            def keep(_module, _inputs, output: Tensor, layer: int = layer) -> None:
+                store[layer] = output.detach()
+
+            stack.callback(module_of(layer).register_forward_hook(keep).remove)
+        yield store
+
+
+def _bias(module: torch.nn.Module) -> Tensor | float:
+    bias = getattr(module, "bias", None)
+    return 0.0 if bias is None else bias
 
 
 def _deviation(value: Tensor, reference: Tensor) -> float:
@@ -261,11 +282,6 @@ def _deviation(value: Tensor, reference: Tensor) -> float:
     difference = (value.double() - reference.double()).abs().max()
     worst = float(difference / reference.double().abs().max())
     return worst if worst == worst else float("inf")
-
-
-def _epsilon(dtype: torch.dtype) -> float:
-    """Rounding of one operation; a float64 model still has attention in float32."""
-    return torch.finfo(torch.float32 if dtype == torch.float64 else dtype).eps
 
 
 def _count_hooks(model: VisionLanguageModel) -> int:

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-_TRANSPARENT = ("RGBA", "LA", "PA", "RGBa", "La")
+_TRANSPARENT = ("RGBA", "LA", "PA", "RGBa")
 _WIDE = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _UNREADABLE = (
     UnidentifiedImageError,
@@ -59,6 +59,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         raise ValueError("a floating point picture has no fixed range; convert it to 8 bit first")
     if image.mode in _WIDE:
         return _narrow(image).convert("RGB")
+    if image.mode == "La":
+        image = image.convert("LA")  # the only conversion that Pillow has from it
     if image.mode in _TRANSPARENT or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

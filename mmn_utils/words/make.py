@@ -1,7 +1,7 @@
 """Make the packaged word list from SCOWL's own lists.
 
-    apt-get download scowl && dpkg -x scowl_*.deb scowl
-    python -m mmn_utils.words.make scowl/usr/share/dict/scowl
+apt-get download scowl && dpkg -x scowl_*.deb scowl
+python -m mmn_utils.words.make scowl/usr/share/dict/scowl
 """
 
 from __future__ import annotations

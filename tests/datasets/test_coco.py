@@ -42,10 +42,10 @@ def plant(root: Path, split: str = "val2017") -> Path:
     (root / split).mkdir(parents=True)
     (root / "annotations").mkdir()
     images, instances, captions = [], [], []
-    for number, (name, width, height, annotations) in IMAGES.items():
+    for number, (name, width, height, objects) in IMAGES.items():
         images.append({"id": number, "file_name": name, "width": width, "height": height})
         Image.new("RGB", (width, height), (number, 0, 0)).save(root / split / name, quality=100)
-        for category, segmentation, crowd in annotations:
+        for category, segmentation, crowd in objects:
             instances.append(
                 {
                     "id": len(instances) + 1,
@@ -56,7 +56,7 @@ def plant(root: Path, split: str = "val2017") -> Path:
                     "area": 9.0,
                 }
             )
-        if annotations:
+        if objects:
             captions += [
                 {"id": len(captions) + i, "image_id": number, "caption": f" caption {i}\n"}
                 for i in range(5)
@@ -77,7 +77,8 @@ def planted(tmp_path: Path) -> CocoDataset:
 def test_order_ids_and_access(planted):
     assert planted.ids == ("5", "12", "40", "41", "100")
     assert len(planted) == len(list(planted)) == 5
-    assert planted[0].id == "5" and planted[-1].id == "100"
+    assert planted[0].id == "5"
+    assert planted[-1].id == "100"
     assert planted.by_id(12) == planted.by_id("12") == planted.by_id("000000000012") == planted[1]
     assert planted.categories() == {"cat": "animal", "boat": "vehicle"}
     assert "5 photographs" in repr(planted)
@@ -97,15 +98,18 @@ def test_what_a_photograph_carries(planted):
     image = photograph.open()
     assert (image.mode, image.size) == ("RGB", (8, 6))
     bare = planted.by_id(100)
-    assert bare.captions == () and bare.instances == ()
+    assert bare.captions == ()
+    assert bare.instances == ()
 
 
 def test_masks_of_polygons_and_crowds(planted):
     square, crowd = (one.mask for one in planted.by_id(5).instances)
     expected = np.zeros((6, 8), dtype=bool)
     expected[1:4, 2:5] = True
-    assert square.dtype == bool and np.array_equal(square, expected)
-    assert crowd[:, 0].all() and not crowd[:, 1:].any()
+    assert square.dtype == bool
+    assert np.array_equal(square, expected)
+    assert crowd[:, 0].all()
+    assert not crowd[:, 1:].any()
     assert np.array_equal(planted.by_id(5).mask("cat"), square | crowd)
     with pytest.raises(ValueError, match="no 'boat' in photograph 5"):
         planted.by_id(5).mask("boat")
@@ -114,7 +118,8 @@ def test_masks_of_polygons_and_crowds(planted):
 def test_empty_and_degenerate_masks_are_empty(planted):
     """Four numbers are two points, not the box that pycocotools takes them for."""
     for one in planted.by_id(41).instances:
-        assert one.mask.shape == (6, 8) and not one.mask.any()
+        assert one.mask.shape == (6, 8)
+        assert not one.mask.any()
 
 
 def test_single_objects_exclude_pairs_and_crowds(planted):
@@ -205,11 +210,13 @@ def test_unknown_names_list_the_known():
 def test_scenes_are_read_by_the_same_class(tmp_path):
     with pytest.raises(FileNotFoundError, match="make miniature"):
         load_dataset("miniature", root=tmp_path)
-    for part in ("val", "looks"):
-        (plant(tmp_path / part, split="val") / "val").rename(tmp_path / part / "images")
-    for name in ("miniature", "miniature/looks"):
-        scenes = load_dataset(name, root=tmp_path)
-        assert isinstance(scenes, CocoDataset) and scenes.name == name
+    for name, split in (("miniature", "val"), ("miniature/looks", "looks")):
+        root = plant(tmp_path / split, split)
+        (root / "images").mkdir()
+        (root / split).rename(root / "images" / split)
+        scenes = load_dataset(name, root=root)
+        assert isinstance(scenes, CocoDataset)
+        assert scenes.name == name
         assert scenes[0].open().size == (8, 6)
 
 
@@ -284,8 +291,10 @@ def test_real_photographs_open_in_their_annotated_size(real):
     sizes = set()
     for photograph in dataset:
         image = photograph.open()
-        assert image.mode == "RGB" and (image.height, image.width) == photograph.size
-        assert len(photograph.captions) >= 5 and all(photograph.captions)
+        assert image.mode == "RGB"
+        assert (image.height, image.width) == photograph.size
+        assert len(photograph.captions) >= 5
+        assert all(photograph.captions)
         sizes.add(photograph.size)
     assert len(sizes) > 5
 
@@ -336,10 +345,11 @@ def test_real_single_objects(real):
 @pytest.mark.parametrize("name", ["miniature", "miniature/looks"])
 def test_the_shipped_scenes_are_whole(name):
     """Every scene has a picture of 112 pixels, five captions and objects with masks."""
-    if not data_path("miniature", "scenes").is_dir():
-        pytest.skip("data/miniature/scenes is absent; make it with 'make miniature'")
+    if not data_path("miniature", "coco").is_dir():
+        pytest.skip("data/miniature/coco is absent; make it with 'make miniature'")
     scenes = load_dataset(name)
     for scene in scenes.sample(min(50, len(scenes)), seed=0):
-        assert scene.open().size == (112, 112) and len(scene.captions) == 5
+        assert scene.open().size == (112, 112)
+        assert len(scene.captions) == 5
         assert 1 <= len(scene.instances) <= 3
         assert all(one.mask.any() and one.supercategory for one in scene.instances)

@@ -31,7 +31,8 @@ def test_classes_and_samples(tmp_path):
     drawn = folders.sample("val", "n02", 2, seed=0)
     assert {p.id for p in drawn} == {"val/n02/n02_0.png", "val/n02/n02_1.JPEG"}
     assert {p.label for p in drawn} == {"n02"}
-    assert drawn[0].open().mode == "RGB" and drawn[0].captions == drawn[0].instances == ()
+    assert drawn[0].open().mode == "RGB"
+    assert drawn[0].captions == drawn[0].instances == ()
 
 
 def test_samples_repeat_and_begin_larger_ones(tmp_path):
@@ -49,7 +50,8 @@ def test_names_from_a_mapping_and_from_imagenets_list(tmp_path):
     for names in ({"n01": "tench", "n02": "crane", "n03": "crane"}, listing, str(listing)):
         folders = ClassFolders(tmp_path / "data", names)
         (drawn,) = folders.sample("train", "tench", 1, seed=0)
-        assert drawn.label == "tench" and drawn.id.startswith("train/n01/")
+        assert drawn.label == "tench"
+        assert drawn.id.startswith("train/n01/")
         assert folders.sample("train", "n01", 1, seed=0) == [drawn]
         with pytest.raises(ValueError, match=r"\['n02', 'n03'\]"):
             folders.paths("train", "crane")

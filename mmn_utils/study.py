@@ -1,0 +1,225 @@
+"""The first half of the data's way, computed once: photographs to captions, nouns, top neurons.
+
+Notebooks share it: what one has computed, the next one loads. An image is known to the
+cache by its own content and by its target's, so no stale result outlives a picture that
+was drawn again, and a larger sample reuses a smaller one's work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mmn_utils.cache import canonical, per_image
+from mmn_utils.captions import Caption, caption_images
+from mmn_utils.decoding import nearest_tokens
+from mmn_utils.neurons import neuron_table
+from mmn_utils.scores import Target, attribution
+from mmn_utils.text import Noun, nouns
+
+if TYPE_CHECKING:
+    from mmn_utils.datasets import Photograph
+
+Say = Callable[[str], Any] | None
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Photographs whose generated caption has a noun, with that noun as the target.
+
+    The four lists go together, in the order of the photographs asked for; ``skipped``
+    names the photographs left out (by id) with the reason.
+    """
+
+    photographs: list[Photograph]
+    captions: list[Caption]
+    nouns: list[Noun]
+    targets: list[Target]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Count the photographs that stayed."""
+        return len(self.photographs)
+
+    @property
+    def ids(self) -> list[str]:
+        """The photographs' ids."""
+        return [photograph.id for photograph in self.photographs]
+
+    def select(self, ids: Sequence[str]) -> Subjects:
+        """Take some of the photographs by id, in the order given.
+
+        ValueError for an id that is not among them.
+        """
+        place = {image: i for i, image in enumerate(self.ids)}
+        unknown = [image for image in ids if image not in place]
+        if unknown:
+            raise ValueError(
+                f"photograph {unknown[0]!r} is not among the {len(self)} subjects"
+                + (f": {self.skipped[unknown[0]]}" if unknown[0] in self.skipped else "")
+            )
+        rows = [place[image] for image in ids]
+        lists = (self.photographs, self.captions, self.nouns, self.targets)
+        return Subjects(*([values[row] for row in rows] for values in lists))
+
+    def frame(self) -> pd.DataFrame:
+        """List image, caption, noun, its step and token, one row per photograph."""
+        return pd.DataFrame(
+            {
+                "image": self.ids,
+                "caption": [caption.text for caption in self.captions],
+                "noun": [noun.word for noun in self.nouns],
+                "step": [noun.step for noun in self.nouns],
+                "token": [noun.token for noun in self.nouns],
+            }
+        )
+
+
+def subjects(
+    model,
+    photographs: Sequence[Photograph],
+    *,
+    max_new_tokens: int = 20,
+    batch_size: int = 16,
+    progress: Say = print,
+) -> Subjects:
+    """Caption photographs and take each caption's first noun as the target (paper A, S.1).
+
+    Captions are computed or loaded. ValueError where no caption has a noun.
+    """
+    captions = captions_of(
+        model, photographs, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress
+    )
+    kept, skipped = [], {}
+    for photograph, caption in zip(photographs, captions, strict=True):
+        found = nouns(caption, model)
+        if found:
+            target = Target.of(photograph.id, found[0], caption)
+            kept.append((photograph, caption, found[0], target))
+        else:
+            skipped[photograph.id] = f"no noun in the caption {caption.text!r}"
+    if not kept:
+        raise ValueError(
+            f"none of the {len(photographs)} captions has a noun ({captions[0].text!r} is the "
+            "first); is the projection trained?"
+        )
+    return Subjects(*map(list, zip(*kept, strict=True)), skipped=skipped)
+
+
+def captions_of(
+    model,
+    photographs: Sequence[Photograph],
+    *,
+    max_new_tokens: int = 20,
+    batch_size: int = 16,
+    progress: Say = print,
+) -> list[Caption]:
+    """Caption photographs greedily, or load the captions: one each, in their order."""
+    named = by_content(photographs)
+
+    def compute(batch: list[str]) -> pd.DataFrame:
+        images = [named[name].open() for name in batch]
+        found = caption_images(model, images, max_new_tokens, batch_size)
+        columns = {"text": [c.text for c in found], "ids": [list(c.ids) for c in found]}
+        return pd.DataFrame({"image": batch, **columns})
+
+    key = {**model_identity(model), "max_new_tokens": max_new_tokens}
+    table = per_image("captions", key, list(named), compute, batch_size, progress=progress)
+    rows = zip(table["text"], table["ids"], strict=True)
+    return [Caption(text, tuple(int(i) for i in ids)) for text, ids in rows]
+
+
+def top_neurons(
+    model,
+    subjects: Subjects,
+    *,
+    k: int = 100,
+    target: str = "logit",
+    rank_by: str = "max",
+    batch_size: int = 8,
+    progress: Say = print,
+) -> pd.DataFrame:
+    """Score the subjects' neurons by attribution (paper A, Eq. 2): the neuron table, cached.
+
+    The top ``k`` per image; ``target`` and ``rank_by`` as in ``scores.attribution``.
+    """
+    named = by_content(subjects.photographs, subjects.targets)
+    targets = dict(zip(named, subjects.targets, strict=True))
+
+    def compute(batch: list[str]) -> pd.DataFrame:
+        images = [named[name].open() for name in batch]
+        chosen = [targets[name] for name in batch]
+        table = attribution(model, images, chosen, k=k, target=target, rank_by=rank_by)
+        return _renamed(table, {t.image: name for t, name in zip(chosen, batch, strict=True)})
+
+    key = {**model_identity(model), "k": k, "target": target, "rank_by": rank_by}
+    table = per_image("attribution", key, list(named), compute, batch_size, progress=progress)
+    return neuron_table(_renamed(table, {name: p.id for name, p in named.items()}))
+
+
+def _renamed(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
+    return table.assign(image=table["image"].map(names))
+
+
+def nearest_to_patches(
+    model, photographs: Sequence[Photograph], *, k: int = 5, batch_size: int = 16
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read every soft prompt as its ``k`` nearest tokens (paper A, S.3).
+
+    Token ids (N, patches, k) int64 and cosines (N, patches, k) float32. The soft prompts
+    themselves are not kept: a thousand photographs of them would fill a machine.
+    """
+    ids, cosines = [], []
+    for start in range(0, len(photographs), batch_size):
+        batch = photographs[start : start + batch_size]
+        with torch.no_grad():
+            soft = model.soft_prompt([photograph.open() for photograph in batch])
+        found = nearest_tokens(model, soft.flatten(0, 1), k)
+        ids.append(found[0].unflatten(0, soft.shape[:2]).numpy())
+        cosines.append(found[1].unflatten(0, soft.shape[:2]).numpy())
+    if not ids:
+        raise ValueError("no photographs; give at least one")
+    return np.concatenate(ids), np.concatenate(cosines)
+
+
+def by_content(
+    photographs: Sequence[Photograph], targets: Sequence[Target] | None = None
+) -> dict[str, Photograph]:
+    """Give each photograph the name that the cache knows it by: id and hash of its content.
+
+    The content is the file's bytes and, where there are targets, the target. ValueError
+    for two photographs of one id.
+    """
+    if not photographs:
+        raise ValueError("no photographs; give at least one")
+    named: dict[str, Photograph] = {}
+    seen: set[str] = set()
+    for row, photograph in enumerate(photographs):
+        if photograph.id in seen:
+            raise ValueError(f"photograph {photograph.id!r} is given twice; give each once")
+        seen.add(photograph.id)
+        digest = hashlib.sha256(photograph.path.read_bytes())
+        if targets is not None:
+            digest.update(canonical(targets[row]).encode())
+        named[f"{photograph.id}@{digest.hexdigest()[:16]}"] = photograph
+    return named
+
+
+def model_identity(model) -> dict[str, Any]:
+    """Return what tells one model's results from another's, as part of a cache key."""
+    return {
+        "model": model.name,
+        "revision": model.revision,
+        "dtype": str(model.dtype),
+        "prefix": model.prefix,
+        "vocabulary": model.sizes.vocabulary,
+    }
+
+
+_named, _identity = by_content, model_identity

@@ -1,0 +1,74 @@
+"""Attribution against its floor and Captum: ``python -m tests.benchmarks.bench_attribution``.
+
+The floor is one forward pass and one backward pass to the activations, with nothing made
+of them. Captum's layer gradient x activation gets the same batch, for all layers in one
+call and layer by layer. Processor time, since the machine may be shared; ratios only.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+from captum.attr import LayerGradientXActivation
+
+from mmn_utils.capture import capture
+from mmn_utils.scores import attribution, objective, teacher_forced
+from tests.benchmarks.timing import best_times, random_system, random_targets
+
+
+def floor(model, prompt, targets) -> None:
+    """Run forward and backward to every layer's pre-activation."""
+    forced = teacher_forced(model, prompt, [t.prefix for t in targets])
+    with capture(model, "pre", grad=True) as seen:
+        logits, _ = model.forward(forced)
+        torch.autograd.grad(objective(logits, targets).sum(), list(seen.values.values()))
+
+
+def captum(model, prompt, targets, groups) -> None:
+    """Run Captum on groups of layers."""
+    forced = teacher_forced(model, prompt, [t.prefix for t in targets])
+    rows = torch.arange(len(targets))
+    places = forced.mask.cumsum(1).argmax(1)  # the last real token
+
+    def forward(embeds):
+        out = model.language_model(
+            inputs_embeds=embeds, attention_mask=forced.mask, position_ids=forced.positions,
+            logits_to_keep=places[:, None], use_cache=False,
+        )  # fmt: skip
+        return out.logits[rows, 0]
+
+    for modules in groups:
+        LayerGradientXActivation(forward, modules).attribute(
+            forced.embeds.clone(), target=[t.token for t in targets]
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--images", type=int, default=4)
+    parser.add_argument("--repeats", type=int, default=3)
+    arguments = parser.parse_args()
+    model, prompt = random_system(arguments.images)
+    targets = random_targets(model, arguments.images)
+    model.prompt = lambda images: prompt  # what is timed begins behind the picture's encoder
+    modules = [model.pre_module(layer) for layer in range(model.sizes.layers)]
+    times = best_times(
+        {
+            "floor": lambda: floor(model, prompt, targets),
+            "max": lambda: attribution(model, targets, targets, rank_by="max"),
+            "sum": lambda: attribution(model, targets, targets, rank_by="sum"),
+            "pair": lambda: attribution(model, targets, targets, rank_by="pair"),
+            "captum": lambda: captum(model, prompt, targets, [modules]),
+            "captum by layer": lambda: captum(model, prompt, targets, modules),
+        },
+        arguments.repeats,
+    )
+    for rank_by in ("max", "sum", "pair"):
+        print(f"attribution, {rank_by:>4}, over the floor: {times[rank_by] / times['floor']:.2f} x")
+    print(f"Captum, all layers in one call, over ours: {times['captum'] / times['max']:.2f} x")
+    print(f"Captum, layer by layer, over ours: {times['captum by layer'] / times['max']:.2f} x")
+
+
+if __name__ == "__main__":
+    main()

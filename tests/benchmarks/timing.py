@@ -1,0 +1,43 @@
+"""What the benchmarks share: a random system of the miniature's size, and a stopwatch."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+import torch
+
+from mmn_utils.models.base import GPTJ, ImageTokens, Prompt, VisionLanguageModel
+from mmn_utils.scores import Target
+from tests.tiny import tiny_language_model, tiny_tokenizer
+
+PATCHES, WORDS = 196, 3
+
+
+def random_system(images: int) -> tuple[VisionLanguageModel, Prompt]:
+    """Build a random GPT-J of 6 layers and 6,144 units, and prompts of 199 tokens."""
+    language_model = tiny_language_model(vocabulary=1536, layers=6, width=256, positions=256)
+    model = VisionLanguageModel(
+        "benchmark", language_model, tiny_tokenizer(), GPTJ,
+        ImageTokens(0, PATCHES, (14, 14), 112), prefix="A picture of",
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+    embeds = torch.randn(images, PATCHES + WORDS, model.sizes.width, generator=generator)
+    return model, Prompt.of(embeds)
+
+
+def random_targets(model: VisionLanguageModel, images: int) -> list[Target]:
+    """Give each image a target three tokens into its caption."""
+    return [Target(str(i), "noun", 100 + i, (7, 11, 300 + i)) for i in range(images)]
+
+
+def best_times(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
+    """Time functions in turns: the least processor time in seconds of each, on one thread."""
+    torch.set_num_threads(1)
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(repeats):
+        for name, function in functions.items():
+            start = time.process_time()
+            function()
+            times[name].append(time.process_time() - start)
+    return {name: min(values) for name, values in times.items()}

@@ -1,0 +1,169 @@
+"""Reading and replacing what flows through the MLPs."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmn_utils.capture import capture, replace
+from tests.tiny import tiny_images, tiny_limber
+
+quick = settings(max_examples=25, deadline=None)
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_limber()
+
+
+@pytest.fixture(scope="module")
+def prompt(model):
+    return model.prompt(tiny_images(2))
+
+
+def hooks(model):
+    modules = list(model.language_model.modules())
+    return sum(len(m._forward_hooks) + len(m._forward_pre_hooks) for m in modules)
+
+
+@torch.no_grad()
+def test_activation_is_gelu_of_z(model, prompt):
+    with capture(model, "pre") as pre, capture(model) as act:
+        model.forward(prompt)
+    assert sorted(act.values) == [0, 1, 2]
+    for layer in range(3):
+        assert pre.values[layer].shape == (2, 19, 128)
+        gelu = torch.nn.functional.gelu(pre.values[layer], approximate="tanh")
+        torch.testing.assert_close(act.values[layer], gelu)
+
+
+@torch.no_grad()
+def test_layers_and_positions(model, prompt):
+    with capture(model) as whole, capture(model, layers=[2], positions=slice(0, 16)) as part:
+        model.forward(prompt)
+    assert list(part.values) == [2]
+    assert torch.equal(part.values[2], whole.values[2][:, :16])
+    for positions in ([3, -1], torch.tensor([3, 18]), iter([3, 18])):
+        with capture(model, layers=[0], positions=positions) as part:
+            model.forward(prompt)
+        assert torch.equal(part.values[0], whole.values[0][:, [3, 18]])
+
+
+@torch.no_grad()
+def test_the_latest_pass_counts(model, prompt):
+    with capture(model) as seen:
+        _, past = model.forward(prompt, use_cache=True)
+        token = model.embed(torch.tensor([[5], [6]]))
+        model.forward(prompt.extend(token).tail(1), past=past)
+    assert seen.values[1].shape == (2, 1, 128)
+
+
+def test_gradients_reach_values_and_no_weight(model, prompt):
+    with torch.enable_grad(), capture(model, "pre", grad=True) as seen:
+        logits, _ = model.forward(prompt)
+        z = [seen.values[layer] for layer in range(3)]
+        gradients = torch.autograd.grad(logits[:, 3].sum(), z)
+    assert all(gradient.shape == (2, 19, 128) for gradient in gradients)
+    assert all(gradient[:, -1].abs().sum() > 0 for gradient in gradients)
+    assert gradients[2][:, :-1].abs().sum() == 0  # the last layer's image tokens have no reader
+    assert all(p.grad is None and not p.requires_grad for p in model.language_model.parameters())
+
+
+def test_gradient_of_the_activation_is_the_write_vector_in_the_last_layer(model, prompt):
+    """dy/da = write vector . d y / d stream, and nothing else lies between."""
+    stream = []
+    norm = model.final_norm.register_forward_pre_hook(lambda _m, inputs: stream.append(inputs[0]))
+    with torch.enable_grad(), capture(model, layers=[2], grad=True) as seen:
+        logits, _ = model.forward(prompt)
+        of = [seen.values[2], stream[0]]
+        activation, residual = torch.autograd.grad(logits[:, 3].sum(), of)
+    norm.remove()
+    expected = residual[:, -1] @ model.write_vectors(2).T
+    torch.testing.assert_close(activation[:, -1], expected, atol=1e-5, rtol=1e-4)
+
+
+@quick
+@given(st.integers(0, 2), st.integers(0, 127), st.floats(-3, 3), st.sampled_from([0, 7, 18]))
+@torch.no_grad()
+def test_a_unit_writes_its_vector_and_no_more(layer, unit, value, position):
+    """Adding v to one activation adds v times the write vector to what the layer writes."""
+    model = test_a_unit_writes_its_vector_and_no_more.model
+    prompt = model.prompt(tiny_images(1))
+
+    def add(activation):
+        activation = activation.clone()
+        activation[:, position, unit] += value
+        return activation
+
+    wrote = []
+    handle = model.act_module(layer).register_forward_hook(lambda _m, _in, out: wrote.append(out))
+    model.forward(prompt)
+    with replace(model, {layer: add}):
+        model.forward(prompt)
+    handle.remove()
+    difference = wrote[1] - wrote[0]
+    expected = torch.zeros_like(difference)
+    expected[:, position] = value * model.write_vectors(layer)[unit]
+    torch.testing.assert_close(difference, expected, atol=2e-5, rtol=0)
+
+
+test_a_unit_writes_its_vector_and_no_more.model = tiny_limber()
+
+
+@torch.no_grad()
+def test_replacing_by_the_same_changes_no_bit(model, prompt):
+    before, _ = model.forward(prompt)
+    with replace(model, {0: torch.clone, 2: lambda a: a}), replace(model, {1: torch.clone}, "pre"):
+        inside, _ = model.forward(prompt)
+    after, _ = model.forward(prompt)
+    assert torch.equal(before, inside)
+    assert torch.equal(before, after)
+
+
+@torch.no_grad()
+def test_zeroing_z_is_zeroing_the_activation(model, prompt):
+    with replace(model, {1: torch.zeros_like}):
+        activation, _ = model.forward(prompt)
+    with replace(model, {1: torch.zeros_like}, "pre"):
+        z, _ = model.forward(prompt)
+    assert torch.equal(activation, z)  # gelu(0) = 0
+    assert not torch.allclose(activation, model.forward(prompt)[0])
+
+
+@torch.no_grad()
+def test_capture_inside_replace_sees_what_is_put(model, prompt):
+    with capture(model, layers=[1]) as outside:
+        with replace(model, {1: torch.zeros_like}), capture(model, layers=[1]) as inside:
+            model.forward(prompt)
+    assert inside.values[1].abs().sum() == 0
+    assert outside.values[1].abs().sum() > 0
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        lambda model: capture(model, "gate"),
+        lambda model: capture(model, layers=[0, 3]),
+        lambda model: capture(model, grad=True, positions=[1]),
+        lambda model: replace(model, {0: torch.clone, 9: torch.clone}),
+        lambda model: replace(model, {0: torch.clone}, "post"),
+    ],
+)
+def test_bad_requests_are_refused_and_leave_no_hook(model, broken):
+    with pytest.raises(ValueError, match="give|layer"), broken(model):
+        pass
+    assert hooks(model) == 0
+
+
+@torch.no_grad()
+def test_hooks_come_off_after_an_error(model, prompt):
+    with pytest.raises(RuntimeError, match="on purpose"), capture(model), capture(model, "pre"):
+        raise RuntimeError("on purpose")
+    with pytest.raises(ValueError, match=r"gave \(2, 19\); give \(2, 19, 128\)"):
+        with replace(model, {0: torch.clone, 1: lambda a: a[..., 0]}):
+            model.forward(prompt)
+    with pytest.raises(ValueError, match="gave NoneType"), replace(model, {1: lambda a: None}):
+        model.forward(prompt)
+    assert hooks(model) == 0
