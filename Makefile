@@ -39,7 +39,7 @@ $(STAMP): requirements.lock
 
 figures: $(STAMP)  ## run the notebooks that changed, then build the report
 	@$(RUN_ENVIRONMENT) $(BIN)/snakemake --cores $(CORES) --config preset=$(PRESET) \
-		--rerun-incomplete --nolock --quiet all
+		--rerun-incomplete --nolock --quiet host progress reason rules
 	@echo "Report: $(abspath figures/$(PRESET)/report.html)"
 
 report: $(STAMP)  ## build the report again from the exhibits that are there

@@ -7,6 +7,7 @@ the cache image by image; then the curves of Figures 6 and S.3 and the captions 
 from __future__ import annotations
 
 import hashlib
+import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -20,7 +21,7 @@ from mmn_utils.decoding import decode_vectors
 from mmn_utils.estimates import Estimate, bootstrap, mean_of
 from mmn_utils.interventions import CONDITIONS, ablation_rows, sweep, unit_means
 from mmn_utils.metrics import bertscore
-from mmn_utils.neurons import Neuron, unique_neurons
+from mmn_utils.neurons import unique_neurons
 from mmn_utils.scores import attribution
 from mmn_utils.study import Subjects, by_content, model_identity
 from mmn_utils.text import WORDS_NEEDED, is_dictionary_word
@@ -49,7 +50,7 @@ def scaled_counts(
 
 @torch.no_grad()
 def interpretable_units(model) -> np.ndarray:
-    """Say of every unit whether 7 of its top 10 tokens are dictionary words: bool (layers, units)."""
+    """Say which units are interpretable, as ``text`` defines it: bool (layers, units)."""
     word = torch.tensor([is_dictionary_word(text) for text in model.token_strings])
     layers = (decode_vectors(model, model.write_vectors(i))[0] for i in range(model.sizes.layers))
     return torch.stack([word[ids].sum(1) >= WORDS_NEEDED for ids in layers]).numpy()
@@ -166,7 +167,7 @@ def add_similarity(table: pd.DataFrame, score: Callable | None = None) -> pd.Dat
     pairs = list(dict.fromkeys(zip(table["caption"], before, strict=True)))
     changed = [(new, old) for new, old in pairs if new != old]
     values = (score or bertscore)([new for new, _ in changed], [[old] for _, old in changed])
-    known = {**{pair: 1.0 for pair in pairs}, **dict(zip(changed, values, strict=True))}
+    known = {**dict.fromkeys(pairs, 1.0), **dict(zip(changed, values, strict=True))}
     return table.assign(bertscore=[known[p] for p in zip(table["caption"], before, strict=True)])
 
 
@@ -198,6 +199,28 @@ def steps_down(table: pd.DataFrame, condition: str, value: str, seed: int = 0) -
     wide = table[table["condition"] == condition].pivot(index="image", columns="k", values=value)
     values = wide.sort_index(axis=1).to_numpy(float)
     return bootstrap(lambda some: (np.diff(some.mean(0)) < 0).mean(), values, seed=seed)
+
+
+def what_stays(
+    table: pd.DataFrame, condition: str, k: int, noun_of: Mapping[str, str]
+) -> pd.DataFrame:
+    """Say of each image's caption after ablation what is left of the whole model's.
+
+    Columns image, ``noun`` (the caption still holds the word ``noun_of`` the image) and
+    ``opening`` (it still begins with the same word), in the order of the table.
+    """
+    rows = table[table["condition"] == condition]
+    whole = rows[rows["k"] == 0].set_index("image")["caption"]
+    left = rows[rows["k"] == k].set_index("image")["caption"]
+    words = {image: re.findall(r"\w+", text.lower()) for image, text in left.items()}
+    before = {image: re.findall(r"\w+", text.lower()) for image, text in whole.items()}
+    return pd.DataFrame(
+        {
+            "image": list(words),
+            "noun": [noun_of[image].lower() in some for image, some in words.items()],
+            "opening": [some[:1] == before[image][:1] for image, some in words.items()],
+        }
+    )
 
 
 def caption_table(

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from mmn_utils.datasets import Photograph
 from mmn_utils.metrics import ClipEmbeddings, bertscore, clip_embeddings, clipscore
@@ -182,21 +183,35 @@ def units_per_layer(neurons: Iterable[Neuron], layers: int) -> np.ndarray:
 def example_of_each(subjects: Subjects, n: int) -> dict[str, str]:
     """Choose an image for each of up to ``n`` supercategories: {supercategory: image}.
 
-    The first subject whose noun names an object of it; where there is none, the
-    supercategory is left out. The supercategories with most subjects come first, so the
-    choice follows from the sample and from no eye. ValueError where no noun names an
-    object at all.
+    The first subject whose noun names an object of it; where there is none, the first
+    that shows one. No image is chosen twice. The supercategories with most photographs
+    come first, so the choice follows from the sample and from no eye. ValueError where
+    no photograph has an annotated object.
     """
-    images: dict[str, list[str]] = {}
+    shown: dict[str, dict[str, bool]] = {}  # supercategory: image: does its noun name it?
     for photograph, noun in zip(subjects.photographs, subjects.nouns, strict=True):
-        named = {
-            one.supercategory
-            for one in photograph.instances
-            if same_word(noun.word, one.category) or same_word(one.category, noun.word)
+        for one in photograph.instances:
+            images = shown.setdefault(one.supercategory, {})
+            named = same_word(noun.word, one.category) or same_word(one.category, noun.word)
+            images[photograph.id] = images.get(photograph.id, False) or named
+    if not shown:
+        raise ValueError("no photograph has an annotated object; there is nothing to show")
+    chosen: dict[str, str] = {}
+    for name in sorted(shown, key=lambda name: (-len(shown[name]), name))[:n]:
+        free = {
+            image: named for image, named in shown[name].items() if image not in chosen.values()
         }
-        for supercategory in sorted(named):
-            images.setdefault(supercategory, []).append(photograph.id)
-    if not images:
-        raise ValueError("no caption's noun names an annotated object; take more photographs")
-    ordered = sorted(images, key=lambda name: (-len(images[name]), name))
-    return {name: images[name][0] for name in ordered[:n]}
+        if free:
+            chosen[name] = max(free, key=free.__getitem__)  # the first of the best
+    return chosen
+
+
+def patches_on(shape_mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Say which patches lie on an object by half or more: bool (patches,), in reading order.
+
+    ``shape_mask`` bool (H, W) of the photograph, squashed to the grid as the picture is.
+    """
+    share = Image.fromarray(shape_mask.astype(np.float32)).resize(
+        (grid[1], grid[0]), Image.Resampling.BOX
+    )
+    return np.asarray(share).ravel() >= 0.5

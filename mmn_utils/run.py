@@ -114,6 +114,8 @@ def _papermill(path: Path, output: Path, parameters: dict[str, Any]) -> None:
         cwd=str(ROOT),
         # Where nobody watches a terminal, a line now and then instead of a moving bar.
         progress_bar={"desc": path.stem, "mininterval": 0.1 if sys.stderr.isatty() else 10},
+        # or each kernel warns that its messages on this machine are not encrypted
+        extra_arguments=["--IPKernelApp.log_level=ERROR"],
         stdout_file=sys.stdout,
         stderr_file=sys.stderr,
     )

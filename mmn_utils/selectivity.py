@@ -20,8 +20,8 @@ import pandas as pd
 import torch
 
 from mmn_utils.cache import per_image
-from mmn_utils.capture import capture
 from mmn_utils.captions import Caption
+from mmn_utils.capture import capture
 from mmn_utils.datasets import CocoDataset, Photograph
 from mmn_utils.estimates import Estimate
 from mmn_utils.neurons import NO_PATCH, Neuron, neuron_table, random_like, unique_neurons
@@ -151,20 +151,27 @@ def iou_table(
         for name, photograph, conditions, field in zip(batch, chosen, sets, fields, strict=True):
             for condition, some in conditions.items():
                 maps = field[[place[neuron] for neuron in some]]
-                masks = _masks(model, maps, some, cut)
+                masks = masks_with_mean(model, maps, some, cut)
                 rows += _against(model, name, photograph, objects, condition, some, masks)
         return pd.DataFrame(rows, columns=["image", *IOU_COLUMNS])
 
-    key = {**model_identity(model), "quantile": cut.quantile, "seen": _digest(objects, neurons, cut)}
-    table = per_image("iou", key, list(named), compute, batch_size, progress=progress, empty_ok=True)
+    asked = {"quantile": cut.quantile, "seen": _digest(objects, neurons, cut)}
+    key = {**model_identity(model), **asked}
+    table = per_image(
+        "iou", key, list(named), compute, batch_size, progress=progress, empty_ok=True
+    )
     return _by_id(table, named)
 
 
 IOU_COLUMNS = ["category", "condition", "rank", "layer", "unit", "iou"]
 
 
-def _masks(model, maps: torch.Tensor, neurons: Sequence[Neuron], cut: Cut) -> torch.Tensor:
-    """Cut the maps (N, h, w) and, last, their mean: bool (N + 1, H, W)."""
+def masks_with_mean(model, maps: torch.Tensor, neurons: Sequence[Neuron], cut: Cut) -> torch.Tensor:
+    """Cut the neurons' maps (N, h, w) and, last, their mean: bool (N + 1, H, W).
+
+    On the model's pixels. The mean has no threshold of its own over a data set, so it is
+    always cut at its own quantile.
+    """
     size = model.image_tokens.pixels
     single = cut.masks(upsample(maps, size), neurons)
     mean = cut.masks(upsample(maps.mean(0, keepdim=True), size), None)
@@ -208,7 +215,8 @@ def unit_thresholds(
             activation_maps(model, [p.open() for p in photographs[i : i + batch_size]], some).cpu()
             for i in range(0, len(photographs), batch_size)
         ]
-        levels.update(zip(some, dataset_thresholds(torch.cat(parts), quantile).tolist(), strict=True))
+        found = dataset_thresholds(torch.cat(parts), quantile).tolist()
+        levels.update(zip(some, found, strict=True))
     return levels
 
 
@@ -276,9 +284,9 @@ def strongest(table: pd.DataFrame, neuron: Neuron, n: int) -> list[str]:
 def steady_units(
     table: pd.DataFrame, label_of: Mapping[str, str], n: int = 20
 ) -> dict[str, list[Neuron]]:
-    """Find each label's ``n`` units that are in the table for the most of its images (paper A, S.4).
+    """Find each label's ``n`` units that are in the table for the most of its images.
 
-    Most images first; of as many, those with the larger sum of scores.
+    Paper A, S.4. Most images first; of as many, those with the larger sum of scores.
     """
     rows = table.assign(label=table["image"].map(label_of)).dropna(subset="label")
     groups = rows.groupby(["label", "layer", "unit"], sort=True)
@@ -320,7 +328,9 @@ def class_table(
 
     asked = {"k": k, "target": target, "rank_by": rank_by, "max_new_tokens": max_new_tokens}
     key = {**model_identity(model), **asked}
-    table = per_image("classes", key, list(named), compute, batch_size, progress=progress, empty_ok=True)
+    table = per_image(
+        "classes", key, list(named), compute, batch_size, progress=progress, empty_ok=True
+    )
     return neuron_table(_by_id(table, named))
 
 
@@ -454,7 +464,8 @@ def class_matrix(
     columns = [per_set[:, images == name] for name in classes]
     mean = np.stack([column.mean(1) for column in columns], axis=1)
     rng = np.random.default_rng(seed)
-    drawn = [column[:, rng.integers(0, column.shape[1], (n, column.shape[1]))] for column in columns]
+    counts = [column.shape[1] for column in columns]
+    drawn = [c[:, rng.integers(0, m, (n, m))] for c, m in zip(columns, counts, strict=True)]
     again = np.stack([column.mean(2) for column in drawn], axis=2)  # (classes, n, classes)
     shares = [_own_share(again[:, i]) for i in range(n)]
     low, high = np.quantile(shares, [0.025, 0.975])

@@ -187,5 +187,23 @@ def test_examples_are_the_first_that_name_an_object_of_the_supercategory():
     subjects = Subjects(photographs, [], nouns, [])
     assert agreement.example_of_each(subjects, 6) == {"animal": "3", "vehicle": "2"}
     assert agreement.example_of_each(subjects, 1) == {"animal": "3"}
-    with pytest.raises(ValueError, match="names an annotated object"):
-        agreement.example_of_each(Subjects(photographs[:1], [], nouns[:1], []), 6)
+
+
+def test_without_a_fitting_noun_the_first_that_shows_an_object_stands_in():
+    objects = [("horse", "animal"), ("boat", "vehicle")]
+    rows = [an_image("1", "sky", *objects), an_image("2", "sky", *objects), an_image("3", "sky")]
+    photographs, nouns = map(list, zip(*rows, strict=True))
+    subjects = Subjects(photographs, [], nouns, [])
+    assert agreement.example_of_each(subjects, 6) == {"animal": "1", "vehicle": "2"}
+    alone = Subjects(photographs[:1], [], nouns[:1], [])
+    assert agreement.example_of_each(alone, 6) == {"animal": "1"}
+    with pytest.raises(ValueError, match="annotated object"):
+        agreement.example_of_each(Subjects(photographs[2:], [], nouns[2:], []), 6)
+
+
+def test_patches_on_an_object_are_covered_by_half():
+    shape = np.zeros((8, 8), dtype=bool)
+    shape[:4, :6] = True
+    expected = [True, True, True, False] * 2 + [False] * 8
+    assert agreement.patches_on(shape, (4, 4)).tolist() == expected
+    assert agreement.patches_on(shape, (2, 2)).tolist() == [True, True, False, False]

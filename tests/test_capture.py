@@ -134,9 +134,9 @@ def test_zeroing_z_is_zeroing_the_activation(model, prompt):
 
 @torch.no_grad()
 def test_capture_inside_replace_sees_what_is_put(model, prompt):
-    with capture(model, layers=[1]) as outside:
-        with replace(model, {1: torch.zeros_like}), capture(model, layers=[1]) as inside:
-            model.forward(prompt)
+    zero = replace(model, {1: torch.zeros_like})
+    with capture(model, layers=[1]) as outside, zero, capture(model, layers=[1]) as inside:
+        model.forward(prompt)
     assert inside.values[1].abs().sum() == 0
     assert outside.values[1].abs().sum() > 0
 
@@ -152,7 +152,7 @@ def test_capture_inside_replace_sees_what_is_put(model, prompt):
     ],
 )
 def test_bad_requests_are_refused_and_leave_no_hook(model, broken):
-    with pytest.raises(ValueError, match="give|layer"), broken(model):
+    with pytest.raises(ValueError, match=r"give|layer"), broken(model):
         pass
     assert hooks(model) == 0
 
@@ -161,9 +161,9 @@ def test_bad_requests_are_refused_and_leave_no_hook(model, broken):
 def test_hooks_come_off_after_an_error(model, prompt):
     with pytest.raises(RuntimeError, match="on purpose"), capture(model), capture(model, "pre"):
         raise RuntimeError("on purpose")
-    with pytest.raises(ValueError, match=r"gave \(2, 19\); give \(2, 19, 128\)"):
-        with replace(model, {0: torch.clone, 1: lambda a: a[..., 0]}):
-            model.forward(prompt)
+    cut = replace(model, {0: torch.clone, 1: lambda a: a[..., 0]})
+    with pytest.raises(ValueError, match=r"gave \(2, 19\); give \(2, 19, 128\)"), cut:
+        model.forward(prompt)
     with pytest.raises(ValueError, match="gave NoneType"), replace(model, {1: lambda a: None}):
         model.forward(prompt)
     assert hooks(model) == 0

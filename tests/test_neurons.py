@@ -23,7 +23,7 @@ from mmn_utils.neurons import (
     write_table,
 )
 
-quick = settings(max_examples=40, deadline=None)
+quick = settings(max_examples=15, deadline=None)
 
 
 def row(image="a", target="cat", token=3, layer=0, unit=0, patch=-1, score=1.0):

@@ -11,13 +11,10 @@ from functools import lru_cache
 import numpy as np
 import torch
 from PIL import Image, ImageDraw
+from timm.models.beit import Beit
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
-
-import mmn_utils.compat  # noqa: F401  (before timm and transformers)
-from timm.models.beit import Beit
-from transformers import BeitConfig, BeitModel, GPTJConfig, GPTJForCausalLM
-from transformers import PreTrainedTokenizerFast
+from transformers import BeitConfig, BeitModel, GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 
 from mmn_utils.models.encoders import HubBeit, ImageEncoder, TimmBeit, timm_weights
 from mmn_utils.models.limber import LimberFacts, build_limber
@@ -109,7 +106,8 @@ def tiny_timm_beit(hub: BeitModel, **facts) -> Beit:
     )
     state = timm_weights(hub.state_dict())
     missing, unexpected = beit.load_state_dict(state, strict=False)
-    assert not unexpected and all(key.startswith("fc_norm") for key in missing), (missing, unexpected)
+    assert not unexpected, unexpected
+    assert all(key.startswith("fc_norm") for key in missing), missing
     return beit
 
 

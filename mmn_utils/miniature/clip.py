@@ -62,7 +62,7 @@ COMMON_WORDS = (
 class ClipRecipe:
     """Everything that decides the weights."""
 
-    images: int = 120_000
+    images: int = 54_000
     scenes: int = 40_000
     batch: int = 192
     peak_lr: float = 1.5e-3

@@ -410,10 +410,6 @@ class SceneSet:
         """Return the set of the first ``count`` scenes, or all of them."""
         return SceneSet(**{f.name: getattr(self, f.name)[:count] for f in fields(self)})
 
-    def first(self, count: int) -> SceneSet:
-        """Return the first scenes alone, as views of the same arrays."""
-        return SceneSet(**{f.name: getattr(self, f.name)[:count] for f in fields(self)})
-
     def captions(self, index: int, world: World) -> tuple[str, ...]:
         """Return five captions of one scene."""
         concepts = [world.concepts[c] for c in self.concepts[index] if c >= 0]

@@ -21,8 +21,6 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-import mmn_utils.compat  # noqa: F401  (before transformers)
-
 _BLOB = re.compile(r"[0-9a-f]{64}")  # the hub's cache names a file by its SHA-256
 
 
@@ -179,9 +177,7 @@ class VisionLanguageModel:
     def prompt(self, images: Sequence[Image.Image], text: str | None = None) -> Prompt:
         """Build the prompt: image tokens, then ``text`` (None: the system's own prefix)."""
         embeds = self.soft_prompt(images)
-        ids = self.tokenizer.encode(
-            self.prefix if text is None else text, add_special_tokens=False
-        )
+        ids = self.tokenizer.encode(self.prefix if text is None else text, add_special_tokens=False)
         words = self.embed(torch.tensor([ids], dtype=torch.long)).expand(len(embeds), -1, -1)
         return Prompt.of(torch.cat([embeds.to(words), words], dim=1))
 

@@ -67,8 +67,9 @@ def doctor(
 ) -> pd.DataFrame:
     """Examine a system on two pictures or more (four are used at most); one row per check.
 
-    ``checks`` None runs all of ``CHECKS``. Columns check, passed (nullable boolean: NA where the type is too coarse to tell),
-    worst, tolerance, note. A check that raises has failed, and its note says how.
+    ``checks`` None runs all of ``CHECKS``. Columns check, passed (nullable boolean: NA where
+    the type is too coarse to tell), worst, tolerance, note. A check that raises has failed,
+    and its note says how.
     """
     if len(images) < 2:
         raise ValueError(f"{len(images)} pictures: the doctor needs two to compare a batch")
@@ -87,7 +88,7 @@ def _examine(name: str, check: Callable, patient: _Patient) -> dict:
     """Run one check; a broken adapter may break it in any way, which is a finding."""
     try:
         worst, tolerance, note = check(patient)
-    except Exception as error:  # noqa: BLE001
+    except Exception as error:
         worst, tolerance, note = float("inf"), 0.0, f"{type(error).__name__}: {error}"
     passed = pd.NA if worst is None else worst <= tolerance
     worst = float("nan") if worst is None else float(worst)

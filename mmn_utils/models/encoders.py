@@ -11,10 +11,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
-from torch import Tensor, nn
-
-import mmn_utils.compat  # noqa: F401  (before timm and transformers)
 from timm.models.beit import Beit
+from torch import Tensor, nn
 from transformers import BeitModel
 
 
@@ -95,12 +93,13 @@ def _side(size: int | tuple[int, int] | list[int]) -> int:
     return height
 
 
+_TABLE = "relative_position_bias_table"
 _RENAMED = {
     "embeddings.cls_token": "cls_token",
     "embeddings.position_embeddings": "pos_embed",
     "embeddings.patch_embeddings.projection.weight": "patch_embed.proj.weight",
     "embeddings.patch_embeddings.projection.bias": "patch_embed.proj.bias",
-    "shared_position_bias.relative_position_bias_table": "rel_pos_bias.relative_position_bias_table",
+    f"shared_position_bias.{_TABLE}": f"rel_pos_bias.{_TABLE}",
 }
 _RENAMED_IN_BLOCK = {
     "layernorm_before.weight": "norm1.weight",
@@ -109,7 +108,7 @@ _RENAMED_IN_BLOCK = {
     "attention.v_proj.bias": "attn.v_bias",
     "attention.o_proj.weight": "attn.proj.weight",
     "attention.o_proj.bias": "attn.proj.bias",
-    "relative_position_bias.relative_position_bias_table": "attn.relative_position_bias_table",
+    f"relative_position_bias.{_TABLE}": f"attn.{_TABLE}",
     "layernorm_after.weight": "norm2.weight",
     "layernorm_after.bias": "norm2.bias",
     "mlp.fc1.weight": "mlp.fc1.weight",

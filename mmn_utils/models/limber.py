@@ -25,11 +25,9 @@ from pathlib import Path
 
 import torch
 from PIL import Image
-from torch import Tensor, nn
-
-import mmn_utils.compat  # noqa: F401  (before timm and transformers)
 from safetensors.torch import load_file
 from timm.models.beit import Beit
+from torch import Tensor, nn
 from transformers import AutoTokenizer, BeitModel, GPTJForCausalLM
 
 from ..presets import data_path
@@ -264,7 +262,7 @@ def _from_hub(source: str, revision: str | None, patterns: list[str]) -> tuple[P
 
     try:
         folder = snapshot_download(source, revision=revision, allow_patterns=patterns)
-    except Exception as error:  # noqa: BLE001  (no network has a dozen types; all mean "missing")
+    except Exception as error:
         return None, f"{type(error).__name__}: {error}".splitlines()[0]
     return Path(folder), "the cache holds it only in part"
 

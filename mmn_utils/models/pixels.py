@@ -88,9 +88,7 @@ def to_pixels(
         raise ValueError("give a list of pictures, [image] for a single one")
     if len(images) == 0:
         raise ValueError("no pictures; give a list of at least one")
-    squares = [
-        to_rgb(image).resize((side, side), Image.Resampling.BILINEAR) for image in images
-    ]
+    squares = [to_rgb(image).resize((side, side), Image.Resampling.BILINEAR) for image in images]
     values = torch.from_numpy(np.stack([np.asarray(square) for square in squares]))
     values = values.permute(0, 3, 1, 2).float() / 255
     return (values - _channels(mean)) / _channels(std)

@@ -50,8 +50,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--tokens", type=int, default=10)
     parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--layers", type=int, default=6)
     arguments = parser.parse_args()
-    model, prompt = random_system(1)
+    model, prompt = random_system(1, arguments.layers)
     target = random_targets(model, 1)[0]
     units, layers, rng = model.sizes.units, model.sizes.layers, np.random.default_rng(0)
     ks = [round(float(f) * units * layers) for f in FRACTIONS]

@@ -20,8 +20,6 @@ from dataclasses import dataclass, field, replace
 
 import torch
 from torch import nn
-
-import mmn_utils.compat  # noqa: F401  (before transformers)
 from transformers import BeitConfig, BeitModel, GPTJConfig, GPTJForCausalLM
 from transformers.models.gptj.modeling_gptj import create_sinusoidal_positions
 

@@ -14,9 +14,9 @@ from tests.tiny import tiny_language_model, tiny_tokenizer
 PATCHES, WORDS = 196, 3
 
 
-def random_system(images: int) -> tuple[VisionLanguageModel, Prompt]:
-    """Build a random GPT-J of 6 layers and 6,144 units, and prompts of 199 tokens."""
-    language_model = tiny_language_model(vocabulary=1536, layers=6, width=256, positions=256)
+def random_system(images: int, layers: int = 6) -> tuple[VisionLanguageModel, Prompt]:
+    """Build a random GPT-J with 1,024 units a layer, and prompts of 199 tokens."""
+    language_model = tiny_language_model(vocabulary=1536, layers=layers, width=256, positions=256)
     model = VisionLanguageModel(
         "benchmark", language_model, tiny_tokenizer(), GPTJ,
         ImageTokens(0, PATCHES, (14, 14), 112), prefix="A picture of",

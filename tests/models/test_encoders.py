@@ -86,7 +86,7 @@ def test_patches_are_in_reading_order():
 
 
 def test_an_unknown_weight_is_refused():
-    with pytest.raises(ValueError, match="'classifier.weight' is no weight of BeitModel"):
+    with pytest.raises(ValueError, match=r"'classifier\.weight' is no weight of BeitModel"):
         timm_weights({"classifier.weight": torch.zeros(1)})
     with pytest.raises(ValueError, match="no weight of BeitModel"):
         timm_weights({"layers.0.attention.k_proj.bias": torch.zeros(1)})

@@ -286,7 +286,7 @@ def test_a_miniature_without_weights_says_which(tmp_path):
 
 
 def test_an_unknown_name_lists_the_known_ones(tmp_path):
-    with pytest.raises(ValueError, match="'miniture' is neither a name .*miniature, .*limber"):
+    with pytest.raises(ValueError, match=r"'miniture' is neither a name .*miniature, .*limber"):
         load_model("miniture")
     with pytest.raises(ValueError, match="nor a folder with"):
         load_model(tmp_path)
