@@ -16,7 +16,7 @@ from PIL import Image
 
 from mmn_utils.datasets import Photograph
 from mmn_utils.metrics import ClipEmbeddings, bertscore, clip_embeddings, clipscore
-from mmn_utils.neurons import Neuron, by_layer
+from mmn_utils.neurons import Neuron
 from mmn_utils.selectivity import same_word
 from mmn_utils.study import Subjects
 from mmn_utils.text import is_interpretable, noun_places
@@ -174,10 +174,14 @@ def share_by_image(table: pd.DataFrame, column: str, top: int | None = None) -> 
     return wide.reindex(dict.fromkeys(table["image"]))
 
 
-def units_per_layer(neurons: Iterable[Neuron], layers: int) -> np.ndarray:
-    """Count different units in each layer: int64 (layers,)."""
-    groups = by_layer(neurons)
-    return np.array([len(groups.get(layer, ())) for layer in range(layers)])
+def unit_numbers(table: pd.DataFrame, units: int) -> np.ndarray:
+    """Number the units of a neuron table through all layers: int64 (rows,)."""
+    return table["layer"].to_numpy(np.int64) * units + table["unit"].to_numpy(np.int64)
+
+
+def units_per_layer(numbers: np.ndarray, units: int, layers: int) -> np.ndarray:
+    """Count the different ones among numbered units in each layer: int64 (layers,)."""
+    return np.bincount(np.unique(numbers) // units, minlength=layers)
 
 
 def example_of_each(subjects: Subjects, n: int) -> dict[str, str]:
@@ -198,9 +202,8 @@ def example_of_each(subjects: Subjects, n: int) -> dict[str, str]:
         raise ValueError("no photograph has an annotated object; there is nothing to show")
     chosen: dict[str, str] = {}
     for name in sorted(shown, key=lambda name: (-len(shown[name]), name))[:n]:
-        free = {
-            image: named for image, named in shown[name].items() if image not in chosen.values()
-        }
+        used = set(chosen.values())
+        free = {image: named for image, named in shown[name].items() if image not in used}
         if free:
             chosen[name] = max(free, key=free.__getitem__)  # the first of the best
     return chosen

@@ -220,6 +220,3 @@ def model_identity(model) -> dict[str, Any]:
         "prefix": model.prefix,
         "vocabulary": model.sizes.vocabulary,
     }
-
-
-_named, _identity = by_content, model_identity

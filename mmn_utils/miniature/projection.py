@@ -130,10 +130,13 @@ def train_projection(
     return fold(linear, store)
 
 
-def save_projection(path: Path, weights: dict[str, torch.Tensor], options: ProjectionOptions):
+def save_projection(
+    path: Path, weights: dict[str, torch.Tensor], options: ProjectionOptions | None
+) -> None:
     """Save weight (d, width) and bias (d,) in half precision, with how they were trained."""
     half = {key: value.half().contiguous() for key, value in weights.items()}
-    save_file(half, path, metadata={"training": json.dumps(asdict(options), sort_keys=True)})
+    training = asdict(options) if options else None
+    save_file(half, path, metadata={"training": json.dumps(training, sort_keys=True)})
 
 
 def untrained_projection(width: int, store: FeatureStore, seed: int) -> dict[str, torch.Tensor]:
