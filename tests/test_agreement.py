@@ -6,6 +6,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mmn_utils import agreement
@@ -142,9 +143,12 @@ def test_a_noun_is_found_in_either_number(tokens, noun, expected):
 
 
 def test_units_are_counted_once_per_layer():
-    neurons = [Neuron(0, 1), Neuron(2, 1), Neuron(2, 5), Neuron(0, 1)]
-    assert agreement.units_per_layer(neurons, 4).tolist() == [1, 0, 2, 0]
-    assert isinstance(agreement.units_per_layer([], 2), np.ndarray)
+    table = pd.DataFrame({"layer": [0, 2, 2, 0], "unit": [1, 1, 5, 1]}).astype("int32")
+    numbers = agreement.unit_numbers(table, 16)
+    assert numbers.tolist() == [1, 33, 37, 1]
+    assert agreement.units_per_layer(numbers, 16, 4).tolist() == [1, 0, 2, 0]
+    assert agreement.units_per_layer(numbers[:0], 16, 2).tolist() == [0, 0]
+    assert agreement.units_per_layer(numbers.reshape(2, 2), 16, 4).tolist() == [1, 0, 2, 0]
 
 
 WORDS = ["horse", "horses", "field", "riding", "stable", "saddle", "pony", "x", "y", "z"]

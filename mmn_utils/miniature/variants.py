@@ -50,7 +50,7 @@ def run_variant(name: str, steps: int, work: Path) -> dict:
 def main() -> None:
     """Train and probe the variants that the table does not hold yet."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--steps", type=int, default=600)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--table", type=Path, default=Path("data/miniature/training/variants.csv"))
     parser.add_argument("--work", type=Path, default=Path("data/cache/miniature/variants"))
     parser.add_argument("--threads", type=int, default=2)
