@@ -12,8 +12,10 @@ torchvision is about to be imported, by whomever.
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from importlib.abc import MetaPathFinder
 from pathlib import Path
 
@@ -62,3 +64,17 @@ class _BeforeTorchvision(MetaPathFinder):
 
 if "torchvision" not in sys.modules:
     sys.meta_path.insert(0, _BeforeTorchvision())
+
+
+@contextlib.contextmanager
+def quiet_loading() -> Iterator[None]:
+    """Keep transformers' loading bars out of notebooks; also a decorator."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()

@@ -9,11 +9,10 @@ bend means.
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import importlib.util
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
@@ -29,9 +28,8 @@ from scipy import stats
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 from transformers import CLIPModel, CLIPProcessor
-from transformers.utils import logging as transformers_logging
 
-import mmn_utils.compat  # noqa: F401  (torchvision, through transformers)
+from mmn_utils.compat import quiet_loading
 from mmn_utils.datasets.base import Photograph
 from mmn_utils.presets import data_path
 
@@ -275,7 +273,7 @@ def _encoder(encoder: str | Path | None, layer: int | None) -> tuple[str, int]:
 @cache
 def _bert_scorer(encoder: str, layer: int, device: str) -> BERTScorer:
     try:
-        with _no_progress_bars():
+        with quiet_loading():
             scorer = BERTScorer(model_type=encoder, num_layers=layer, device=device)
     except (OSError, ValueError) as error:
         raise FileNotFoundError(
@@ -387,7 +385,7 @@ def clip_embeddings(clip: str | Path | None = None, device: str = "cpu") -> Clip
     """
     name = str(clip or data_path("miniature", "clip"))
     try:
-        with _no_progress_bars():
+        with quiet_loading():
             # float32 whatever the weights are stored in: half precision costs a digit.
             model = CLIPModel.from_pretrained(name, dtype=torch.float32).to(device)
             processor = CLIPProcessor.from_pretrained(name)
@@ -437,15 +435,3 @@ def _image_key(image: Image.Image | Photograph) -> Any:
 
 def _opened(image: Image.Image | Photograph) -> Image.Image:
     return image.open() if isinstance(image, Photograph) else image.convert("RGB")
-
-
-@contextlib.contextmanager
-def _no_progress_bars() -> Iterator[None]:
-    """Keep transformers' loading bars out of notebooks."""
-    shown = transformers_logging.is_progress_bar_enabled()
-    transformers_logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        if shown:
-            transformers_logging.enable_progress_bar()

@@ -298,6 +298,21 @@ def steady_units(
     }
 
 
+def telling_units(table: pd.DataFrame, label_of: Mapping[str, str]) -> dict[str, Neuron]:
+    """Find for each label the unit that tells its images from the others best.
+
+    The largest difference between the share of the label's images and the share of all
+    other labelled images that have the unit in the table; of equals, the first address.
+    """
+    labels = pd.Series(label_of)
+    rows = table.assign(label=table["image"].map(label_of)).dropna(subset="label")
+    counts = rows.groupby(["layer", "unit", "label"])["image"].nunique().unstack(fill_value=0)
+    sizes = labels.value_counts()[counts.columns]
+    others = np.maximum(len(labels) - sizes, 1)
+    gap = counts / sizes - (-counts.sub(counts.sum(axis=1), axis=0)) / others
+    return {str(label): Neuron(*map(int, gap[label].idxmax())) for label in gap.columns}
+
+
 # --- classes ---------------------------------------------------------------------------
 
 

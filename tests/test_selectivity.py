@@ -249,3 +249,17 @@ def test_a_set_that_is_never_active_has_no_relative_value():
 def test_only_max_and_sum_rank_classes(system, photographs):
     with pytest.raises(ValueError, match="pair"):
         sel.class_table(system, photographs, rank_by="pair")
+
+
+def test_telling_units_are_in_many_of_a_label_and_few_of_the_others():
+    seen = {"a": (1, 2), "b": (1, 3), "c": (1, 4), "d": (1, 4)}  # unit 1 is everywhere
+    table = pd.DataFrame(
+        [
+            {"image": i, "layer": 2, "unit": u, "score": 1.0}
+            for i, some in seen.items()
+            for u in some
+        ]
+    )
+    labels = {"a": "cat", "b": "cat", "c": "dog", "d": "dog", "e": "dog"}  # e has no rows
+    found = sel.telling_units(table, labels)
+    assert found == {"cat": Neuron(2, 2), "dog": Neuron(2, 4)}

@@ -56,6 +56,7 @@ REQUIRED = {
     "background is named": "",
     "noun's probability left, top units ablated": "<= 0.35",
     "noun's probability left, random units ablated": ">= 0.95",
+    "the same, top units, mean over scenes": "",
     "IoU of top units": "",
     "IoU of random units": "",
     "IoU, top over random": ">= 1.8",
@@ -137,7 +138,8 @@ def caption_quality(model, photographs: Sequence[Photograph], world: World) -> p
 
     Columns: image, caption, noun (the first one, "" if none), right (it is in the scene),
     recall (of the scene's objects, those named), precision (of the objects named, those
-    there; NaN where none is), background (its name was said).
+    there; NaN where none is), background (its name was said), twice (one thing is named
+    more than once).
     """
     rows = []
     for photograph, caption in zip(photographs, captions_of(model, photographs), strict=True):
@@ -150,7 +152,8 @@ def caption_quality(model, photographs: Sequence[Photograph], world: World) -> p
 def _caption_row(text: str, noun: str, photograph: Photograph, world: World) -> dict:
     """Compare one caption with its scene; see ``caption_quality``."""
     present, words = _present(photograph), _words(text)
-    named = {c.name for c in (concept_of(word, world) for word in words) if c is not None}
+    things = [c.name for c in (concept_of(word, world) for word in words) if c is not None]
+    named = set(things)
     first = concept_of(noun, world) if noun else None
     there = len(named & present)
     return {
@@ -160,6 +163,7 @@ def _caption_row(text: str, noun: str, photograph: Photograph, world: World) -> 
         "recall": there / max(1, len(present)),
         "precision": there / len(named) if named else np.nan,
         "background": background_of(photograph, world) in words,
+        "twice": len(things) > len(named),
     }
 
 
@@ -384,6 +388,7 @@ def _units(quality: Quality) -> dict[str, Result]:
     found = {
         left.format("top"): ratio(units["without_top"], units["probability"]),
         left.format("random"): ratio(units["without_random"], units["probability"]),
+        "the same, top units, mean over scenes": mean(units["without_top"] / units["probability"]),
         "IoU of top units": mean(units["iou_top"]),
         "IoU of random units": mean(units["iou_random"]),
         "IoU, top over random": ratio(units["iou_top"], units["iou_random"]),

@@ -85,7 +85,7 @@ def probe_text(
     tokenizer,
     world: World,
     options: CorpusOptions,
-    documents: int = 120,
+    documents: int = 60,
     top: int = 20,
     seed: int = 99,
 ) -> TextProbe:

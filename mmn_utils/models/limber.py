@@ -30,6 +30,7 @@ from timm.models.beit import Beit
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BeitModel, GPTJForCausalLM
 
+from ..compat import quiet_loading
 from ..presets import data_path
 from .base import GPTJ, ImageTokens, VisionLanguageModel, files_hash
 from .encoders import HubBeit, ImageEncoder, TimmBeit
@@ -138,6 +139,7 @@ def build_limber(
 # --- the miniature ----------------------------------------------------------------------
 
 
+@quiet_loading()
 def load_miniature(
     name: str = "miniature",
     folder: str | Path | None = None,

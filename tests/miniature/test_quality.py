@@ -121,7 +121,8 @@ def test_a_caption_against_its_scene(scenes, text, noun, expected):
 
 def test_naming_what_is_not_there_costs_precision(scenes):
     row = quality._caption_row("a dog and a horse on the grass", "dog", scenes[0], WORLD)
-    assert (row["right"], row["precision"]) == (False, 0.5)
+    assert (row["right"], row["precision"], row["twice"]) == (False, 0.5, False)
+    assert quality._caption_row("a dog and a dog on the grass", "dog", scenes[2], WORLD)["twice"]
 
 
 # --- statistics ---------------------------------------------------------------------------

@@ -306,7 +306,9 @@ def test_the_doctor_passes_the_shipped_miniature(name):
     model = load_model(name)
     assert model.image_tokens == ImageTokens(start=0, count=196, grid=(14, 14), pixels=112)
     assert model.prompt(tiny_images(1)).embeds.shape[1] == 199
-    report = doctor(model, tiny_images(2, side=112))
+    # The controls have the same language model, whose slopes are the costly part.
+    checks = None if name == "miniature" else ["own forward", "completeness", "batch = single"]
+    report = doctor(model, tiny_images(2, side=112), checks)
     assert report["passed"].all(), report.to_string()
     assert not report["passed"].isna().any()
 
