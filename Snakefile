@@ -18,8 +18,9 @@ PRESET = load_preset(config.get("preset", "miniature"))
 RUN = PRESET.name
 NOTEBOOKS = sorted({exhibit.notebook for exhibit in load_exhibits().values()})
 
-# What makes the miniature is not what reads it, and only notebook 00's training touches it.
-SOURCES = [str(p) for p in sorted(Path("mmn_utils").rglob("*.py")) if p.parts[1] != "miniature"]
+# What makes the miniature is not what reads it: only notebook 00 tells of both.
+ALL_SOURCES = [str(path) for path in sorted(Path("mmn_utils").rglob("*.py"))]
+SOURCES = [path for path in ALL_SOURCES if Path(path).parts[1] != "miniature"]
 # The pictures are named by the annotations beside them; watching those is enough.
 DATA = [
     str(path)
@@ -59,7 +60,7 @@ for place, notebook in enumerate(NOTEBOOKS):
         name: f"notebook_{notebook}"
         input:
             notebook=f"notebooks/{notebook}.ipynb",
-            sources=SOURCES,
+            sources=ALL_SOURCES if notebook == "00_miniature" else SOURCES,
             data=DATA if str(PRESET.settings.get("model", "")).startswith("miniature") else [],
         output:
             record(notebook),
