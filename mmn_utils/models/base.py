@@ -12,6 +12,7 @@ from __future__ import annotations
 import copy
 import hashlib
 import re
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -133,7 +134,7 @@ class Prompt:
         return Prompt(self.embeds[rows], self.mask[rows], self.positions[rows])
 
 
-class VisionLanguageModel:
+class VisionLanguageModel(ABC):
     """A frozen language model with image tokens in its prompt; see the module's text."""
 
     def __init__(
@@ -160,17 +161,17 @@ class VisionLanguageModel:
 
     # --- what an adapter must say -----------------------------------------------------
 
+    @abstractmethod
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """Turn pictures of any mode into the encoder's pixels (B, 3, H, W), float32."""
-        raise NotImplementedError
 
+    @abstractmethod
     def image_features(self, images: Sequence[Image.Image]) -> Tensor:
         """Encode pictures: (B, count, encoder width), before the projection."""
-        raise NotImplementedError
 
+    @abstractmethod
     def soft_prompt(self, images: Sequence[Image.Image]) -> Tensor:
         """Project encoded pictures into the language model's input space: (B, count, d)."""
-        raise NotImplementedError
 
     # --- in ---------------------------------------------------------------------------
 

@@ -8,6 +8,7 @@ the same weights (``timm_weights`` translates).
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 
 import torch
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from transformers import BeitModel
 
 
-class ImageEncoder(nn.Module):
+class ImageEncoder(nn.Module, ABC):
     """Turns pixels into features, one for each patch, in reading order.
 
     ``width`` of a feature, ``grid`` (rows, columns) of the patches, ``pixels`` = side of
@@ -27,13 +28,13 @@ class ImageEncoder(nn.Module):
     grid: tuple[int, int]
     pixels: int
 
+    @abstractmethod
     def features(self, pixels: Tensor) -> Tensor:
         """Encode (B, 3, H, W) to (B, patches, width): the last block's output, CLS dropped.
 
         Without the final norm: LiMBeR's projection was trained on the residual stream as
         it is (transformers' BEiT has no final norm of its own in this configuration).
         """
-        raise NotImplementedError
 
     def train(self, mode: bool = True) -> ImageEncoder:
         """Stay in evaluation mode: the encoder is never trained here."""

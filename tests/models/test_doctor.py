@@ -51,9 +51,15 @@ class TinyLlama(VisionLanguageModel):
         super().__init__("llama", language_model, tiny_tokenizer(), LLAMA, tokens, prefix=" of")
         self.queries = nn.Linear(3, 32 * 5).requires_grad_(False)
 
-    def soft_prompt(self, images):
+    def preprocess(self, images):
         means = [image.convert("RGB").resize((1, 1)).getpixel((0, 0)) for image in images]
-        return self.queries(torch.tensor(means) / 255.0).view(-1, 5, 32).to(self.dtype)
+        return torch.tensor(means)[:, :, None, None] / 255.0
+
+    def image_features(self, images):
+        return self.preprocess(images).flatten(1)
+
+    def soft_prompt(self, images):
+        return self.queries(self.image_features(images)).view(-1, 5, 32).to(self.dtype)
 
     def prompt(self, images, text=None):
         rest = super().prompt(images, text).embeds
