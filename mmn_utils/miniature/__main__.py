@@ -27,14 +27,8 @@ PARTS = (
     ("CLIP, for the metric", "clip"),
     ("variants of the text", "variants"),
 )
-#: training curves: where a part leaves them, and where the notebook reads them.
-CURVES = {
-    "vision_log.csv": "vision.csv",
-    "language.csv": "language.csv",
-    "projection.csv": "projection.csv",
-    "projection_untrained_encoder.csv": "projection_untrained_encoder.csv",
-    "clip_log.csv": "clip.csv",
-}
+#: training curves that lie beside the checkpoints; vision and clip keep theirs themselves.
+CURVES = ("language.csv", "projection.csv", "projection_untrained_encoder.csv")
 
 
 def make_part(module: str, work: Path) -> None:
@@ -51,9 +45,9 @@ def make_part(module: str, work: Path) -> None:
 def keep_curves(work: Path, data: Path) -> None:
     """Copy the training curves beside the weights that they belong to."""
     (data / "training").mkdir(parents=True, exist_ok=True)
-    for source, name in CURVES.items():
-        if (work / source).exists():
-            shutil.copyfile(work / source, data / "training" / name)
+    for name in CURVES:
+        if (work / name).exists():
+            shutil.copyfile(work / name, data / "training" / name)
 
 
 def main() -> None:
