@@ -1,8 +1,9 @@
 """Read and replace what flows through the MLPs, by hooks that always come off.
 
-Two places: ``"pre"``, the pre-activation Z (the output of a layer's ``pre_module``), and
+Three places: ``"pre"``, the pre-activation Z (the output of a layer's ``pre_module``);
 ``"activation"`` (the input of its ``act_module``, what the write vectors are weighted
-by). Hooks run in the order in which their context managers were entered, so a
+by); ``"gate"``, the gate activation of a gated MLP (the output of its ``gate_module``).
+Hooks run in the order in which their context managers were entered, so a
 ``capture`` inside a ``replace`` of the same place sees the replaced values.
 """
 
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor, nn
 
-PLACES = ("activation", "pre")
+PLACES = ("activation", "pre", "gate")
 _Change = Callable[[Tensor], Tensor | None]
 
 
@@ -104,8 +105,9 @@ def _hooks(model, what: str, changes: Mapping[int, _Change]) -> Iterator[None]:
 
 def _hang(model, what: str, layer: int, change: _Change):
     """Hang a function on one place; what it returns, unless None, takes the value's place."""
-    if what == "pre":
-        return model.pre_module(layer).register_forward_hook(lambda _m, _in, out: change(out))
+    if what != "activation":
+        module = model.pre_module(layer) if what == "pre" else model.gate_module(layer)
+        return module.register_forward_hook(lambda _module, _inputs, output: change(output))
 
     def before(_module: nn.Module, inputs: tuple) -> tuple | None:
         new = change(inputs[0])

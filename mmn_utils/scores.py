@@ -7,59 +7,34 @@ after the image, the caption up to it is teacher-forced, so one pass holds the w
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
 
 from .capture import capture, replace
+from .final_norm import frozen_norm
+from .models.base import Prompt
 from .neurons import NO_PATCH, Neuron, check_neurons, neuron_table
+from .targets import (
+    Consume,
+    Target,
+    at_steps,
+    check_rows,
+    embed_once,
+    embedded,
+    target_tokens,
+    teacher_forced,
+    watch,
+)
 
 Positions = Sequence[int] | slice | None
-Consume = Callable[[int, torch.Tensor], None]  # takes a layer and its field (B, P, units)
-
-
-@dataclass(frozen=True)
-class Target:
-    """A word of an image's caption: the token to score, and the caption's ids before it."""
-
-    image: str
-    noun: str
-    token: int
-    prefix: tuple[int, ...]
-
-    @classmethod
-    def of(cls, image: str, noun, caption) -> Target:
-        """Build the target of a ``text.Noun`` of a ``captions.Caption``."""
-        return cls(image, noun.word, int(noun.token), tuple(caption.ids[: noun.step]))
-
-
-def teacher_forced(model, prompt, prefixes: Sequence[Sequence[int]]):
-    """Append each row's caption prefix to its prompt, so that the next token is its target.
-
-    Shorter prefixes are padded behind their end, where the causal mask hides the padding;
-    image tokens keep their place. The logits of a row are those at its last real token.
-    """
-    if len(prefixes) != len(prompt):
-        raise ValueError(f"{len(prompt)} prompts for {len(prefixes)} targets; give one each")
-    longest = max(map(len, prefixes), default=0)
-    if longest == 0:
-        return prompt
-    ids = torch.zeros(len(prefixes), longest, dtype=torch.long)
-    real = torch.zeros_like(ids)
-    for row, prefix in enumerate(prefixes):
-        ids[row, : len(prefix)] = torch.tensor(prefix, dtype=torch.long)
-        real[row, : len(prefix)] = 1
-    return prompt.extend(model.embed(ids), real)
 
 
 def objective(logits: torch.Tensor, targets: Sequence[Target], target: str = "logit"):
     """Read y_c of each row: logits (B, V) to the logit or probability of its token, (B) float32."""
-    tokens = torch.tensor([t.token for t in targets], device=logits.device)
-    if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < logits.shape[-1]:
-        raise ValueError(f"a target's token is not in the vocabulary of {logits.shape[-1]}")
+    tokens = target_tokens(targets, logits.shape[-1], logits.device)
     logits = logits.float()
     chosen = logits.gather(1, tokens[:, None])[:, 0]
     if target == "logit":
@@ -89,7 +64,7 @@ def attribution(
     image tokens' may be given; ``patch`` then counts within them.
     """
     top = _TopK(k, rank_by)
-    backward(model, _prompt(model, images), targets, top.add, target=target, positions=positions)
+    backward(model, embedded(model, images), targets, top.add, target=target, positions=positions)
     return top.table(targets)
 
 
@@ -152,40 +127,125 @@ def activation_baseline(
 
     The same for every token of an image: what the gradient adds is measured against it.
     """
-    top, prompt = _TopK(k, rank_by), _prompt(model, images)
-    _check_rows(prompt, targets)
+    top, prompt = _TopK(k, rank_by), embedded(model, images)
+    check_rows(prompt, targets)
     where = _where(model, prompt, positions)
-    with _watch(model, lambda layer, activation: top.add(layer, activation[:, where].float())):
+    with watch(model, lambda layer, activation: top.add(layer, activation[:, where].float())):
         model.forward(prompt)
     return top.table(targets)
 
 
 @torch.no_grad()
 def contribution(
-    model, images: Sequence, targets: Sequence[Target], *, k: int = 100
+    model,
+    images: Sequence | Prompt,
+    targets: Sequence[Target],
+    *,
+    k: int = 100,
+    activation: str = "gated",
+    contribution_norm: str = "none",
 ) -> pd.DataFrame:
     """Score neurons by what they write of the token at the step that predicts it (paper B, Eq. 2).
 
-    Activation at the last position times (unembedding row of the token . write vector),
-    without any norm, as printed. One column of the unembedding per target; the (units,
-    vocabulary) product is never formed.
+    Activation there times (unembedding row of the token . write vector). ``images[i]``, or
+    row i of their prompt, belongs to ``targets[i]``; targets of one image are read off one
+    pass over its caption. ``activation`` ``gated``: all of it, so that scores add up to what
+    the MLP writes; ``gate``: one factor of it, as the paper's published code has it.
+    ``contribution_norm`` ``none``: as printed; ``final``: through the final norm, its scale
+    held at what it is there, so that scores are shares of the logit. One column of the
+    unembedding per target; the (units, vocabulary) product is never formed.
+    """
+    top, norm = _TopK(k, "sum"), frozen_norm(model, contribution_norm)
+    rows = unembedding_rows(model, targets, norm)
+    residual = at_steps(
+        model,
+        images,
+        targets,
+        lambda layer, act: top.add(layer, contributions(model, layer, act, rows)[:, None]),
+        activation=activation,
+    )
+    if norm is not None:
+        top.divide(norm.scale(residual))  # positive, the same for all units: ranks stay
+    return top.table(targets)
+
+
+@torch.no_grad()
+def contribution_layers_field(
+    model,
+    images: Sequence | Prompt,
+    targets: Sequence[Target],
+    *,
+    activation: str = "gated",
+    contribution_norm: str = "none",
+) -> dict[int, torch.Tensor]:
+    """Return all contributions as {layer: (targets, units)}, for small models and tests."""
+    norm, field = frozen_norm(model, contribution_norm), {}
+    rows = unembedding_rows(model, targets, norm)
+
+    def keep(layer: int, act: torch.Tensor) -> None:
+        field[layer] = contributions(model, layer, act, rows)
+
+    residual = at_steps(model, images, targets, keep, activation=activation)
+    scale = 1 if norm is None else norm.scale(residual)[:, None]
+    return {layer: values / scale for layer, values in field.items()}
+
+
+def unembedding_rows(model, targets: Sequence[Target], norm=None) -> torch.Tensor:
+    """Gather the targets' rows of the unembedding (T, d) float32, the norm folded in if given."""
+    weight, _ = model.unembedding
+    rows = weight[target_tokens(targets, len(weight), weight.device)].detach().float()
+    return rows if norm is None else norm.fold(rows)
+
+
+def contributions(model, layer: int, activation: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Multiply activations (T, units) by what each unit writes along rows (T, d): (T, units)."""
+    written = rows @ model.write_vectors(layer).detach().to(rows).T
+    return activation * written
+
+
+@torch.no_grad()
+def last_activation(
+    model,
+    images: Sequence | Prompt,
+    targets: Sequence[Target],
+    *,
+    k: int = 100,
+    activation: str = "gated",
+) -> pd.DataFrame:
+    """Score neurons by their activation at the step that predicts the target (paper B's Base).
+
+    Signed, as the paper's "higher activations" has it; arguments as ``contribution``.
     """
     top = _TopK(k, "sum")
-    prompt = teacher_forced(model, _prompt(model, images), [t.prefix for t in targets])
-    weight, _ = model.unembedding
-    rows = weight[torch.tensor([t.token for t in targets], device=weight.device)].detach()
-
-    places = torch.arange(prompt.mask.shape[1], device=prompt.mask.device)
-    last = (prompt.mask * places).argmax(1)  # of the real tokens: it predicts the target
-
-    def add(layer: int, activation: torch.Tensor) -> None:
-        written = rows.float() @ model.write_vectors(layer).detach().float().T
-        at_last = activation[torch.arange(len(last), device=last.device), last]
-        top.add(layer, (at_last.float() * written)[:, None])
-
-    with _watch(model, add):
-        model.forward(prompt)
+    at_steps(
+        model, images, targets, lambda layer, a: top.add(layer, a[:, None]), activation=activation
+    )
     return top.table(targets)
+
+
+METHODS: Mapping[str, Callable[..., pd.DataFrame]] = {  # paper B's Table 2 and 3
+    "activation": last_activation,  # "Base"
+    "attribution": attribution,  # "Mmns": by the maximum over patches
+    "contribution": contribution,  # "Ours"
+}
+
+
+def by_methods(
+    model,
+    images: Sequence | Prompt,
+    targets: Sequence[Target],
+    *,
+    k: int = 100,
+    methods: Mapping[str, Callable[..., pd.DataFrame]] = METHODS,
+) -> dict[str, pd.DataFrame]:
+    """Score the same targets by several methods: {method: neuron table} (paper B, Table 2).
+
+    Each picture is embedded once. Switches go in as
+    ``{**METHODS, "contribution": partial(contribution, activation="gate")}``.
+    """
+    pictures, rows = embed_once(model, images, targets)
+    prompt = pictures.select(rows)
+    return {name: method(model, prompt, targets, k=k) for name, method in methods.items()}
 
 
 @torch.no_grad()
@@ -254,7 +314,7 @@ def integrated_gradients(
     """
     top = _TopK(k, rank_by)
     field = path_field(
-        model, _prompt(model, images), targets, steps=steps, target=target, positions=positions
+        model, embedded(model, images), targets, steps=steps, target=target, positions=positions
     )
     for layer in list(field):
         top.add(layer, field.pop(layer))
@@ -271,7 +331,7 @@ def path_field(
     where = _where(model, prompt, positions)
     prompt = teacher_forced(model, prompt, [t.prefix for t in targets])
     ends: dict[int, torch.Tensor] = {}
-    with torch.no_grad(), _watch(model, lambda layer, a: ends.update({layer: a[:, where].clone()})):
+    with torch.no_grad(), watch(model, lambda layer, a: ends.update({layer: a[:, where].clone()})):
         model.forward(prompt)
     field = {layer: torch.zeros_like(end, dtype=torch.float32) for layer, end in ends.items()}
     nodes, weights = np.polynomial.legendre.leggauss(steps)
@@ -318,6 +378,10 @@ class _TopK:
         order = new[0].topk(min(self.k, new[0].shape[1]), dim=1).indices
         self.best = tuple(values.gather(1, order) for values in new)
 
+    def divide(self, scale: torch.Tensor) -> None:
+        """Divide each row's scores by its own positive scale (B)."""
+        self.best = (self.best[0] / scale[:, None], *self.best[1:])
+
     def table(self, targets: Sequence[Target]) -> pd.DataFrame:
         """Lay the result out as a neuron table."""
         if self.best is None:
@@ -356,19 +420,6 @@ def _by_pair(field: torch.Tensor, k: int):
 _REDUCE = {"max": _by_max, "sum": _by_sum, "pair": _by_pair}
 
 
-def _prompt(model, images: Sequence):
-    """Embed the images without a graph behind them."""
-    if len(images) == 0:
-        raise ValueError("no images; give at least one")
-    with torch.no_grad():
-        return model.prompt(images)
-
-
-def _check_rows(prompt, targets: Sequence[Target]) -> None:
-    if len(prompt) != len(targets):
-        raise ValueError(f"{len(prompt)} prompts for {len(targets)} targets; give one each")
-
-
 def _where(model, prompt, positions: Positions) -> slice | torch.Tensor:
     """Resolve positions of the prompt: the image tokens' if None."""
     image, length = model.image_tokens, prompt.embeds.shape[1]
@@ -380,19 +431,6 @@ def _where(model, prompt, positions: Positions) -> slice | torch.Tensor:
     if index.numel() == 0 or index.min() < 0 or index.max() >= length:
         raise ValueError(f"positions must be some of the prompt's 0 to {length - 1}")
     return index
-
-
-def _watch(model, consume: Consume):
-    """Read every layer's activation (B, T, units) in passing and keep none of it."""
-
-    def watcher(layer: int):
-        def function(activation: torch.Tensor) -> torch.Tensor:
-            consume(layer, activation)
-            return activation
-
-        return function
-
-    return replace(model, {layer: watcher(layer) for layer in range(model.sizes.layers)})
 
 
 def _columns(target: Target, neurons: Sequence[Neuron], scores: Sequence[float]) -> pd.DataFrame:

@@ -32,7 +32,8 @@ class Architecture:
     ``layers`` and what follows it are paths in the language model; ``pre``, ``act`` and
     ``attention`` are paths inside one layer. The output of ``pre`` is Z, the input of
     ``act`` is the activation, and the outputs of ``act`` and of ``attention`` are what
-    the layer adds to the residual stream.
+    the layer adds to the residual stream. In a gated MLP the output of ``gate`` is the
+    gate activation, one factor of the activation; None where there is no gate.
     """
 
     layers: str
@@ -41,6 +42,7 @@ class Architecture:
     attention: str
     norm: str
     unembed: str
+    gate: str | None = None
 
 
 GPTJ = Architecture(
@@ -50,6 +52,16 @@ GPTJ = Architecture(
     attention="attn.out_proj",
     norm="transformer.ln_f",
     unembed="lm_head",
+)
+
+LLAMA = Architecture(
+    layers="model.layers",
+    pre="mlp.gate_proj",
+    act="mlp.down_proj",
+    attention="self_attn.o_proj",
+    norm="model.norm",
+    unembed="lm_head",
+    gate="mlp.act_fn",
 )
 
 
@@ -223,6 +235,12 @@ class VisionLanguageModel(ABC):
     def act_module(self, layer: int) -> nn.Module:
         """Return the module whose INPUT is the activation (B, T, units)."""
         return self.layer(layer).get_submodule(self.architecture.act)
+
+    def gate_module(self, layer: int) -> nn.Module:
+        """Return the module whose OUTPUT is the gate activation; ``ValueError`` without gates."""
+        if self.architecture.gate is None:
+            raise ValueError(f"the MLPs of {self.name} have no gate; give what='activation'")
+        return self.layer(layer).get_submodule(self.architecture.gate)
 
     def attention_module(self, layer: int) -> nn.Module:
         """Return the module whose OUTPUT attention adds to the residual stream (B, T, d)."""

@@ -13,9 +13,14 @@ floating point      ``ValueError``: its range is not known
 no pixels           ``ValueError``
 ==================  ==========================================================
 
-Then straight to a square, aspect ratio not kept, bilinear as Pillow does it (with its
-antialiasing), divided by 255, minus mean, over standard deviation: what LiMBeR's
+Then to a square, as the system's own processor does it: straight, the aspect ratio not
+kept (``fit="square"``), or the shorter side to the square's and the middle cut out
+(``"crop"``); with Pillow's own bilinear or bicubic filter and its antialiasing. Then
+divided by 255, minus mean, over standard deviation. The defaults are what LiMBeR's
 feature extractor does.
+
+A heat map is over this square. Where the square was cut out, what lies beyond it was
+never seen: put masks and overlays through ``to_square`` too.
 """
 
 from __future__ import annotations
@@ -27,6 +32,14 @@ import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+CLIP_MEAN = (0.48145466, 0.4578275, 0.40821073)
+CLIP_STD = (0.26862954, 0.26130258, 0.27577711)
+FITS = ("square", "crop")
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
 _TRANSPARENT = ("RGBA", "LA", "PA", "RGBa")
 _WIDE = ("I", "I;16", "I;16L", "I;16B", "I;16N")
 _UNREADABLE = (
@@ -74,21 +87,47 @@ def _narrow(image: Image.Image) -> Image.Image:
     return Image.fromarray(np.rint(values.clip(0, 65535) / 257).astype(np.uint8))
 
 
+def to_square(
+    image: Image.Image, side: int, fit: str = "square", resample: str = "bilinear"
+) -> Image.Image:
+    """Return the square that an encoder sees, from an upright picture or mask of any mode.
+
+    ``fit`` "square" stretches to it, "crop" scales the shorter side and cuts the middle
+    out, rounding down as CLIP's processor does. ``ValueError`` for others, and for a
+    ``resample`` that is none of nearest, bilinear, bicubic.
+    """
+    if resample not in _FILTERS:
+        raise ValueError(f"resample = {resample!r}: choose from {', '.join(_FILTERS)}")
+    if fit not in FITS:
+        raise ValueError(f"fit = {fit!r}: choose from {', '.join(FITS)}")
+    if fit == "square":
+        return image.resize((side, side), _FILTERS[resample])
+    shorter = min(image.size)
+    width, height = (side * length // shorter for length in image.size)
+    left, top = (width - side) // 2, (height - side) // 2
+    scaled = image.resize((width, height), _FILTERS[resample])
+    return scaled.crop((left, top, left + side, top + side))
+
+
 def to_pixels(
     images: Sequence[Image.Image],
     side: int,
     mean: Sequence[float] = (0.5, 0.5, 0.5),
     std: Sequence[float] = (0.5, 0.5, 0.5),
+    *,
+    fit: str = "square",
+    resample: str = "bilinear",
 ) -> torch.Tensor:
     """Turn pictures into an encoder's input: (B, 3, side, side) float32.
 
-    ``ValueError`` for no picture, for one that is not in a list, and as ``to_rgb``.
+    ``ValueError`` for no picture, for one that is not in a list, and as ``to_rgb`` and
+    ``to_square``.
     """
     if isinstance(images, Image.Image):
         raise ValueError("give a list of pictures, [image] for a single one")
     if len(images) == 0:
         raise ValueError("no pictures; give a list of at least one")
-    squares = [to_rgb(image).resize((side, side), Image.Resampling.BILINEAR) for image in images]
+    squares = [to_square(to_rgb(image), side, fit, resample) for image in images]
     values = torch.from_numpy(np.stack([np.asarray(square) for square in squares]))
     values = values.permute(0, 3, 1, 2).float() / 255
     return (values - _channels(mean)) / _channels(std)
