@@ -56,7 +56,7 @@ miniature: $(STAMP)  ## train the miniature again from nothing (two cores: under
 
 lock: $(STAMP)  ## resolve the dependencies afresh and pin them
 	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report - \
-		'.[test,train,lab]' torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \
+		'.[test,lab]' torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \
 		transformers==5.23.0 bert-score==0.3.13 \
 		| $(BIN)/python .ci/lock.py > requirements.lock.new
 	@mv requirements.lock.new requirements.lock

@@ -12,6 +12,7 @@ HEADER = """\
 
 report = json.load(sys.stdin)
 packages = {item["metadata"]["name"]: item["metadata"]["version"] for item in report["install"]}
+packages.pop("multimodal-neurons", None)  # the project itself is installed from its folder
 print(HEADER.format(python=report["environment"]["python_version"]))
 for name in sorted(packages, key=str.lower):
     print(f"{name}=={packages[name].partition('+')[0]}")

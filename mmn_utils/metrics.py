@@ -166,7 +166,7 @@ def bertscore(
     ValueError for a string in place of a list, unequal lengths, no reference, or an
     unknown layer.
     """
-    _check_pairs(candidates, references)
+    check_pairs(candidates, references)
     of_candidate = zip(candidates, references, strict=True)
     asked = [(c.strip(), r.strip()) for c, rs in of_candidate for r in rs]
     pairs = sorted({pair for pair in asked if all(pair)})
@@ -230,21 +230,61 @@ def _match(
     return torch.where((precision > 0) & (recall > 0), f1, 0.0)
 
 
+@dataclass(frozen=True)
+class TokenVectors:
+    """A text as its encoder sees it: tokens, and their unit vectors (tokens, width) float32."""
+
+    tokens: tuple[str, ...]
+    vectors: Tensor
+
+
+def token_vectors(
+    texts: Sequence[str],
+    encoder: str | Path | None = None,
+    layer: int | None = None,
+    batch_size: int = 64,
+    device: str = "cpu",
+) -> dict[str, TokenVectors]:
+    """Embed each distinct text once, with the encoder and the layer of :func:`bertscore`.
+
+    The first and last special tokens are seen by the encoder and left out here, so a
+    blank text has no tokens.
+    """
+    scorer = _bert_scorer(*_encoder(encoder, layer), device)
+    tokenizer = scorer._tokenizer
+    nothing = TokenVectors((), torch.empty(0, scorer._model.config.hidden_size))
+    found = {text: nothing for text in texts if not text.strip()}
+    full = sorted(set(texts) - set(found))
+    for text, (unit, weight) in _embed_tokens(scorer, full, batch_size).items():
+        kept = weight.bool()
+        ids = torch.tensor(sent_encode(tokenizer, text))[kept]
+        found[text] = TokenVectors(tuple(tokenizer.convert_ids_to_tokens(ids.tolist())), unit[kept])
+    return found
+
+
 def bertscore_identifier(encoder: str | Path | None = None, layer: int | None = None) -> str:
     """Return what fixes the numbers of :func:`bertscore`, for provenance.
 
     The encoder's name, the layer, the settings, the versions, and the start of the
     SHA-256 of a local encoder's weights; no path of this machine.
     """
-    name, layer = _encoder(encoder, layer)
-    folder = Path(name)
-    if folder.is_dir():
-        label = ENCODER_PACKAGE.replace("_", "-") if encoder is None else folder.name
-        name = f"{label} (weights {_digest(folder)})"
     return (
-        f"bert-score {version('bert-score')}, F1, {name}, layer {layer}, no idf, not rescaled, "
-        f"mean over references, transformers {version('transformers')}"
+        f"bert-score {version('bert-score')}, F1, {encoder_identifier(encoder, layer)}, no idf, "
+        f"not rescaled, mean over references, transformers {version('transformers')}"
     )
+
+
+def encoder_identifier(encoder: str | Path | None = None, layer: int | None = None) -> str:
+    """Name a text encoder, the start of its local weights' SHA-256, and the layer."""
+    name, layer = _encoder(encoder, layer)
+    label = ENCODER_PACKAGE.replace("_", "-") if encoder is None else None
+    return f"{weights_identifier(name, label)}, layer {layer}"
+
+
+def weights_identifier(name: str | Path, label: str | None = None) -> str:
+    """Name a checkpoint: a folder by its last part and its weights' hash, another as it is."""
+    folder = Path(name)
+    return f"{label or folder.name} (weights {_digest(folder)})" if folder.is_dir() else str(name)
 
 
 def default_encoder() -> Path:
@@ -288,7 +328,8 @@ def _bert_scorer(encoder: str, layer: int, device: str) -> BERTScorer:
     return scorer
 
 
-def _check_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+def check_pairs(candidates: Sequence[str], references: Sequence[Sequence[str]]) -> None:
+    """Raise ``ValueError`` unless each candidate has a list of references of its own."""
     if isinstance(candidates, str) or any(isinstance(rs, str) for rs in references):
         raise ValueError("candidates must be a list of texts, references a list of lists of texts")
     if len(candidates) != len(references):
