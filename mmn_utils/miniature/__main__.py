@@ -4,7 +4,8 @@
 
 Each part is a process of its own that goes on from its last checkpoint, so the
 command can be stopped and called again. Finished parts are skipped until
-``--fresh`` forgets them. Two cores take under two hours.
+``--fresh`` forgets them. Two cores with fast bfloat16 take under two hours, others
+several times as long.
 """
 
 from __future__ import annotations
@@ -27,14 +28,20 @@ PARTS = (
     ("CLIP, for the metric", "clip"),
     ("variants of the text", "variants"),
 )
-#: training curves that lie beside the checkpoints; vision and clip keep theirs themselves.
-CURVES = ("language.csv", "projection.csv", "projection_untrained_encoder.csv")
+#: curves and tables that lie beside the checkpoints; vision and clip keep theirs themselves.
+CURVES = (
+    "language.csv",
+    "projection.csv",
+    "projection_untrained_encoder.csv",
+    "variants.csv",
+)
 
 
 def make_part(module: str, work: Path) -> None:
     """Run one part to its end, unless it was finished before."""
     done = work / "done" / module
     if done.exists():
+        print(f"finished before, in {done.read_text().strip()}", flush=True)
         return
     started = time.monotonic()
     subprocess.run([sys.executable, "-m", f"mmn_utils.miniature.{module}"], check=True)

@@ -38,6 +38,7 @@ from transformers import (
 
 from mmn_utils.miniature.phrases import FORMS
 from mmn_utils.miniature.scenes import SIZE, VAL_SEED, SceneSet, rendered_scenes
+from mmn_utils.miniature.training import fast_autocast
 from mmn_utils.miniature.vision import (
     CACHE,
     PIXEL_MEAN,
@@ -258,7 +259,7 @@ class ClipTrainer:
         """Make one step and return its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.recipe, self.step)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with fast_autocast():
             loss = contrastive_loss(self.model, *self._batch())
         self.optimizer.zero_grad()
         loss.backward()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 import mmn_utils.compat  # noqa: F401  (before transformers)
 
 from .corpus import CorpusOptions, documents
-from .training import Progress, Schedule, train
+from .training import Progress, Schedule, fast_autocast, train
 from .world import World, load_world
 
 END = "<|endoftext|>"
@@ -96,13 +97,17 @@ def rotate(x: torch.Tensor, table: torch.Tensor, rotary: int) -> torch.Tensor:
     return torch.cat((turning * cos + turned * sin, rest), dim=-1)
 
 
-def fused_hidden(model: GPTJForCausalLM, embeds: torch.Tensor, keep=None) -> torch.Tensor:
+def fused_hidden(
+    model: GPTJForCausalLM, embeds: torch.Tensor, keep=None, positions: torch.Tensor | None = None
+) -> torch.Tensor:
     """Run the blocks with fused attention; (B, T, d) to (B, T, d) before the final norm.
 
     ``keep`` (layers, B) switches the MLP of a layer off for a row of the batch.
-    Positions count from 0 and rows have no padding on their left.
+    ``positions`` (T,) ascend, where tokens are left out; without them they count from 0.
+    Rows have no padding on their left.
     """
-    x, length, heads = embeds, embeds.shape[1], model.config.n_head
+    x, heads = embeds, model.config.n_head
+    where = slice(0, embeds.shape[1]) if positions is None else positions
     for index, block in enumerate(model.transformer.h):
         h = block.ln_1(x)
         attention = block.attn
@@ -110,7 +115,7 @@ def fused_hidden(model: GPTJForCausalLM, embeds: torch.Tensor, keep=None) -> tor
             layer(h).view(*h.shape[:2], heads, -1).transpose(1, 2)
             for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
         )
-        table = attention.embed_positions[:length].to(h.device)
+        table = attention.embed_positions[where].to(h.device)
         q, k = (rotate(t, table, attention.rotary_dim) for t in (q, k))
         mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
         attended = attention.out_proj(mixed.transpose(1, 2).flatten(2))
@@ -132,15 +137,23 @@ class Rows:
     def __init__(self, world, tokenizer, options: LanguageOptions, seed: int):
         self.world, self.tokenizer, self.options, self.seed = world, tokenizer, options, seed
 
+    def texts(self, step: int) -> Iterator[str]:
+        """Yield the documents of a step, as text."""
+        return documents(self.world, self.options.corpus, seed=self.seed * 1_000_003 + step)
+
+    def documents(self, step: int) -> Iterator[list[int]]:
+        """Yield the documents of a step, as token ids that end with the end of text."""
+        for text in self.texts(step):
+            yield [*self.tokenizer.encode(text), self.tokenizer.eos_token_id]
+
     def batch(self, step: int) -> torch.Tensor:
         """Return (batch, row) token ids; each row starts with a document."""
-        options = self.options
-        texts = documents(self.world, options.corpus, seed=self.seed * 1_000_003 + step)
+        options, found = self.options, self.documents(step)
         rows = []
         for _ in range(options.batch):
             row: list[int] = []
             while len(row) < options.row:
-                row += [*self.tokenizer.encode(next(texts)), self.tokenizer.eos_token_id]
+                row += next(found)
             rows.append(row[: options.row])
         return torch.tensor(rows)
 
@@ -153,6 +166,40 @@ def _keep(options: LanguageOptions, step: int) -> torch.Tensor:
     return (torch.rand(options.layers, options.batch, generator=generator) >= chance).float()
 
 
+def text_loss(logits_for: Callable, rows: Rows, step: int) -> torch.Tensor:
+    """Return the loss of a step's rows, with some of the MLPs left out.
+
+    ``logits_for`` takes ids (B, T) and ``keep`` as ``fused_hidden`` does, to logits
+    (B, T - 1, V) of all tokens but the first.
+    """
+    ids = rows.batch(step)
+    with fast_autocast():
+        logits = logits_for(ids, _keep(rows.options, step))
+    return F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+
+
+def fit(name: str, model: torch.nn.Module, logits_for: Callable, rows: Rows, work: Path) -> None:
+    """Train a language model on rows, from nothing or from its last checkpoint."""
+    options = rows.options
+    train(
+        list(model.parameters()),
+        lambda step: text_loss(logits_for, rows, step),
+        Schedule(steps=options.steps, rate=options.rate),
+        work / f"{name}.pt",
+        model,
+        Progress(name, options.steps, work / f"{name}.csv"),
+        items_per_step=options.batch * options.row,
+    )
+
+
+def save_language_model(model, tokenizer, options: LanguageOptions, folder: Path):
+    """Save in half precision with how it was made; return it as it is now stored, in float32."""
+    model.half().save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "training.json").write_text(json.dumps(asdict(options), indent=1) + "\n")
+    return model.float().eval()
+
+
 def train_language_model(
     options: LanguageOptions, folder: Path, work: Path, world: World | None = None
 ) -> GPTJForCausalLM:
@@ -160,25 +207,12 @@ def train_language_model(
     world = world or load_world()
     tokenizer = build_tokenizer(world, options)
     model = build_model(options, tokenizer)
-    rows = Rows(world, tokenizer, options, seed=options.seed + 2)
 
-    def loss_at(step: int) -> torch.Tensor:
-        ids = rows.batch(step)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            hidden = fused_hidden(model, model.transformer.wte(ids), _keep(options, step))
-            logits = logits_of(model, hidden[:, :-1])
-        return F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+    def logits_for(ids: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
+        return logits_of(model, fused_hidden(model, model.transformer.wte(ids), keep)[:, :-1])
 
-    schedule = Schedule(steps=options.steps, rate=options.rate)
-    progress = Progress("language", options.steps, work / "language.csv")
-    train(
-        list(model.parameters()), loss_at, schedule, work / "language.pt", model, progress,
-        items_per_step=options.batch * options.row,
-    )
-    model.half().save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    (folder / "training.json").write_text(json.dumps(asdict(options), indent=1) + "\n")
-    return model.float().eval()
+    fit("language", model, logits_for, Rows(world, tokenizer, options, options.seed + 2), work)
+    return save_language_model(model, tokenizer, options, folder)
 
 
 def main() -> None:

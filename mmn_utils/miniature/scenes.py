@@ -51,6 +51,23 @@ CLASS_TRAIN_SEED = 30_000_000
 CLASS_VAL_SEED = 40_000_000
 PROBE_SEED = 50_000_000
 
+
+@dataclass(frozen=True)
+class Colours:
+    """How far the colours of objects stray: hue in radians either way, two ranges of factors."""
+
+    hue: float
+    saturation: tuple[float, float]
+    brightness: tuple[float, float]
+
+
+# In their own colours many objects can be told by colour alone, and that much the patches
+# of an untrained encoder hold as well; turned, they have to be told by shape.
+COLOURS = {
+    "own": Colours(0.22, (0.8, 1.15), (0.85, 1.1)),
+    "turned": Colours(np.pi / 2, (0.7, 1.2), (0.75, 1.15)),
+}
+
 SELECTIVITY_CLASSES = (
     "dog", "bird", "turtle", "car", "boat", "banana", "pizza", "clock", "guitar", "flower",
 )  # fmt: skip
@@ -128,17 +145,19 @@ _TO_YIQ = np.array([[0.299, 0.587, 0.114], [0.596, -0.274, -0.322], [0.211, -0.5
 _FROM_YIQ = np.linalg.inv(_TO_YIQ)
 
 
-def _jitter_colour(pixels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Change hue, saturation and brightness of float pixels (H, W, 3) a little."""
-    angle = rng.uniform(-0.22, 0.22)
-    saturation, brightness = rng.uniform(0.8, 1.15), rng.uniform(0.85, 1.1)
+def _recolour(pixels: np.ndarray, colours: Colours, rng: np.random.Generator) -> np.ndarray:
+    """Change hue, saturation and brightness of float pixels (H, W, 3)."""
+    angle = rng.uniform(-colours.hue, colours.hue)
+    saturation, brightness = rng.uniform(*colours.saturation), rng.uniform(*colours.brightness)
     cos, sin = saturation * np.cos(angle), saturation * np.sin(angle)
     turn = np.array([[1, 0, 0], [0, cos, -sin], [0, sin, cos]])
     matrix = brightness * (_FROM_YIQ @ turn @ _TO_YIQ)
     return np.clip(pixels @ matrix.T.astype(np.float32), 0, 255)
 
 
-def _sprite(look: str, longest: int, rng: np.random.Generator, font: Path) -> np.ndarray:
+def _sprite(
+    look: str, longest: int, colours: Colours, rng: np.random.Generator, font: Path
+) -> np.ndarray:
     """Return a jittered object as float32 RGBA (h, w, 4), cropped to its ink."""
     picture = glyph(look, font)
     if rng.random() < 0.5:
@@ -150,7 +169,8 @@ def _sprite(look: str, longest: int, rng: np.random.Generator, font: Path) -> np
     size = tuple(max(1, round(side * scale)) for side in picture.size)
     # A filter without ringing: Lanczos leaves odd colours on the rim of transparent pictures.
     pixels = np.asarray(picture.resize(size, Image.Resampling.HAMMING), dtype=np.float32)
-    return np.concatenate([_jitter_colour(pixels[..., :3], rng), pixels[..., 3:] / 255], axis=2)
+    coloured = _recolour(pixels[..., :3], colours, rng)
+    return np.concatenate([coloured, pixels[..., 3:] / 255], axis=2)
 
 
 # --- backgrounds ------------------------------------------------------------
@@ -339,12 +359,13 @@ def make_scene(
     n_objects: int | None = None,
     first: str | None = None,
     font: str | Path | None = None,
+    colours: str = "own",
 ) -> Scene:
     """Make the scene of a seed.
 
-    ``looks`` is "train" or "held_out"; ``first`` is a concept that has to be in
-    the scene and is drawn at the largest size; without ``n_objects`` the number
-    is drawn from ``OBJECT_COUNTS``.
+    ``looks`` is "train" or "held_out", ``colours`` one of ``COLOURS``; ``first`` is a
+    concept that has to be in the scene and is drawn at the largest size; without
+    ``n_objects`` the number is drawn from ``OBJECT_COUNTS``.
     """
     if looks not in ("train", "held_out"):
         raise ValueError(f"looks must be 'train' or 'held_out', not {looks!r}")
@@ -355,7 +376,8 @@ def make_scene(
     chosen = _choose_concepts(rng, world.with_look(looks == "held_out"), count, first)
     drawn = [c.held_out_look if looks == "held_out" else rng.choice(c.looks) for c in chosen]
     sizes = _sizes(count, first is not None, rng)
-    sprites = [_sprite(k, int(s), rng, font) for k, s in zip(drawn, sizes, strict=True)]
+    strays = COLOURS[colours]
+    sprites = [_sprite(k, int(s), strays, rng, font) for k, s in zip(drawn, sizes, strict=True)]
     pixels = paint_background(ground, rng)
     masks = _compose(pixels, sprites, rng)
     objects = [
@@ -431,9 +453,9 @@ def patch_concepts(scene: Scene, world: World, most: float = 0.6) -> np.ndarray:
     return labels
 
 
-def _scene_rows(seed: int, world: World, font: Path) -> tuple[np.ndarray, ...]:
+def _scene_rows(seed: int, world: World, font: Path, colours: str) -> tuple[np.ndarray, ...]:
     """Return one scene as the rows of a ``SceneSet``, in the order of its fields."""
-    scene = make_scene(seed, world, font=font)
+    scene = make_scene(seed, world, font=font, colours=colours)
     concepts = np.full(max(OBJECT_SIZES), -1, dtype=np.int8)
     concepts[: len(scene.names)] = [world.names.index(name) for name in scene.names]
     grounds = [ground.name for ground in world.backgrounds]
@@ -453,19 +475,22 @@ def _open_arrays(folder: Path, mode: str) -> dict[str, np.ndarray]:
     return {name: np.load(folder / f"{name}.npy", mmap_mode=mode) for name in _FIELDS}
 
 
-def _render_shard(span: range, folder: Path, first_seed: int, world: World, font: Path) -> int:
+def _render_shard(
+    span: range, folder: Path, first_seed: int, world: World, font: Path, colours: str
+) -> int:
     """Render the scenes of a span into the arrays of a folder; return how many."""
     arrays = _open_arrays(folder, "r+")
     for row in span:
-        for name, value in zip(_FIELDS, _scene_rows(first_seed + row, world, font), strict=True):
+        values = _scene_rows(first_seed + row, world, font, colours)
+        for name, value in zip(_FIELDS, values, strict=True):
             arrays[name][row] = value
     return len(span)
 
 
-def _world_fingerprint(world: World) -> str:
+def _fingerprint(world: World, colours: str) -> str:
     """Return a short digest of everything in the world that shows in pictures."""
     facts = [(c.name, c.looks) for c in world.concepts] + [b.name for b in world.backgrounds]
-    return sha256(repr(facts).encode()).hexdigest()[:8]
+    return sha256(repr((facts, COLOURS[colours])).encode()).hexdigest()[:8]
 
 
 def rendered_scenes(
@@ -475,16 +500,23 @@ def rendered_scenes(
     first_seed: int = TRAIN_SEED,
     font: str | Path | None = None,
     workers: int = 2,
+    colours: str = "own",
 ) -> SceneSet:
     """Return the scenes of consecutive seeds, rendered once and kept in a cache folder."""
-    folder = cache / f"scenes_{first_seed}_{count}_{_world_fingerprint(world)}"
+    folder = cache / f"scenes_{first_seed}_{count}_{_fingerprint(world, colours)}"
     if not folder.is_dir():
-        _render(folder, world, count, first_seed, find_font(font), workers)
+        _render(folder, world, count, first_seed, find_font(font), workers, colours)
     return SceneSet(**_open_arrays(folder, "r"))
 
 
 def _render(
-    folder: Path, world: World, count: int, first_seed: int, font: Path, workers: int
+    folder: Path,
+    world: World,
+    count: int,
+    first_seed: int,
+    font: Path,
+    workers: int,
+    colours: str,
 ) -> None:
     """Render scenes in several processes into a new folder, complete or not at all."""
     partial_folder = folder.with_suffix(".partial")
@@ -493,7 +525,12 @@ def _render(
         np.lib.format.open_memmap(partial_folder / f"{name}.npy", "w+", dtype, (count, *shape))
     shards = [range(start, min(start + 500, count)) for start in range(0, count, 500)]
     job = partial(
-        _render_shard, folder=partial_folder, first_seed=first_seed, world=world, font=font
+        _render_shard,
+        folder=partial_folder,
+        first_seed=first_seed,
+        world=world,
+        font=font,
+        colours=colours,
     )
     done = 0
     with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:

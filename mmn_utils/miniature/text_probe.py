@@ -110,8 +110,12 @@ def probe_text(
         correct.append(predicted == target)
     share = np.bincount(layers, minlength=model.config.n_layer) / len(layers)
     return TextProbe(
-        documents, float(np.mean(correct)), tuple(share.tolist()),
-        float(np.mean(hits)), float(np.mean(random_hits)), one_card_share(decoded, cards),
+        documents,
+        float(np.mean(correct)),
+        tuple(share.tolist()),
+        float(np.mean(hits)),
+        float(np.mean(random_hits)),
+        one_card_share(decoded, cards),
     )
 
 

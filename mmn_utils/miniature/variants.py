@@ -2,7 +2,7 @@
 
 Each variant adds one change to the one before it. All train for the same number
 of steps, shorter than the model that ships, and are probed on contexts of their
-own kind of text. The table is kept in ``data/miniature/training/variants.csv``.
+own kind of text. The table ships as ``data/miniature/training/variants.csv``.
 """
 
 from __future__ import annotations
@@ -51,20 +51,21 @@ def main() -> None:
     """Train and probe the variants that the table does not hold yet."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--table", type=Path, default=Path("data/miniature/training/variants.csv"))
-    parser.add_argument("--work", type=Path, default=Path("data/cache/miniature/variants"))
+    parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    rows = pd.read_csv(arguments.table).to_dict("records") if arguments.table.exists() else []
+    table = arguments.work / "variants.csv"
+    rows = pd.read_csv(table).to_dict("records") if table.exists() else []
+    rows = [row for row in rows if row["steps"] == arguments.steps]
     for name in VARIANTS:
         if name in {row["variant"] for row in rows}:
             continue
-        rows.append(run_variant(name, arguments.steps, arguments.work))
-        arguments.table.parent.mkdir(parents=True, exist_ok=True)
-        temporary = arguments.table.with_suffix(".tmp")
+        rows.append(run_variant(name, arguments.steps, arguments.work / "variants"))
+        table.parent.mkdir(parents=True, exist_ok=True)
+        temporary = table.with_suffix(".tmp")
         pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
-        os.replace(temporary, arguments.table)
+        os.replace(temporary, table)
         print(pd.DataFrame(rows[-1:]).T.to_string(), flush=True)
 
 

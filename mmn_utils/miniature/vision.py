@@ -2,9 +2,12 @@
 
 As in BEiT, patches are masked in blocks and the encoder predicts discrete codes
 of what is hidden. The codes come from k-means, first of the pixels in a window
-around each patch, later (as in HuBERT) of the encoder's own middle layer. No
-label takes part in the training; a linear probe of the categories is logged to
-watch it.
+around each patch, then (as in HuBERT) of the encoder's own middle layer. No label takes
+part in the training; a linear probe of the categories is logged to watch it.
+
+With ``--recoloured`` two more stages follow, in scenes whose objects have had their hues
+turned: codes of light and dark alone, and then, as one who colours a picture in, the
+codes that each scene had in its own colours.
 
 Run ``python -m mmn_utils.miniature.vision``; it picks up where it stopped.
 """
@@ -17,8 +20,9 @@ import ctypes
 import json
 import shutil
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +36,14 @@ import mmn_utils.compat  # noqa: F401  (timm needs what it declares)
 # isort: split
 from timm.models.beit import Beit
 
-from mmn_utils.miniature.scenes import PROBE_SEED, SceneSet, rendered_scenes
+from mmn_utils.miniature.scenes import (
+    COLOURS,
+    PROBE_SEED,
+    TRAIN_SEED,
+    SceneSet,
+    rendered_scenes,
+)
+from mmn_utils.miniature.training import fast_autocast
 from mmn_utils.miniature.world import WORLD_FILE, load_world
 
 VISION_CONFIG = {
@@ -48,6 +59,7 @@ VISION_CONFIG = {
     "global_pool": "token",
 }
 PIXEL_MEAN = PIXEL_STD = 0.5
+LUMA = (0.299, 0.587, 0.114)
 CACHE = Path("data/cache/miniature")
 
 
@@ -141,7 +153,7 @@ def encode_images(
 ) -> Iterator[Tensor]:
     """Yield features (B, P, D) of pictures (N, H, W, 3), batch after batch, in float32."""
     for start in range(0, len(images), batch):
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with fast_autocast():
             out = features(model, to_input(images[start : start + batch]), depth)
         yield out.float()
 
@@ -170,10 +182,15 @@ def kmeans(points: Tensor, codes: int, seed: int, rounds: int = 15) -> Tensor:
     return centres
 
 
-def windows(images: np.ndarray, patch: int) -> Tensor:
-    """Return the surroundings of each patch, (B, P, 108): three patches wide, 6 x 6 means."""
-    pooled = F.avg_pool2d(to_input(images), patch // 2)
-    padded = F.pad(pooled, (2, 2, 2, 2), mode="replicate")
+def windows(images: np.ndarray, patch: int, grey: bool = False) -> Tensor:
+    """Return the surroundings of each patch, three patches wide, as 6 x 6 means.
+
+    (B, P, 108) of red, green and blue, or (B, P, 36) of light and dark if ``grey``.
+    """
+    pixels = to_input(images)
+    if grey:
+        pixels = torch.einsum("bchw,c->bhw", pixels, torch.tensor(LUMA))[:, None]
+    padded = F.pad(F.avg_pool2d(pixels, patch // 2), (2, 2, 2, 2), mode="replicate")
     return F.unfold(padded, kernel_size=6, stride=2).transpose(1, 2)
 
 
@@ -204,20 +221,26 @@ def fit_whitener(points: Tensor, dimensions: int, power: float) -> Whitener:
 class Stage:
     """One round of training: where the codes come from and how many pictures are seen.
 
-    ``layer`` is the number of blocks whose output is coded; without it the codes
-    are of pixels. ``visible_weight`` is the weight of predicting the codes of
-    patches in sight, which keeps the last layer's features about their patch.
-    ``scenes`` limits the stage to the first ones, since coding takes time;
-    ``rate_images`` is the length of the learning rate's cosine, if it is longer
-    than the stage, which then ends at a rate that is still high. Features are
-    coded as means over ``reach`` x ``reach`` patches.
+    ``layer`` is the number of blocks whose output is coded; without it the codes are of
+    pixels, in colour or ``grey``. ``colours`` are those of the objects, see
+    ``scenes.COLOURS``. With a ``teacher``, the codes are of the same scenes in their own
+    colours, as the encoder saw them after that stage. ``visible_weight`` is the weight of
+    predicting the codes of patches in sight, which keeps the last layer's features about
+    their patch. ``scenes`` limits the stage to the first ones, since coding takes time;
+    ``rate_images`` is the length of the learning rate's cosine, if it is longer than the
+    stage, which then ends at a rate that is still high; with ``cycles`` it starts anew so
+    many times. Features are coded as means over ``reach`` x ``reach`` patches.
     """
 
     name: str
     images: int
     rate_images: int | None = None
+    cycles: int = 1
     scenes: int | None = None
     layer: int | None = None
+    teacher: str | None = None
+    grey: bool = False
+    colours: str = "own"
     reach: int = 3
     codes: int = 1024
     peak_lr: float = 1.5e-3
@@ -225,14 +248,25 @@ class Stage:
     visible_weight: float = 0.0
 
 
+STAGES = (
+    Stage("pixels", images=67_200, rate_images=90_000, final_lr=0.3),
+    Stage("features", images=56_000, scenes=16_000, layer=5, peak_lr=1.2e-3, final_lr=0.01),
+)
+# Two more, after which objects are known in other colours than their own.
+RECOLOURED = (
+    Stage("shades", images=36_000, rate_images=48_000, grey=True, colours="turned", final_lr=0.02),
+    Stage(
+        "colours", images=56_000, cycles=2, scenes=16_000, layer=5, teacher="features",
+        visible_weight=1.0, colours="turned", peak_lr=1.2e-3, final_lr=0.01,
+    ),
+)  # fmt: skip
+
+
 @dataclass(frozen=True)
 class VisionRecipe:
     """Everything that decides the encoder's weights."""
 
-    stages: tuple[Stage, ...] = (
-        Stage("pixels", images=67_200, rate_images=90_000, final_lr=0.3),
-        Stage("features", images=56_000, scenes=16_000, layer=5, peak_lr=1.2e-3, final_lr=0.01),
-    )
+    stages: tuple[Stage, ...] = STAGES
     config: dict = field(default_factory=lambda: dict(VISION_CONFIG))
     scenes: int = 40_000
     batch: int = 32
@@ -336,12 +370,24 @@ def probe(model: Beit, scenes: SceneSet, depth: int | None = None) -> dict[str, 
     return {"patch": patch, "object": whole}
 
 
+def colour_table(
+    encoders: Mapping[str, Beit], scenes: Callable[[str], SceneSet]
+) -> list[dict[str, str | float]]:
+    """Probe encoders on scenes in each of ``COLOURS``: rows encoder, colours, patch, object."""
+    return [
+        {"encoder": name, "colours": colours, **probe(encoder, scenes(colours))}
+        for name, encoder in encoders.items()
+        for colours in COLOURS
+    ]
+
+
 # --- training ---------------------------------------------------------------
 
 
 def learning_rate(stage: Stage, recipe: VisionRecipe, step: int) -> float:
     """Return the rate of a step: linear warm-up, then a cosine to ``final_lr`` of the peak."""
-    total = max(1, (stage.rate_images or stage.images) // recipe.batch)
+    total = max(1, (stage.rate_images or stage.images) // stage.cycles // recipe.batch)
+    step = step % total if stage.cycles > 1 else step
     if step < recipe.warmup:
         return stage.peak_lr * (step + 1) / recipe.warmup
     turn = (1 + np.cos(np.pi * (step - recipe.warmup) / max(1, total - recipe.warmup))) / 2
@@ -361,13 +407,13 @@ def pixel_codes(recipe: VisionRecipe, stage: Stage, images: np.ndarray) -> Tenso
     rng = np.random.default_rng([recipe.seed, 1])
     patch = recipe.config["patch_size"]
     chosen = np.sort(rng.permutation(len(images))[: max(1, recipe.code_sample // 50)])
-    sample = windows(images[chosen], patch).flatten(0, 1)
+    sample = windows(images[chosen], patch, stage.grey).flatten(0, 1)
     sample = sample[torch.from_numpy(rng.permutation(len(sample))[: recipe.code_sample])]
-    whiten = fit_whitener(sample, dimensions=48, power=0.5)
+    whiten = fit_whitener(sample, sample.shape[1] * 4 // 9, power=0.5)
     centres = kmeans(whiten(sample), stage.codes, recipe.seed)
     parts = []
     for start in range(0, len(images), 512):
-        window = windows(images[start : start + 512], patch)
+        window = windows(images[start : start + 512], patch, stage.grey)
         parts.append(nearest(whiten(window.flatten(0, 1)), centres).view(window.shape[:2]))
     return torch.cat(parts).to(torch.int16)
 
@@ -402,7 +448,11 @@ class Trainer:
     """Trains the encoder stage by stage and keeps a checkpoint to resume from."""
 
     def __init__(
-        self, recipe: VisionRecipe, scenes: SceneSet, probe_scenes: SceneSet | None, folder: Path
+        self,
+        recipe: VisionRecipe,
+        scenes: Callable[[str], SceneSet],
+        probe_scenes: SceneSet | None,
+        folder: Path,
     ) -> None:
         self.recipe, self.scenes, self.probe_scenes = recipe, scenes, probe_scenes
         self.folder = folder
@@ -422,12 +472,16 @@ class Trainer:
     @property
     def images(self) -> np.ndarray:
         """The pictures (N, H, W, 3) of the stage."""
-        return self.scenes.images[: self.stage.scenes]
+        return self.scenes(self.stage.colours).images[: self.stage.scenes]
 
     @property
     def checkpoint(self) -> Path:
         """The file that holds the state of the training."""
         return self.folder / "vision_checkpoint.pt"
+
+    def _after(self, stage: str) -> Path:
+        """The file that holds the encoder as a stage left it."""
+        return self.folder / f"vision_after_{stage}.pt"
 
     def _new_optimizer(self) -> torch.optim.Optimizer:
         """Return AdamW with weight decay on matrices only."""
@@ -470,7 +524,12 @@ class Trainer:
         """Return the codes (N, P) that this stage predicts."""
         if self.stage.layer is None:
             return pixel_codes(self.recipe, self.stage, self.images)
-        return feature_codes(self.recipe, self.stage, self.model.encoder, self.images)
+        if self.stage.teacher is None:
+            return feature_codes(self.recipe, self.stage, self.model.encoder, self.images)
+        teacher = build_vision(self.recipe.config)
+        teacher.load_state_dict(torch.load(self._after(self.stage.teacher), weights_only=True))
+        images = self.scenes("own").images[: self.stage.scenes]
+        return feature_codes(self.recipe, self.stage, teacher.eval(), images)
 
     def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return pixels, masks and codes of this step; they depend on its number alone."""
@@ -487,7 +546,7 @@ class Trainer:
         """Make one step and return its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.stage, self.recipe, self.step)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
+        with fast_autocast():
             loss = self.model(*self._batch(), self.stage.visible_weight)
         self.optimizer.zero_grad()
         loss.backward()
@@ -533,7 +592,7 @@ class Trainer:
     def _finish_stage(self) -> None:
         """Keep the encoder as this stage leaves it, and print what each layer knows."""
         weights = self.model.encoder.state_dict()
-        save_atomically(weights, self.folder / f"vision_after_{self.stage.name}.pt")
+        save_atomically(weights, self._after(self.stage.name))
         for depth in range(1, len(self.model.encoder.blocks) + 1):
             known = self.measure(depth=depth)
             print(f"stage {self.stage.name}, layer {depth}: {known}", flush=True)
@@ -605,6 +664,15 @@ class ProgressLog:
             writer.writerow(row)
 
 
+def write_rows(rows: list[dict], path: Path) -> None:
+    """Write rows of the same keys as CSV, numbers to four places."""
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
+
+
 def keep_curve(log: Path, target: Path) -> None:
     """Copy a training's log to where the curves are kept that ship."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -634,20 +702,36 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--font", type=Path, help="NotoColorEmoji.ttf, if not in a usual place")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--recoloured", action="store_true", help="with the two further stages")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    world, recipe = load_world(options.world), VisionRecipe()
-    held = rendered_scenes(options.cache, world, recipe.probe_scenes, PROBE_SEED, options.font)
-    scenes = rendered_scenes(options.cache, world, recipe.scenes, font=options.font)
+    world, name = load_world(options.world), "vision_recoloured" if options.recoloured else "vision"
+    recipe = VisionRecipe(stages=STAGES + RECOLOURED if options.recoloured else STAGES)
+
+    @cache
+    def scenes(colours: str, count: int = recipe.scenes, seed: int = TRAIN_SEED) -> SceneSet:
+        return rendered_scenes(options.cache, world, count, seed, options.font, colours=colours)
+
+    held = scenes(recipe.stages[-1].colours, recipe.probe_scenes, PROBE_SEED)
     torch.manual_seed(recipe.seed + 1000)
     untrained = build_vision()
-    save_vision(untrained, options.out / "vision_untrained.safetensors")
+    if not options.recoloured:
+        save_vision(untrained, options.out / "vision_untrained.safetensors")
     print("untrained:", probe(untrained, held.first(1000)), flush=True)
-    trained = Trainer(recipe, scenes, held, options.cache).run()
-    save_vision(trained, options.out / "vision.safetensors")
-    keep_curve(options.cache / "vision_log.csv", options.out / "training" / "vision.csv")
-    print("saved", options.out / "vision.safetensors")
+    work = options.cache / name
+    trained = Trainer(recipe, scenes, held, work).run()
+    save_vision(trained, options.out / f"{name}.safetensors")
+    keep_curve(work / "vision_log.csv", options.out / "training" / f"{name}.csv")
+    print("saved", options.out / f"{name}.safetensors")
+    if options.recoloured:
+        encoders = {
+            "untrained": untrained.eval(),
+            "trained in own colours": load_vision(options.out / "vision.safetensors"),
+            "trained in turned colours": trained,
+        }
+        rows = colour_table(encoders, lambda c: scenes(c, recipe.probe_scenes, PROBE_SEED))
+        write_rows(rows, options.out / "training" / "colours.csv")
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+import torch
 from torch import nn
 
 FACTS = "facts.json"
@@ -212,6 +213,19 @@ def load_whole(kind, folder: Path, elsewhere: tuple[str, ...] = ()) -> nn.Module
             "fetch or save it again"
         )
     return model
+
+
+def cast(module: nn.Module, device: str | torch.device, dtype: torch.dtype) -> nn.Module:
+    """Move a module in place and give its weights a type; its buffers keep theirs.
+
+    Rotary frequencies are such a buffer: rounded to half precision, the angle of a token
+    far behind is off by much of a radian.
+    """
+    for buffer in module.buffers():
+        buffer.data = buffer.data.to(device)
+    for parameter in module.parameters():
+        parameter.data = parameter.data.to(device, dtype)
+    return module
 
 
 def load_tokenizer(folder: Path):

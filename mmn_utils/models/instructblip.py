@@ -37,6 +37,7 @@ from .base import LLAMA, ImageTokens, Prompt, VisionLanguageModel, files_hash
 from .hub import (
     FACTS,
     Part,
+    cast,
     find_parts,
     load_tokenizer,
     load_whole,
@@ -252,7 +253,7 @@ def _load_folder(folder: Path, texts: dict, device: str, dtype: torch.dtype) -> 
     whole = load_whole(InstructBlipForConditionalGeneration, folder, _LANGUAGE if shared else ())
     if shared:
         whole.language_model = load_whole(LlamaForCausalLM, home)
-    whole.language_model.to(device, dtype)
+    cast(whole.language_model, device, dtype)
     files = [*weight_files(folder), *(weight_files(home) if shared else [])]
     facts = replace(facts, revision=files_hash(files), **texts)
     return build_instructblip(facts, whole, load_tokenizer(folder), load_tokenizer(words.parent))
@@ -288,7 +289,7 @@ def load_instructblip(
     found = find_parts("instructblip", parts)
     folder = found["checkpoint"]
     whole = load_whole(InstructBlipForConditionalGeneration, folder)
-    whole.language_model.to(device, dtype or torch.float16)
+    cast(whole.language_model, device, dtype or torch.float16)
     words = load_tokenizer(found.get("tokenizer", folder))
     facts = InstructBlipFacts(
         vocabulary=own_vocabulary(words, whole.language_model.lm_head),

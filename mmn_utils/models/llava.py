@@ -46,6 +46,7 @@ from .hub import (
     FACTS,
     WEIGHTS,
     Part,
+    cast,
     find_parts,
     load_tokenizer,
     load_whole,
@@ -303,8 +304,8 @@ def _placed(
     dtype: torch.dtype,
 ) -> Llava:
     """Move the language model to its place and type, then build; the rest follows it."""
-    whole.model.language_model.to(device, dtype)
-    whole.lm_head.to(device, dtype)
+    cast(whole.model.language_model, device, dtype)
+    cast(whole.lm_head, device, dtype)
     return build_llava(facts, whole, tokenizer)
 
 
@@ -408,7 +409,7 @@ def _load_original(
         **{**_texts("llama_2"), **texts},
     )
     vision = load_whole(CLIPVisionModel, found["vision tower"])
-    return Llava(facts, vision, projector, language_model.to(device, dtype), tokenizer)
+    return Llava(facts, vision, projector, cast(language_model, device, dtype), tokenizer)
 
 
 def _read_weights(file: Path) -> dict[str, Tensor]:

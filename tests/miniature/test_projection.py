@@ -60,6 +60,28 @@ def test_caption_loss_equals_transformers_own(language, exact):
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
 
 
+def test_patches_left_out_keep_their_places(language, exact):
+    soft, prompt, labels = example()
+    places = torch.tensor([0, 2, 5])
+    words = torch.cat([prompt.expand(3, -1), labels.clamp(min=0)], dim=1)
+    embeds = torch.cat([soft[:, places], language.transformer.wte(words)], dim=1)
+    nothing = torch.full((3, len(places) + len(prompt)), -100)
+    where = torch.cat([places, PATCHES + torch.arange(words.shape[1])]).expand(3, -1)
+    targets = torch.cat([nothing, labels], dim=1)
+    expected = language(inputs_embeds=embeds, position_ids=where, labels=targets).loss
+    loss = projection.caption_loss(language, soft[:, places], prompt, labels, places, PATCHES)
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_all_patches_are_shown_at_the_end_only():
+    options = ProjectionOptions(steps=3, thin_steps=2, thin_patches=4)
+    rng = np.random.default_rng(0)
+    shown = [projection.shown_patches(options, step, PATCHES, rng) for step in range(3)]
+    assert [len(places) for places in shown] == [4, 4, PATCHES]
+    assert all((places.diff() > 0).all() for places in shown)
+    assert not torch.equal(shown[0], shown[1])
+
+
 def test_bfloat16_changes_the_loss_little(language):
     soft, prompt, labels = example()
     loss = projection.caption_loss(language, soft, prompt, labels)
@@ -153,7 +175,7 @@ def test_no_caption_of_the_world_is_longer_than_its_row():
 def train(language, store, ids, work, steps=6):
     captions = CaptionIds.__new__(CaptionIds)
     captions.ids = ids
-    options = ProjectionOptions(batch=2, steps=steps)
+    options = ProjectionOptions(batch=2, steps=steps, thin_steps=4, thin_patches=3)
     return projection.train_projection(
         "toy", language, tiny_tokenizer(), store, captions, options, work
     )
@@ -168,11 +190,11 @@ def test_a_resumed_training_ends_with_the_projection_of_an_uninterrupted_one(
     whole = train(language, store, ids, tmp_path / "whole")
     batch, calls = FeatureStore.batch, []
 
-    def killed(self, indices):
-        calls.append(indices)
+    def killed(self, rows, places=None):
+        calls.append(rows)
         if len(calls) == 6:
             raise KeyboardInterrupt
-        return batch(self, indices)
+        return batch(self, rows, places)
 
     with monkeypatch.context() as patch:
         patch.setattr(FeatureStore, "batch", killed)

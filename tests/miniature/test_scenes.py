@@ -7,6 +7,7 @@ import io
 
 import numpy as np
 import pytest
+from PIL import Image, ImageFilter
 from pycocotools.coco import COCO
 
 from mmn_utils.miniature import phrases
@@ -80,6 +81,18 @@ def test_counts_looks_and_first_can_be_asked_for(world, font):
     assert [c.held_out_look for c in cards] == [thing.look for thing in unseen.objects]
     with pytest.raises(ValueError, match="lion"):
         sc.make_scene(5, world, looks="held_out", first="lion", font=font)
+
+
+def test_turned_colours_change_the_objects_and_nothing_else(world, font):
+    own, turned = (sc.make_scene(9, world, font=font, colours=c) for c in ("own", "turned"))
+    assert [t.look for t in own.objects] == [t.look for t in turned.objects]
+    for one, other in zip(own.objects, turned.objects, strict=True):
+        assert np.array_equal(one.mask, other.mask)
+        assert (own.image[one.mask] != turned.image[one.mask]).mean() > 0.2
+    far = ~np.any([thing.mask for thing in own.objects], axis=0)
+    far = ~np.array(Image.fromarray(~far).filter(ImageFilter.MaxFilter(5)))  # off the soft rims
+    assert far.any()
+    assert np.array_equal(own.image[far], turned.image[far])
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,10 @@ RECIPE = vi.VisionRecipe(
     stages=(
         vi.Stage("pixels", images=16, codes=8),
         vi.Stage("features", images=16, codes=8, layer=2, visible_weight=0.5),
+        vi.Stage("shades", images=8, codes=8, grey=True, colours="turned"),
+        vi.Stage(
+            "colours", images=16, cycles=2, codes=8, layer=2, teacher="features", colours="turned"
+        ),
     ),
     config=TINY,
     scenes=12,
@@ -89,15 +93,17 @@ def test_windows_are_means_around_the_patch():
     window = vi.windows(image, 8)[0, 5].view(3, 6, 6)  # patch in row 1, column 1
     block = vi.to_input(image)[0, :, 0:4, 0:4].mean((1, 2))
     torch.testing.assert_close(window[:, 0, 0], block)
+    grey = vi.windows(image, 8, grey=True)[0, 5].view(6, 6)
+    torch.testing.assert_close(grey[0, 0], block @ torch.tensor(vi.LUMA))
 
 
 def _train(scenes, folder, stops=()):
     """Train a tiny encoder; at each stop throw everything away but the checkpoint."""
     for steps in stops:
-        trainer = vi.Trainer(RECIPE, scenes, None, folder)
+        trainer = vi.Trainer(RECIPE, lambda colours: scenes, None, folder)
         trainer.resume()
         trainer.run_stage(stop_after=steps)
-    return vi.Trainer(RECIPE, scenes, None, folder).run().state_dict()
+    return vi.Trainer(RECIPE, lambda colours: scenes, None, folder).run().state_dict()
 
 
 def test_resumed_training_equals_uninterrupted(scenes, tmp_path):
@@ -106,11 +112,36 @@ def test_resumed_training_equals_uninterrupted(scenes, tmp_path):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+def test_a_teacher_codes_the_scenes_in_their_own_colours(scenes, tmp_path):
+    asked = []
+
+    def pool(colours):
+        asked.append(colours)
+        return scenes
+
+    vi.Trainer(RECIPE, pool, None, tmp_path).run()
+    known = torch.load(tmp_path / "vision_after_features.pt", weights_only=True)
+    teacher = vi.build_vision(TINY)
+    teacher.load_state_dict(known)
+    stage = RECIPE.stages[3]
+    expected = vi.feature_codes(RECIPE, stage, teacher.eval(), scenes.images)
+    state = torch.load(tmp_path / "vision_checkpoint.pt", weights_only=False)
+    assert torch.equal(state["codes"], expected)
+    assert set(asked) == {"own", "turned"}
+
+
+def test_a_rate_with_cycles_starts_anew():
+    stage = RECIPE.stages[3]
+    rates = [vi.learning_rate(stage, RECIPE, step) for step in range(4)]
+    assert rates[:2] == rates[2:]
+    assert rates[0] < rates[1]
+
+
 def test_checkpoint_of_another_recipe_is_refused(scenes, tmp_path):
-    trainer = vi.Trainer(RECIPE, scenes, None, tmp_path)
+    trainer = vi.Trainer(RECIPE, lambda colours: scenes, None, tmp_path)
     trainer.save()
     with pytest.raises(ValueError, match="another recipe"):
-        vi.Trainer(replace(RECIPE, batch=6), scenes, None, tmp_path).resume()
+        vi.Trainer(replace(RECIPE, batch=6), lambda colours: scenes, None, tmp_path).resume()
 
 
 def test_saved_encoder_loads_into_timm(tmp_path):

@@ -244,6 +244,9 @@ def test_a_saved_system_comes_back(tmp_path):
     half = load_model(tmp_path, dtype="bfloat16")
     assert half.dtype == half.prompt(images).embeds.dtype == torch.bfloat16
     assert next(half.vision.parameters()).dtype == torch.float32
+    rotary = half.language_model.model.rotary_emb.inv_freq
+    torch.testing.assert_close(rotary, again.language_model.model.rotary_emb.inv_freq)
+    assert rotary.dtype == torch.float32  # a rounded frequency turns far tokens wrongly
     other = load_model(tmp_path, template="llama_2", prefix="\nWhat?")
     assert (other.facts.before, other.prefix) == (wording("llama_2")[0], "\nWhat?")
 

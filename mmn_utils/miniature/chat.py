@@ -1,0 +1,237 @@
+"""What the miniatures of paper B share: their prompts, their text, captions and stages.
+
+Each system has the prompt that its adapter has: the instruction "Describe the image in
+few words." and the caption's opening "An image of", in the system's own template. The
+language model reads the same templates in its text, around descriptions instead of
+pictures, as a chat model does that never saw one.
+
+Run ``python -m mmn_utils.miniature.chat`` to measure the trained systems.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+import mmn_utils.compat  # noqa: F401  (before transformers)
+
+from ..datasets import load_dataset
+from ..models import load_model
+from ..models.instructblip import InstructBlipFacts
+from ..models.llava import LlavaFacts
+from ..models.mplug_owl2 import MplugOwl2Facts
+from .corpus import PROMPT
+from .language import Rows
+from .quality import caption_quality, mean
+from .training import Progress, Schedule, fast_autocast, train
+from .world import WORLD_FILE, World, load_world
+
+Ids = tuple[list[int], list[int]]
+
+
+# --- prompts ------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Template:
+    """Texts before and behind the picture, and before which the beginning of text stands."""
+
+    before: str
+    behind: str
+    bos_first: bool = True
+
+    def ids(self, tokenizer) -> Ids:
+        """Encode what stands before the picture and behind it, as the adapters do."""
+        texts = (self.before, self.behind)
+        before, behind = (tokenizer.encode(text, add_special_tokens=False) for text in texts)
+        start = [tokenizer.bos_token_id]
+        return (start + before, behind) if self.bos_first else (before, start + behind)
+
+
+TEMPLATES = {
+    "llava": Template(LlavaFacts.before, LlavaFacts.prefix),
+    "instructblip": Template("", InstructBlipFacts.prefix, bos_first=False),
+    "mplug_owl2": Template(MplugOwl2Facts.before, MplugOwl2Facts.prefix),
+}
+
+
+# --- text ---------------------------------------------------------------------------------
+
+
+class ChatRows(Rows):
+    """The corpus's rows, each caption behind the prompt of a system drawn for it.
+
+    The description stands where the picture will. A model that reads the beginning of
+    text behind a picture, as InstructBLIP's does, must have met it there; of seven
+    billion parameters that can be taken for granted, of five million it cannot.
+    """
+
+    def documents(self, step: int) -> Iterator[list[int]]:
+        """Yield documents as token ids, with beginning and end of text."""
+        rng = np.random.default_rng((self.seed, step))
+        around = [template.ids(self.tokenizer) for template in TEMPLATES.values()]
+        for text in self.texts(step):
+            yield self._document(text, around[rng.integers(len(around))])
+
+    def _document(self, text: str, around: Ids) -> list[int]:
+        """Encode one document; ``around`` is what comes before and behind a description."""
+        context, prompted, caption = text.partition(f"\n{PROMPT}")
+        before, behind = around if prompted else ([self.tokenizer.bos_token_id], [])
+        seen, said = (self.tokenizer.encode(part) for part in (context, caption))
+        return [*before, *seen, *behind, *said, self.tokenizer.eos_token_id]
+
+
+# --- captions -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """What one step shows: scenes (B,), ids of a caption of each (B, L), -100 behind its end.
+
+    ``rng`` is for whatever else the step draws.
+    """
+
+    rows: np.ndarray
+    labels: Tensor
+    rng: np.random.Generator
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Scenes and captions, a pure function of (seed, step).
+
+    ``ids`` (N, 5, L) are those of ``projection.CaptionIds``; ``plainest`` is the share of
+    examples that take the plainest of the five captions.
+    """
+
+    ids: np.ndarray
+    size: int
+    seed: Sequence[int]
+    plainest: float = 0.6
+
+    def at(self, step: int) -> Drawn:
+        """Draw the batch of a step."""
+        rng = np.random.default_rng((*self.seed, step))
+        rows = np.sort(rng.integers(len(self.ids), size=self.size))
+        rest = (1 - self.plainest) / 4
+        form = rng.choice(5, size=self.size, p=[self.plainest, rest, rest, rest, rest])
+        labels = torch.from_numpy(self.ids[rows, form])
+        return Drawn(rows, labels[:, : int((labels >= 0).sum(1).max())], rng)
+
+
+def caption_loss(
+    logits_for: Callable,
+    embed: Callable,
+    around: Ids,
+    soft: Tensor,
+    labels: Tensor,
+    places: Tensor | None = None,
+    count: int = 0,
+) -> Tensor:
+    """Return the cross-entropy of captions in their prompts, behind image tokens.
+
+    ``logits_for`` takes embeddings (B, T, d), positions (T,) and a number n to the logits
+    (B, n, V) of the last n tokens; ``embed`` ids to embeddings; ``around`` are the ids
+    before and behind the picture. ``soft`` (B, n, d) are all image tokens, or those at
+    ``places`` (n,), ascending, out of ``count``; ``labels`` (B, L) ids, -100 for none.
+    """
+    if places is None:
+        places, count = torch.arange(soft.shape[1]), soft.shape[1]
+    before, behind = (torch.tensor(ids, dtype=torch.long) for ids in around)
+    spoken = labels[:, :-1].clamp(min=0)
+    words = torch.cat([behind.expand(len(labels), -1), spoken], dim=1)
+    starts = len(before), len(before) + count
+    positions = torch.cat(
+        [torch.arange(starts[0]), starts[0] + places, starts[1] + torch.arange(words.shape[1])]
+    )
+    with fast_autocast():
+        parts = (embed(before.expand(len(labels), -1)), soft.float(), embed(words))
+        logits = logits_for(torch.cat(parts, dim=1), positions, labels.shape[1])
+    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
+
+
+# --- stages -------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One round of training; its first ``thin_steps`` show ``thin_patches`` image tokens."""
+
+    steps: int
+    rate: float
+    thin_steps: int = 0
+    thin_patches: int = 0
+    save_every: int = 100
+
+
+def train_stage(
+    name: str,
+    parameters: Sequence[torch.nn.Parameter],
+    loss_at: Callable[[int], Tensor],
+    stage: Stage,
+    work: Path,
+    batch: int,
+) -> None:
+    """Train parameters in place, from their values or from the stage's last checkpoint.
+
+    A stage that has ended before is only loaded.
+    """
+    parameters = list(parameters)
+    train(
+        parameters,
+        loss_at,
+        Schedule(stage.steps, stage.rate, save_every=stage.save_every),
+        work / f"{name}.pt",
+        torch.nn.ParameterList(parameters),  # what is frozen has no place in a checkpoint
+        Progress(name, stage.steps, work / f"{name}.csv"),
+        batch,
+    )
+
+
+def record_training(folder: Path, options) -> None:
+    """Write how a system was trained beside its weights."""
+    text = json.dumps(asdict(options), indent=1)
+    (folder / "training.json").write_text(text + "\n", encoding="utf-8")
+
+
+# --- what they are worth ------------------------------------------------------------------
+
+
+def first_noun(model, photographs: Sequence, world: World) -> dict[str, float]:
+    """Return how often a caption's first noun is in its scene, with its interval."""
+    value, low, high, scenes = mean(caption_quality(model, photographs, world)["right"])
+    return {"first_noun": value, "low": low, "high": high, "scenes": scenes}
+
+
+def record_quality(folder: Path, world: World, scenes: int = 200) -> dict[str, float]:
+    """Measure a saved system on held-out scenes; the numbers go beside its weights."""
+    found = first_noun(load_model(folder), load_dataset("miniature").sample(scenes, 0), world)
+    found = {name: round(value, 4) for name, value in found.items()}
+    (folder / "quality.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+    print(folder.name, found, flush=True)
+    return found
+
+
+def main() -> None:
+    """Measure the trained systems on held-out scenes."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--only", choices=TEMPLATES)
+    parser.add_argument("--data", type=Path, default=WORLD_FILE.parent)
+    parser.add_argument("--scenes", type=int, default=200)
+    arguments = parser.parse_args()
+    world = load_world(arguments.data / "concepts.yaml")
+    for system in TEMPLATES:
+        if arguments.only in (None, system):
+            record_quality(arguments.data / system, world, arguments.scenes)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,263 @@
+"""Train the miniature of InstructBLIP: a vision tower, a Q-Former, LLaMA frozen behind them.
+
+As with BLIP-2, first pictures and texts learn to find each other, the queries reading the
+picture and the Q-Former's other half the text; then the queries, which now read the
+instruction too, learn to speak to the frozen language model by captions alone. Unlike
+there, the vision tower begins from nothing and learns in both stages.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from tokenizers import AddedToken
+from torch import Tensor, nn
+
+import mmn_utils.compat  # noqa: F401  (before transformers)
+
+# isort: split
+from transformers import (
+    InstructBlipConfig,
+    InstructBlipForConditionalGeneration,
+    InstructBlipQFormerConfig,
+    InstructBlipVisionConfig,
+    LlamaForCausalLM,
+    PreTrainedTokenizerFast,
+)
+
+from ..models.instructblip import (
+    InstructBlip,
+    InstructBlipFacts,
+    Queries,
+    build_instructblip,
+    save_instructblip,
+)
+from .chat import (
+    TEMPLATES,
+    Batches,
+    Stage,
+    caption_loss,
+    record_quality,
+    record_training,
+    train_stage,
+)
+from .clip import MAX_WORDS, make_tokenizer, scene_text, tokenize
+from .llama import last_logits, load_llama
+from .projection import CaptionIds
+from .scenes import SceneSet, rendered_scenes
+from .training import fast_autocast
+from .vision import PIXEL_MEAN, PIXEL_STD, VisionRecipe, keep_freed_memory, to_input
+from .world import WORLD_FILE, World, load_world
+
+FACTS = InstructBlipFacts(
+    name="miniature/instructblip", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3
+)
+CONTRAST = Stage(steps=400, rate=1.5e-3)
+SPEAKING = Stage(steps=1500, rate=1e-3)
+
+
+@dataclass(frozen=True)
+class InstructBlipOptions:
+    """Shape and training; ``width`` is that of vision tower and Q-Former.
+
+    ``contrast_batch`` pairs are told from each other in a step of the first stage, where
+    ``tags`` of the texts are loose tags instead of a caption.
+    """
+
+    width: int = 128
+    heads: int = 4
+    vision_depth: int = 4
+    patch: int = 16
+    qformer_depth: int = 4
+    queries: int = 16
+    contrast_width: int = 96
+    contrast_batch: int = 128
+    tags: float = 0.25
+    contrast: Stage = CONTRAST
+    batch: int = 32
+    speaking: Stage = SPEAKING
+    seed: int = 0
+
+
+def qformer_tokenizer(world: World) -> PreTrainedTokenizerFast:
+    """Return a tokenizer of whole words that knows the instruction beside the world."""
+    tokenizer = make_tokenizer(world)
+    words = tokenizer.backend_tokenizer.pre_tokenizer.pre_tokenize_str(FACTS.prefix.lower())
+    known = tokenizer.get_vocab()
+    missing = dict.fromkeys(word for word, _ in words if word not in known)
+    # Between blanks only: otherwise "few" would also be cut out of a longer word.
+    tokenizer.add_tokens([AddedToken(word, single_word=True, normalized=True) for word in missing])
+    return tokenizer
+
+
+def join(
+    language: LlamaForCausalLM,
+    words: PreTrainedTokenizerFast,
+    side: int,
+    options: InstructBlipOptions,
+) -> InstructBlipForConditionalGeneration:
+    """Build transformers' InstructBLIP for pictures of ``side`` pixels, LLaMA in its place."""
+    torch.manual_seed(options.seed)
+    shape = {
+        "hidden_size": options.width,
+        "intermediate_size": 4 * options.width,
+        "num_attention_heads": options.heads,
+        # The classes' own are for wider models, or for weights that are loaded: with them
+        # what the queries become hardly depends on the picture at first.
+        "initializer_range": 0.5 * options.width**-0.5,
+    }
+    vision = InstructBlipVisionConfig(
+        **shape,
+        num_hidden_layers=options.vision_depth,
+        image_size=side,
+        patch_size=options.patch,
+    )
+    qformer = InstructBlipQFormerConfig(
+        **shape,
+        vocab_size=len(words),
+        num_hidden_layers=options.qformer_depth,
+        max_position_embeddings=MAX_WORDS,
+        pad_token_id=words.pad_token_id,
+        hidden_dropout_prob=0.0,  # what a step draws must not depend on the steps before it
+        attention_probs_dropout_prob=0.0,
+    )
+    config = InstructBlipConfig(
+        vision_config=vision,
+        qformer_config=qformer,
+        text_config=language.config,
+        num_query_tokens=options.queries,
+    )
+    whole = InstructBlipForConditionalGeneration(config)
+    whole.language_model = language
+    whole.language_projection.reset_parameters()  # of the width of a word's embedding
+    nn.init.normal_(whole.query_tokens, std=0.2)  # alike, as the class has them, they stay alike
+    for part in (whole.vision_model, whole.qformer):
+        part.set_attn_implementation("eager")  # see ``clip``
+    return whole.eval()
+
+
+class Contrast(nn.Module):
+    """Brings what the queries read and what a text says into one space, and compares."""
+
+    def __init__(self, width: int, shared: int) -> None:
+        super().__init__()
+        self.seen, self.said = nn.Linear(width, shared), nn.Linear(width, shared)
+        self.scale = nn.Parameter(torch.tensor(np.log(1 / 0.07), dtype=torch.float32))
+
+    def forward(self, queries: Tensor, texts: Tensor) -> Tensor:
+        """Return the symmetric loss of pairs: queries (B, n, d), the best counts; texts (B, d)."""
+        seen = F.normalize(self.seen(queries), dim=-1)
+        said = F.normalize(self.said(texts), dim=-1)
+        cosine = torch.einsum("pqe,te->ptq", seen, said).amax(-1)
+        logits = cosine * self.scale.exp().clamp(max=100)
+        truth = torch.arange(len(logits))
+        return (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
+
+
+class InstructBlipTrainer:
+    """Trains everything before the language model, first by contrast, then by captions."""
+
+    def __init__(
+        self,
+        whole: InstructBlipForConditionalGeneration,
+        tokenizer,
+        words: PreTrainedTokenizerFast,
+        scenes: SceneSet,
+        world: World,
+        options: InstructBlipOptions,
+    ) -> None:
+        self.options, self.scenes, self.world, self.words = options, scenes, world, words
+        self.language, self.projection = whole.language_model, whole.language_projection
+        self.queries = Queries(whole)
+        self.instruction = torch.tensor(words(FACTS.prefix)["input_ids"])
+        self.around = TEMPLATES["instructblip"].ids(tokenizer)
+        captions = CaptionIds(scenes, world, tokenizer).ids
+        self.batches = Batches(captions, options.batch, (options.seed, 1))
+        torch.manual_seed(options.seed + 1)
+        self.contrast = Contrast(options.width, options.contrast_width)
+
+    def contrast_loss(self, step: int) -> Tensor:
+        """Return the loss of the first stage: which text belongs to which picture."""
+        options = self.options
+        rng = np.random.default_rng((options.seed, 0, step))
+        rows = np.sort(rng.choice(len(self.scenes), options.contrast_batch, replace=False))
+        texts = [scene_text(self.scenes, row, self.world, options.tags, rng) for row in rows]
+        pixels, text = to_input(self.scenes.images[rows]), tokenize(self.words, texts)
+        with fast_autocast():
+            seen = self.queries.vision_model(pixel_values=pixels).last_hidden_state
+            read = self.queries.qformer(
+                input_ids=None,
+                query_embeds=self.queries.query_tokens.expand(len(seen), -1, -1),
+                encoder_hidden_states=seen,
+            )
+            said = self.queries.qformer(**text).last_hidden_state[:, 0]
+        return self.contrast(read.last_hidden_state.float(), said.float())
+
+    def speaking_loss(self, step: int) -> Tensor:
+        """Return the loss of the second stage: captions behind the queries."""
+        drawn = self.batches.at(step)
+        with fast_autocast():
+            read = self.queries(to_input(self.scenes.images[drawn.rows]), self.instruction)
+            soft = self.projection(read)
+        return caption_loss(
+            partial(last_logits, self.language), self.language.model.embed_tokens, self.around,
+            soft, drawn.labels,
+        )  # fmt: skip
+
+    def run(self, work: Path) -> None:
+        """Train both stages."""
+        options, eyes = self.options, list(self.queries.parameters())
+        self.language.requires_grad_(False)
+        train_stage(
+            "instructblip_contrast",
+            [*eyes, *self.contrast.parameters()],
+            self.contrast_loss,
+            options.contrast,
+            work,
+            options.contrast_batch,
+        )
+        train_stage(
+            "instructblip_speaking",
+            [*eyes, *self.projection.parameters()],
+            self.speaking_loss,
+            options.speaking,
+            work,
+            options.batch,
+        )
+
+
+def make_instructblip(
+    scenes: SceneSet, world: World, data: Path, work: Path, options: InstructBlipOptions
+) -> InstructBlip:
+    """Train from the language model in ``data`` (or go on), save beside it, return the system."""
+    language, tokenizer = load_llama(data / "llama")
+    words = qformer_tokenizer(world)
+    whole = join(language, words, scenes.images.shape[1], options)
+    InstructBlipTrainer(whole, tokenizer, words, scenes, world, options).run(work)
+    system = build_instructblip(FACTS, whole, tokenizer, words)
+    save_instructblip(system, data / "instructblip", language_model="../llama")
+    record_training(data / "instructblip", options)
+    return system
+
+
+def main() -> None:
+    """Train the miniature of InstructBLIP, or go on training it, and measure it."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--data", type=Path, default=WORLD_FILE.parent)
+    parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    world = load_world(arguments.data / "concepts.yaml")
+    scenes = rendered_scenes(arguments.work, world, VisionRecipe().scenes)
+    make_instructblip(scenes, world, arguments.data, arguments.work, InstructBlipOptions())
+    record_quality(arguments.data / "instructblip", world)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Train the miniature of LLaVA: the tiny CLIP's patches through a projector into LLaMA.
+
+As in LLaVA, first the projector alone learns to speak to the frozen language model, then
+both learn together, and CLIP stays frozen throughout. In the second stage text is mixed
+with the pictures, so that the language model keeps what it knew. CLIP's features are
+computed once, and most steps show half of the patches, see ``projection``.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+import mmn_utils.compat  # noqa: F401  (before transformers)
+
+# isort: split
+from transformers import (
+    CLIPModel,
+    CLIPVisionModel,
+    LlamaForCausalLM,
+    LlavaConfig,
+    LlavaForConditionalGeneration,
+)
+
+from ..models.llava import Llava, LlavaFacts, build_llava, save_llava
+from .chat import (
+    TEMPLATES,
+    Batches,
+    ChatRows,
+    Stage,
+    caption_loss,
+    record_quality,
+    record_training,
+    train_stage,
+)
+from .language import text_loss
+from .llama import LlamaOptions, last_logits, load_llama, next_logits
+from .projection import CaptionIds, FeatureStore, fold, shown_patches
+from .scenes import SceneSet, rendered_scenes
+from .training import fast_autocast
+from .vision import PIXEL_MEAN, PIXEL_STD, VisionRecipe, keep_freed_memory, to_input
+from .world import WORLD_FILE, World, load_world
+
+FACTS = LlavaFacts(name="miniature/llava", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
+ALIGNMENT = Stage(steps=500, rate=2e-3, thin_steps=500, thin_patches=24)
+TUNING = Stage(steps=700, rate=4e-4, thin_steps=500, thin_patches=24)
+TEXT = LlamaOptions(batch=4)
+
+
+@dataclass(frozen=True)
+class LlavaOptions:
+    """Training; ``text`` says what the text rows of the second stage are like."""
+
+    scenes: int = 24_000
+    batch: int = 32
+    alignment: Stage = ALIGNMENT
+    tuning: Stage = TUNING
+    text: LlamaOptions = TEXT
+    text_weight: float = 0.5
+    seed: int = 0
+
+
+def join(
+    vision: CLIPVisionModel, language: LlamaForCausalLM, seed: int = 0
+) -> LlavaForConditionalGeneration:
+    """Join CLIP, a fresh projector and LLaMA into transformers' LLaVA."""
+    torch.manual_seed(seed)
+    config = LlavaConfig(
+        vision_config=vision.config,
+        text_config=language.config,
+        image_seq_length=(vision.config.image_size // vision.config.patch_size) ** 2,
+    )
+    whole = LlavaForConditionalGeneration(config)
+    whole.model.vision_tower = vision
+    whole.model.language_model, whole.lm_head = language.model, language.lm_head
+    projector = whole.model.multi_modal_projector
+    for linear in (projector.linear_1, projector.linear_2):
+        linear.reset_parameters()  # of the width of a word's embedding from the start
+    return whole.eval().requires_grad_(False)
+
+
+def patch_features(
+    vision: CLIPVisionModel, images: np.ndarray, layer: int, batch: int = 128
+) -> FeatureStore:
+    """Encode pictures (N, H, W, 3) once: a hidden state of CLIP, without CLS."""
+    parts = []
+    for start in range(0, len(images), batch):
+        pixels = to_input(images[start : start + batch])
+        with torch.no_grad(), fast_autocast():
+            states = vision(pixel_values=pixels, output_hidden_states=True).hidden_states
+        parts.append(states[layer][:, 1:].half().numpy())
+    values = np.concatenate(parts)
+    sample = torch.from_numpy(values[:: max(1, len(values) // 2000)]).float().flatten(0, 1)
+    return FeatureStore(values, sample.mean(0), sample.std(0) + 1e-6)
+
+
+class LlavaTrainer:
+    """Trains the projector of a LLaVA, then the projector and the language model."""
+
+    def __init__(
+        self,
+        whole: LlavaForConditionalGeneration,
+        language: LlamaForCausalLM,
+        tokenizer,
+        store: FeatureStore,
+        captions: np.ndarray,
+        world: World,
+        options: LlavaOptions,
+    ) -> None:
+        self.options, self.store, self.captions = options, store, captions
+        self.language, self.projector = language, whole.model.multi_modal_projector
+        self.around = TEMPLATES["llava"].ids(tokenizer)
+        self.rows = ChatRows(world, tokenizer, options.text, options.seed + 3)
+
+    def picture_loss(self, stage: Stage, number: int, step: int) -> Tensor:
+        """Return the loss of captions in a step of a stage, which is counted from 0."""
+        batches = Batches(self.captions, self.options.batch, (self.options.seed, number))
+        drawn, patches = batches.at(step), self.store.values.shape[1]
+        places = shown_patches(stage, step, patches, drawn.rng)
+        with fast_autocast():
+            soft = self.projector(self.store.batch(drawn.rows, places.numpy()))
+        return caption_loss(
+            partial(last_logits, self.language), self.language.model.embed_tokens, self.around,
+            soft, drawn.labels, places, patches,
+        )  # fmt: skip
+
+    def alignment_loss(self, step: int) -> Tensor:
+        """Return the loss of the first stage."""
+        return self.picture_loss(self.options.alignment, 0, step)
+
+    def tuning_loss(self, step: int) -> Tensor:
+        """Return the loss of the second stage: pictures, and text as the model knew it."""
+        text = text_loss(partial(next_logits, self.language), self.rows, step)
+        return self.picture_loss(self.options.tuning, 1, step) + self.options.text_weight * text
+
+    def run(self, work: Path) -> None:
+        """Train both stages; the projector then takes CLIP's features as they are."""
+        options = self.options
+        stage = partial(train_stage, work=work, batch=options.batch)
+        parameters = list(self.projector.requires_grad_(True).parameters())
+        stage("llava_alignment", parameters, self.alignment_loss, options.alignment)
+        parameters += self.language.requires_grad_(True).parameters()
+        stage("llava_tuning", parameters, self.tuning_loss, options.tuning)
+        first = self.projector.linear_1
+        first.load_state_dict(fold(first, self.store))
+
+
+def make_llava(
+    scenes: SceneSet, world: World, data: Path, work: Path, options: LlavaOptions
+) -> Llava:
+    """Train from the parts in ``data`` (or go on), save beside them, return the system."""
+    scenes = scenes.first(options.scenes)
+    language, tokenizer = load_llama(data / "llama")
+    vision = CLIPModel.from_pretrained(data / "clip", dtype=torch.float32).vision_model
+    whole = join(vision, language, options.seed)
+    store = patch_features(vision, scenes.images, whole.config.vision_feature_layer)
+    captions = CaptionIds(scenes, world, tokenizer).ids
+    LlavaTrainer(whole, language, tokenizer, store, captions, world, options).run(work)
+    system = build_llava(FACTS, whole, tokenizer)
+    save_llava(system, data / "llava")
+    record_training(data / "llava", options)
+    return system
+
+
+def main() -> None:
+    """Train the miniature of LLaVA, or go on training it, and measure it."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--data", type=Path, default=WORLD_FILE.parent)
+    parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    world = load_world(arguments.data / "concepts.yaml")
+    scenes = rendered_scenes(arguments.work, world, VisionRecipe().scenes)
+    make_llava(scenes, world, arguments.data, arguments.work, LlavaOptions())
+    record_quality(arguments.data / "llava", world)
+
+
+if __name__ == "__main__":
+    main()

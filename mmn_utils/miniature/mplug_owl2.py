@@ -1,0 +1,226 @@
+"""Train the miniature of mPLUG-Owl2: a ViT, an abstractor, LLaMA's weights for image tokens.
+
+The vision tower begins as the tiny CLIP's, whose modules are the same, and learns with
+the abstractor. In the language model only what image tokens go through is trained: their
+norms, keys and values, which begin as those for text. All else is frozen, so text alone
+is processed as by the language model that it came from.
+"""
+
+from __future__ import annotations
+
+import argparse
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+import mmn_utils.compat  # noqa: F401  (before transformers)
+
+# isort: split
+from transformers import CLIPModel, CLIPVisionModel, LlamaForCausalLM
+
+from ..models.mplug_owl2 import (
+    MplugOwl2,
+    MplugOwl2Config,
+    MplugOwl2Facts,
+    MplugOwl2ForCausalLM,
+    build_mplug_owl2,
+    save_mplug_owl2,
+    text_weights,
+)
+from ..models.mplug_owl2_modules import AbstractorConfig, VisionConfig
+from .chat import (
+    TEMPLATES,
+    Batches,
+    Stage,
+    caption_loss,
+    record_quality,
+    record_training,
+    train_stage,
+)
+from .llama import load_llama
+from .projection import CaptionIds
+from .scenes import SceneSet, rendered_scenes
+from .training import fast_autocast
+from .vision import PIXEL_MEAN, PIXEL_STD, VisionRecipe, keep_freed_memory, to_input
+from .world import WORLD_FILE, World, load_world
+
+FACTS = MplugOwl2Facts(name="miniature/mplug_owl2", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
+STAGE = Stage(steps=1300, rate=1e-3)
+
+
+@dataclass(frozen=True)
+class MplugOwl2Options:
+    """Shape of the abstractor, and training."""
+
+    queries: int = 16
+    depth: int = 2
+    units: int = 352
+    batch: int = 32
+    stage: Stage = STAGE
+    seed: int = 0
+
+
+def configure(
+    vision: CLIPVisionModel, language: LlamaForCausalLM, options: MplugOwl2Options
+) -> MplugOwl2Config:
+    """Take the sizes of the parts that the model begins with."""
+    clip, llama = vision.config, language.config
+    return MplugOwl2Config(
+        vocab_size=llama.vocab_size,
+        hidden_size=llama.hidden_size,
+        intermediate_size=llama.intermediate_size,
+        num_hidden_layers=llama.num_hidden_layers,
+        num_attention_heads=llama.num_attention_heads,
+        num_key_value_heads=llama.num_key_value_heads,
+        max_position_embeddings=llama.max_position_embeddings,
+        rms_norm_eps=llama.rms_norm_eps,
+        rope_theta=llama.rope_parameters["rope_theta"],
+        vision=VisionConfig(
+            hidden_size=clip.hidden_size,
+            intermediate_size=clip.intermediate_size,
+            num_hidden_layers=clip.num_hidden_layers,
+            num_attention_heads=clip.num_attention_heads,
+            image_size=clip.image_size,
+            patch_size=clip.patch_size,
+            layer_norm_eps=clip.layer_norm_eps,
+        ),
+        abstractor=AbstractorConfig(
+            num_learnable_queries=options.queries,
+            hidden_size=clip.hidden_size,
+            intermediate_size=options.units,
+            num_hidden_layers=options.depth,
+            num_attention_heads=clip.num_attention_heads,
+        ),
+    )
+
+
+_NAMES = (  # CLIP's, mPLUG-Owl2's
+    ("embeddings.class_embedding", "embeddings.cls_token"),
+    ("embeddings.patch_embedding.", "embeddings.patch_embed."),
+    ("embeddings.position_embedding.weight", "embeddings.position_embedding"),
+    ("pre_layrnorm.", "embeddings.pre_layernorm."),
+    ("layer_norm1.", "input_layernorm."),
+    ("layer_norm2.", "post_attention_layernorm."),
+    ("self_attn.out_proj.", "self_attn.dense."),
+)
+_PART = re.compile(r"(.*self_attn\.)[qkv]_proj\.(weight|bias)")
+
+
+def tower_weights(vision: CLIPVisionModel) -> dict[str, Tensor]:
+    """Rename CLIP's weights; query, key and value become one matrix, interleaved per head."""
+    heads, state = vision.config.num_attention_heads, vision.state_dict()
+    found = {}
+    for name, tensor in state.items():
+        if part := _PART.fullmatch(name):
+            stem, kind = part.groups()
+            three = [state[f"{stem}{one}_proj.{kind}"].unflatten(0, (heads, -1)) for one in "qkv"]
+            found[f"{stem}query_key_value.{kind}"] = torch.stack(three, dim=1).flatten(0, 2)
+            continue
+        for theirs, ours in _NAMES:
+            name = name.replace(theirs, ours)
+        found[name] = tensor
+    for name in ("embeddings.cls_token", "embeddings.position_embedding"):
+        width = vision.config.hidden_size
+        found[name] = found[name].reshape(1, -1, width)
+    return found
+
+
+def join(
+    vision: CLIPVisionModel, language: LlamaForCausalLM, tokenizer, options: MplugOwl2Options
+) -> MplugOwl2ForCausalLM:
+    """Build the model: CLIP's tower, a fresh abstractor, LLaMA's weights for both modalities."""
+    torch.manual_seed(options.seed)
+    network = MplugOwl2ForCausalLM(configure(vision, language, options))
+    text = text_weights(language.state_dict())
+    image = {name.replace(".multiway.0.", ".multiway.1."): part for name, part in text.items()}
+    tower = {f"model.vision_model.{name}": part for name, part in tower_weights(vision).items()}
+    lost = network.load_state_dict({**image, **text, **tower}, strict=False)
+    strange = [name for name in lost.missing_keys if ".visual_abstractor." not in name]
+    if strange or lost.unexpected_keys:
+        raise ValueError(f"CLIP and LLaMA do not fit: {strange + list(lost.unexpected_keys)}")
+    first = len(TEMPLATES["mplug_owl2"].ids(tokenizer)[0])
+    network.image_span = (first, first + options.queries + 1)
+    return network.eval().requires_grad_(False)
+
+
+_TRAINED = ("model.vision_model.", "model.visual_abstractor.")
+
+
+def trained(network: MplugOwl2ForCausalLM) -> list[nn.Parameter]:
+    """Unfreeze and return tower, abstractor, and what image tokens alone go through."""
+    found = [
+        parameter
+        for name, parameter in network.named_parameters()
+        if name.startswith(_TRAINED) or ".multiway.1." in name
+    ]
+    return [parameter.requires_grad_(True) for parameter in found]
+
+
+class MplugOwl2Trainer:
+    """Trains everything that is not for text."""
+
+    def __init__(
+        self,
+        network: MplugOwl2ForCausalLM,
+        tokenizer,
+        scenes: SceneSet,
+        world: World,
+        options: MplugOwl2Options,
+    ) -> None:
+        self.network, self.scenes, self.options = network, scenes, options
+        self.around = TEMPLATES["mplug_owl2"].ids(tokenizer)
+        captions = CaptionIds(scenes, world, tokenizer).ids
+        self.batches = Batches(captions, options.batch, (options.seed,))
+
+    def loss(self, step: int) -> Tensor:
+        """Return the loss of captions in a step."""
+        parts, drawn = self.network.model, self.batches.at(step)
+        with fast_autocast():
+            seen = parts.vision_model(to_input(self.scenes.images[drawn.rows]))
+            soft = parts.visual_abstractor(seen)
+        return caption_loss(self._last_logits, parts.embed_tokens, self.around, soft, drawn.labels)
+
+    def _last_logits(self, embeds: Tensor, positions: Tensor, count: int) -> Tensor:
+        where = positions.expand(len(embeds), -1)
+        return self.network(embeds, position_ids=where, logits_to_keep=count).logits
+
+    def run(self, work: Path) -> None:
+        """Train."""
+        options = self.options
+        train_stage(
+            "mplug_owl2", trained(self.network), self.loss, options.stage, work, options.batch
+        )
+
+
+def make_mplug_owl2(
+    scenes: SceneSet, world: World, data: Path, work: Path, options: MplugOwl2Options
+) -> MplugOwl2:
+    """Train from the parts in ``data`` (or go on), save beside them, return the system."""
+    language, tokenizer = load_llama(data / "llama")
+    vision = CLIPModel.from_pretrained(data / "clip", dtype=torch.float32).vision_model
+    network = join(vision, language, tokenizer, options)
+    MplugOwl2Trainer(network, tokenizer, scenes, world, options).run(work)
+    system = build_mplug_owl2(FACTS, network, tokenizer)
+    save_mplug_owl2(system, data / "mplug_owl2", data / "llama", dtype=torch.float16)
+    record_training(data / "mplug_owl2", options)
+    return system
+
+
+def main() -> None:
+    """Train the miniature of mPLUG-Owl2, or go on training it, and measure it."""
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("--data", type=Path, default=WORLD_FILE.parent)
+    parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    world = load_world(arguments.data / "concepts.yaml")
+    scenes = rendered_scenes(arguments.work, world, VisionRecipe().scenes)
+    make_mplug_owl2(scenes, world, arguments.data, arguments.work, MplugOwl2Options())
+    record_quality(arguments.data / "mplug_owl2", world)
+
+
+if __name__ == "__main__":
+    main()
