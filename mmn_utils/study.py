@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, is_dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -219,4 +219,6 @@ def model_identity(model) -> dict[str, Any]:
         "dtype": str(model.dtype),
         "prefix": model.prefix,
         "vocabulary": model.sizes.vocabulary,
+        # text before the picture, pixels: what an adapter knows beside the weights
+        "facts": asdict(model.facts) if is_dataclass(getattr(model, "facts", None)) else None,
     }

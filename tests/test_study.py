@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 
 from mmn_utils import study
+from mmn_utils.cache import canonical
 from mmn_utils.captions import Caption, caption_images
 from mmn_utils.datasets import Photograph
 from mmn_utils.decoding import nearest_tokens
@@ -181,3 +182,9 @@ def test_what_decides_the_top_neurons_is_in_their_key(model, chosen, monkeypatch
     monkeypatch.setattr(study, "attribution", refuse)
     with pytest.raises(AssertionError, match="computed again"):
         study.top_neurons(model, chosen, **{"k": 5, **change}, **QUIET)
+
+
+def test_what_an_adapter_knows_beside_its_weights_tells_results_apart():
+    models = [tiny_limber(mean=(mean,) * 3) for mean in (0.5, 0.5, 0.4)]
+    first, same, other = (canonical(study.model_identity(model)) for model in models)
+    assert first == same != other

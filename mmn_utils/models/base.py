@@ -247,8 +247,17 @@ class VisionLanguageModel(ABC):
         return self.layer(layer).get_submodule(self.architecture.attention)
 
     def write_vectors(self, layer: int) -> Tensor:
-        """Return what each unit writes: (units, d), a view into the weights."""
-        return self.act_module(layer).weight.T
+        """Return what each unit writes: (units, d), a view into the weights.
+
+        ``ValueError`` for integer weights: without their scales they are not what is written.
+        """
+        weight = self.act_module(layer).weight
+        if not weight.is_floating_point():
+            raise ValueError(
+                f"the weights of {self.name} are quantised ({weight.dtype}), so what a neuron "
+                "writes cannot be read; load the model in float32, bfloat16 or float16"
+            )
+        return weight.T
 
     # --- out --------------------------------------------------------------------------
 

@@ -180,6 +180,9 @@ def test_quantised_weights_are_not_editable():
     fc_out.weight = nn.Parameter(fc_out.weight.to(torch.float8_e4m3fn), requires_grad=False)
     with pytest.raises(ValueError, match="float8"):
         model.require_editable()
+    fc_out.weight = nn.Parameter(torch.ones(32, 128, dtype=torch.int8), requires_grad=False)
+    with pytest.raises(ValueError, match=r"int8.*cannot be read"):
+        model.write_vectors(0)
 
 
 def test_image_tokens_without_a_place_have_no_grid():
