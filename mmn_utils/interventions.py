@@ -155,13 +155,13 @@ def ablate(
     receipt = Receipt(ablation.neurons, ablation.positions, ablation.value)
     if hash_weights:
         receipt.weights_before = weights_hash(model, groups)
-    before = _probe(model, prompt, max_new_tokens)
+    before = probe(model, prompt, max_new_tokens)
     with (
         _placed(model, ablation.positions, prompt_length) as place,
         replace(model, _switch_off(ablation, groups, place, receipt)),
     ):
         if before is not None:
-            _compare(receipt, before, _probe(model, prompt, max_new_tokens))
+            compare(receipt, before, probe(model, prompt, max_new_tokens))
         yield receipt
     receipt.activation_change /= max(receipt.touched, 1)
     _settle(model, receipt, groups)
@@ -191,7 +191,7 @@ def _switch_off(ablation: Ablation, groups: dict, place: _Place, receipt: Receip
 
 
 @torch.no_grad()
-def _probe(model, prompt, max_new_tokens: int):
+def probe(model, prompt, max_new_tokens: int):
     """Measure logits (B, V) and captions of a prompt, if there is one."""
     if prompt is None:
         return None
@@ -199,7 +199,8 @@ def _probe(model, prompt, max_new_tokens: int):
     return logits.float(), tuple(c.text for c in generate(model, prompt, max_new_tokens))
 
 
-def _compare(receipt: Receipt, before, after) -> None:
+def compare(receipt, before, after) -> None:
+    """Write into a receipt what ``probe`` found before and after."""
     receipt.logit_change = float((after[0] - before[0]).abs().max())
     receipt.caption_before, receipt.caption_after = before[1], after[1]
 

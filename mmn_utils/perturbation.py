@@ -21,7 +21,7 @@ import torch
 
 from .captions import Caption, caption_images, generate
 from .decoding import write_vectors
-from .interventions import NothingTouched, weights_hash
+from .interventions import NothingTouched, compare, probe, weights_hash
 from .neurons import Neuron, check_neurons, random_like
 from .targets import Target
 
@@ -215,7 +215,7 @@ def adding(
     neurons, layers = tuple(neurons), _layers(neurons)
     _check(model, neurons, deltas)
     before = weights_hash(model, layers) if hash_weights else None
-    said = _probe(model, prompt, max_new_tokens)
+    said = probe(model, prompt, max_new_tokens)
     added = Added(model, neurons, deltas, label)
     try:
         receipt = added.receipt()
@@ -224,7 +224,7 @@ def adding(
         if hash_weights:
             receipt.weights_before, receipt.weights_within = before, weights_hash(model, layers)
         if said is not None:
-            _compare(receipt, said, _probe(model, prompt, max_new_tokens))
+            compare(receipt, said, probe(model, prompt, max_new_tokens))
         yield receipt
     finally:
         intact = added.undo(force=True)
@@ -245,20 +245,6 @@ def _why_nothing(model, deltas: torch.Tensor) -> str:
         f"no weight changed: the vectors added have norms up to {largest:.3g}, too small for "
         f"{model.dtype} to show; add more, or load the model in float32"
     )
-
-
-@torch.no_grad()
-def _probe(model, prompt, max_new_tokens: int):
-    """Measure logits (B, V) and captions of a prompt, if there is one."""
-    if prompt is None:
-        return None
-    logits, _ = model.forward(prompt)
-    return logits.float(), tuple(c.text for c in generate(model, prompt, max_new_tokens))
-
-
-def _compare(receipt: WeightReceipt, before, after) -> None:
-    receipt.logit_change = float((after[0] - before[0]).abs().max())
-    receipt.caption_before, receipt.caption_after = before[1], after[1]
 
 
 # --- noise ------------------------------------------------------------------------------

@@ -31,7 +31,9 @@ from ..models.mplug_owl2 import MplugOwl2Facts
 from .corpus import PROMPT
 from .language import Rows
 from .quality import caption_quality, mean
+from .scenes import rendered_scenes
 from .training import Progress, Schedule, fast_autocast, train
+from .vision import VisionRecipe, keep_freed_memory
 from .world import WORLD_FILE, World, load_world
 
 Ids = tuple[list[int], list[int]]
@@ -218,6 +220,22 @@ def record_quality(folder: Path, world: World, scenes: int = 200) -> dict[str, f
     (folder / "quality.json").write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(folder.name, found, flush=True)
     return found
+
+
+def command(system: str, make: Callable, options, about: str) -> None:
+    """Train one system from the command line, or go on training it, and measure it.
+
+    ``make`` takes scenes, world, the folder of the data, that of the work, and ``options``.
+    """
+    parser = argparse.ArgumentParser(description=about)
+    parser.add_argument("--data", type=Path, default=WORLD_FILE.parent)
+    parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
+    arguments = parser.parse_args()
+    keep_freed_memory()
+    world = load_world(arguments.data / "concepts.yaml")
+    scenes = rendered_scenes(arguments.work, world, VisionRecipe().scenes)
+    make(scenes, world, arguments.data, arguments.work, options)
+    record_quality(arguments.data / system, world)
 
 
 def main() -> None:

@@ -8,7 +8,6 @@ there, the vision tower begins from nothing and learns in both stages.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,17 +42,17 @@ from .chat import (
     Batches,
     Stage,
     caption_loss,
-    record_quality,
+    command,
     record_training,
     train_stage,
 )
 from .clip import MAX_WORDS, make_tokenizer, scene_text, tokenize
 from .llama import last_logits, load_llama
 from .projection import CaptionIds
-from .scenes import SceneSet, rendered_scenes
+from .scenes import SceneSet
 from .training import fast_autocast
-from .vision import PIXEL_MEAN, PIXEL_STD, VisionRecipe, keep_freed_memory, to_input
-from .world import WORLD_FILE, World, load_world
+from .vision import PIXEL_MEAN, PIXEL_STD, to_input
+from .world import World
 
 FACTS = InstructBlipFacts(
     name="miniature/instructblip", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3
@@ -248,15 +247,7 @@ def make_instructblip(
 
 def main() -> None:
     """Train the miniature of InstructBLIP, or go on training it, and measure it."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--data", type=Path, default=WORLD_FILE.parent)
-    parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
-    arguments = parser.parse_args()
-    keep_freed_memory()
-    world = load_world(arguments.data / "concepts.yaml")
-    scenes = rendered_scenes(arguments.work, world, VisionRecipe().scenes)
-    make_instructblip(scenes, world, arguments.data, arguments.work, InstructBlipOptions())
-    record_quality(arguments.data / "instructblip", world)
+    command("instructblip", make_instructblip, InstructBlipOptions(), main.__doc__)
 
 
 if __name__ == "__main__":

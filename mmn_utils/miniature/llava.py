@@ -8,7 +8,6 @@ computed once, and most steps show half of the patches, see ``projection``.
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -35,17 +34,17 @@ from .chat import (
     ChatRows,
     Stage,
     caption_loss,
-    record_quality,
+    command,
     record_training,
     train_stage,
 )
 from .language import text_loss
 from .llama import LlamaOptions, last_logits, load_llama, next_logits
 from .projection import CaptionIds, FeatureStore, fold, shown_patches
-from .scenes import SceneSet, rendered_scenes
+from .scenes import SceneSet
 from .training import fast_autocast
-from .vision import PIXEL_MEAN, PIXEL_STD, VisionRecipe, keep_freed_memory, to_input
-from .world import WORLD_FILE, World, load_world
+from .vision import PIXEL_MEAN, PIXEL_STD, to_input
+from .world import World
 
 FACTS = LlavaFacts(name="miniature/llava", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
 ALIGNMENT = Stage(steps=500, rate=2e-3, thin_steps=500, thin_patches=24)
@@ -170,15 +169,7 @@ def make_llava(
 
 def main() -> None:
     """Train the miniature of LLaVA, or go on training it, and measure it."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--data", type=Path, default=WORLD_FILE.parent)
-    parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
-    arguments = parser.parse_args()
-    keep_freed_memory()
-    world = load_world(arguments.data / "concepts.yaml")
-    scenes = rendered_scenes(arguments.work, world, VisionRecipe().scenes)
-    make_llava(scenes, world, arguments.data, arguments.work, LlavaOptions())
-    record_quality(arguments.data / "llava", world)
+    command("llava", make_llava, LlavaOptions(), main.__doc__)
 
 
 if __name__ == "__main__":

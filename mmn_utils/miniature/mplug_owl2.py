@@ -8,7 +8,6 @@ is processed as by the language model that it came from.
 
 from __future__ import annotations
 
-import argparse
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,16 +35,16 @@ from .chat import (
     Batches,
     Stage,
     caption_loss,
-    record_quality,
+    command,
     record_training,
     train_stage,
 )
 from .llama import load_llama
 from .projection import CaptionIds
-from .scenes import SceneSet, rendered_scenes
+from .scenes import SceneSet
 from .training import fast_autocast
-from .vision import PIXEL_MEAN, PIXEL_STD, VisionRecipe, keep_freed_memory, to_input
-from .world import WORLD_FILE, World, load_world
+from .vision import PIXEL_MEAN, PIXEL_STD, to_input
+from .world import World
 
 FACTS = MplugOwl2Facts(name="miniature/mplug_owl2", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
 STAGE = Stage(steps=1300, rate=1e-3)
@@ -211,15 +210,7 @@ def make_mplug_owl2(
 
 def main() -> None:
     """Train the miniature of mPLUG-Owl2, or go on training it, and measure it."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--data", type=Path, default=WORLD_FILE.parent)
-    parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
-    arguments = parser.parse_args()
-    keep_freed_memory()
-    world = load_world(arguments.data / "concepts.yaml")
-    scenes = rendered_scenes(arguments.work, world, VisionRecipe().scenes)
-    make_mplug_owl2(scenes, world, arguments.data, arguments.work, MplugOwl2Options())
-    record_quality(arguments.data / "mplug_owl2", world)
+    command("mplug_owl2", make_mplug_owl2, MplugOwl2Options(), main.__doc__)
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
@@ -370,15 +371,13 @@ def probe(model: Beit, scenes: SceneSet, depth: int | None = None) -> dict[str, 
     return {"patch": patch, "object": whole}
 
 
-def colour_table(
-    encoders: Mapping[str, Beit], scenes: Callable[[str], SceneSet]
-) -> list[dict[str, str | float]]:
-    """Probe encoders on scenes in each of ``COLOURS``: rows encoder, colours, patch, object."""
-    return [
+def colour_table(encoders: Mapping[str, Beit], scenes: Callable[[str], SceneSet]) -> pd.DataFrame:
+    """Probe encoders on scenes in each of ``COLOURS``: encoder, colours, patch, object."""
+    return pd.DataFrame(
         {"encoder": name, "colours": colours, **probe(encoder, scenes(colours))}
         for name, encoder in encoders.items()
         for colours in COLOURS
-    ]
+    )
 
 
 # --- training ---------------------------------------------------------------
@@ -664,15 +663,6 @@ class ProgressLog:
             writer.writerow(row)
 
 
-def write_rows(rows: list[dict], path: Path) -> None:
-    """Write rows of the same keys as CSV, numbers to four places."""
-    with path.open("w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, rows[0], lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({k: round(v, 4) if isinstance(v, float) else v for k, v in row.items()})
-
-
 def keep_curve(log: Path, target: Path) -> None:
     """Copy a training's log to where the curves are kept that ship."""
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -731,7 +721,8 @@ def main() -> None:
             "trained in turned colours": trained,
         }
         rows = colour_table(encoders, lambda c: scenes(c, recipe.probe_scenes, PROBE_SEED))
-        write_rows(rows, options.out / "training" / "colours.csv")
+        table = options.out / "training" / "colours.csv"
+        rows.round(4).to_csv(table, index=False, lineterminator="\n")
 
 
 if __name__ == "__main__":
