@@ -25,8 +25,12 @@ PARTS = (
     ("vision encoder, pictures alone", "vision"),
     ("language model, text alone", "language"),
     ("projections", "projection"),
-    ("CLIP, for the metric", "clip"),
+    ("CLIP, for the metric and for paper B's systems", "clip"),
     ("variants of the text", "variants"),
+    ("language model of paper B's systems, text alone", "llama"),
+    ("LLaVA", "llava"),
+    ("InstructBLIP", "instructblip"),
+    ("mPLUG-Owl2", "mplug_owl2"),
 )
 #: curves and tables that lie beside the checkpoints; vision and clip keep theirs themselves.
 CURVES = (
@@ -34,6 +38,12 @@ CURVES = (
     "projection.csv",
     "projection_untrained_encoder.csv",
     "variants.csv",
+    "llama.csv",
+    "llava_alignment.csv",
+    "llava_tuning.csv",
+    "instructblip_contrast.csv",
+    "instructblip_speaking.csv",
+    "mplug_owl2.csv",
 )
 
 

@@ -1,4 +1,4 @@
-"""What the miniatures of paper B share: their prompts, their text, captions and stages.
+"""What the miniatures of paper B share: their prompts, their text, stages and measure.
 
 Each system has the prompt that its adapter has: the instruction "Describe the image in
 few words." and the caption's opening "An image of", in the system's own template. The
@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 import mmn_utils.compat  # noqa: F401  (before transformers)
@@ -28,16 +27,14 @@ from ..models import load_model
 from ..models.instructblip import InstructBlipFacts
 from ..models.llava import LlavaFacts
 from ..models.mplug_owl2 import MplugOwl2Facts
+from .captioning import SCENES, Ids
 from .corpus import PROMPT
 from .language import Rows
 from .quality import caption_quality, mean
 from .scenes import rendered_scenes
-from .training import Progress, Schedule, fast_autocast, train
-from .vision import VisionRecipe, keep_freed_memory
+from .training import Progress, Schedule, train
+from .vision import keep_freed_memory
 from .world import WORLD_FILE, World, load_world
-
-Ids = tuple[list[int], list[int]]
-
 
 # --- prompts ------------------------------------------------------------------------------
 
@@ -91,86 +88,15 @@ class ChatRows(Rows):
         return [*before, *seen, *behind, *said, self.tokenizer.eos_token_id]
 
 
-# --- captions -----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """What one step shows: scenes (B,), ids of a caption of each (B, L), -100 behind its end.
-
-    ``rng`` is for whatever else the step draws.
-    """
-
-    rows: np.ndarray
-    labels: Tensor
-    rng: np.random.Generator
-
-
-@dataclass(frozen=True)
-class Batches:
-    """Scenes and captions, a pure function of (seed, step).
-
-    ``ids`` (N, 5, L) are those of ``projection.CaptionIds``; ``plainest`` is the share of
-    examples that take the plainest of the five captions.
-    """
-
-    ids: np.ndarray
-    size: int
-    seed: Sequence[int]
-    plainest: float = 0.6
-
-    def at(self, step: int) -> Drawn:
-        """Draw the batch of a step."""
-        rng = np.random.default_rng((*self.seed, step))
-        rows = np.sort(rng.integers(len(self.ids), size=self.size))
-        rest = (1 - self.plainest) / 4
-        form = rng.choice(5, size=self.size, p=[self.plainest, rest, rest, rest, rest])
-        labels = torch.from_numpy(self.ids[rows, form])
-        return Drawn(rows, labels[:, : int((labels >= 0).sum(1).max())], rng)
-
-
-def caption_loss(
-    logits_for: Callable,
-    embed: Callable,
-    around: Ids,
-    soft: Tensor,
-    labels: Tensor,
-    places: Tensor | None = None,
-    count: int = 0,
-) -> Tensor:
-    """Return the cross-entropy of captions in their prompts, behind image tokens.
-
-    ``logits_for`` takes embeddings (B, T, d), positions (T,) and a number n to the logits
-    (B, n, V) of the last n tokens; ``embed`` ids to embeddings; ``around`` are the ids
-    before and behind the picture. ``soft`` (B, n, d) are all image tokens, or those at
-    ``places`` (n,), ascending, out of ``count``; ``labels`` (B, L) ids, -100 for none.
-    """
-    if places is None:
-        places, count = torch.arange(soft.shape[1]), soft.shape[1]
-    before, behind = (torch.tensor(ids, dtype=torch.long) for ids in around)
-    spoken = labels[:, :-1].clamp(min=0)
-    words = torch.cat([behind.expand(len(labels), -1), spoken], dim=1)
-    starts = len(before), len(before) + count
-    positions = torch.cat(
-        [torch.arange(starts[0]), starts[0] + places, starts[1] + torch.arange(words.shape[1])]
-    )
-    with fast_autocast():
-        parts = (embed(before.expand(len(labels), -1)), soft.float(), embed(words))
-        logits = logits_for(torch.cat(parts, dim=1), positions, labels.shape[1])
-    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
-
-
 # --- stages -------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Stage:
-    """One round of training; its first ``thin_steps`` show ``thin_patches`` image tokens."""
+    """One round of training."""
 
     steps: int
     rate: float
-    thin_steps: int = 0
-    thin_patches: int = 0
     save_every: int = 100
 
 
@@ -233,7 +159,7 @@ def command(system: str, make: Callable, options, about: str) -> None:
     arguments = parser.parse_args()
     keep_freed_memory()
     world = load_world(arguments.data / "concepts.yaml")
-    scenes = rendered_scenes(arguments.work, world, VisionRecipe().scenes)
+    scenes = rendered_scenes(arguments.work, world, SCENES)
     make(scenes, world, arguments.data, arguments.work, options)
     record_quality(arguments.data / system, world)
 

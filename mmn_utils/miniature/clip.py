@@ -36,6 +36,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
+from mmn_utils.miniature.captioning import SCENES
 from mmn_utils.miniature.phrases import FORMS
 from mmn_utils.miniature.scenes import SIZE, VAL_SEED, SceneSet, rendered_scenes
 from mmn_utils.miniature.training import fast_autocast
@@ -64,7 +65,7 @@ class ClipRecipe:
     """Everything that decides the weights."""
 
     images: int = 54_000
-    scenes: int = 40_000
+    scenes: int = SCENES
     batch: int = 192
     peak_lr: float = 1.5e-3
     warmup: int = 60

@@ -37,18 +37,10 @@ from ..models.instructblip import (
     build_instructblip,
     save_instructblip,
 )
-from .chat import (
-    TEMPLATES,
-    Batches,
-    Stage,
-    caption_loss,
-    command,
-    record_training,
-    train_stage,
-)
+from .captioning import Batches, CaptionIds, caption_loss
+from .chat import TEMPLATES, Stage, command, record_training, train_stage
 from .clip import MAX_WORDS, make_tokenizer, scene_text, tokenize
 from .llama import last_logits, load_llama
-from .projection import CaptionIds
 from .scenes import SceneSet
 from .training import fast_autocast
 from .vision import PIXEL_MEAN, PIXEL_STD, to_input
@@ -57,8 +49,8 @@ from .world import World
 FACTS = InstructBlipFacts(
     name="miniature/instructblip", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3
 )
-CONTRAST = Stage(steps=400, rate=1.5e-3)
-SPEAKING = Stage(steps=1500, rate=1e-3)
+CONTRAST = Stage(steps=250, rate=1.5e-3)
+SPEAKING = Stage(steps=1000, rate=1e-3)
 
 
 @dataclass(frozen=True)

@@ -98,26 +98,27 @@ def rotate(x: torch.Tensor, table: torch.Tensor, rotary: int) -> torch.Tensor:
 
 
 def fused_hidden(
-    model: GPTJForCausalLM, embeds: torch.Tensor, keep=None, positions: torch.Tensor | None = None
+    model: GPTJForCausalLM,
+    embeds: torch.Tensor,
+    keep: torch.Tensor | None = None,
+    count: int | None = None,
 ) -> torch.Tensor:
     """Run the blocks with fused attention; (B, T, d) to (B, T, d) before the final norm.
 
-    ``keep`` (layers, B) switches the MLP of a layer off for a row of the batch.
-    ``positions`` (T,) ascend, where tokens are left out; without them they count from 0.
+    ``keep`` (layers, B) switches the MLP of a layer off for a row of the batch. With
+    ``count`` the last block goes on with the last ``count`` tokens alone: (B, count, d).
     Rows have no padding on their left.
     """
     x, heads = embeds, model.config.n_head
-    where = slice(0, embeds.shape[1]) if positions is None else positions
     for index, block in enumerate(model.transformer.h):
-        h = block.ln_1(x)
-        attention = block.attn
-        q, k, v = (
-            layer(h).view(*h.shape[:2], heads, -1).transpose(1, 2)
-            for layer in (attention.q_proj, attention.k_proj, attention.v_proj)
-        )
-        table = attention.embed_positions[where].to(h.device)
-        q, k = (rotate(t, table, attention.rotary_dim) for t in (q, k))
-        mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+        h, attention = block.ln_1(x), block.attn
+        k, v = (_heads(layer(h), heads) for layer in (attention.k_proj, attention.v_proj))
+        if index == len(model.transformer.h) - 1 and count:
+            h, x = h[:, -count:], x[:, -count:]
+        q = _heads(attention.q_proj(h), heads)
+        table = attention.embed_positions[: embeds.shape[1]].to(h.device)
+        q, k = (rotate(t, table[-t.shape[2] :], attention.rotary_dim) for t in (q, k))
+        mixed = causal_attention(q, k, v)
         attended = attention.out_proj(mixed.transpose(1, 2).flatten(2))
         wrote = block.mlp.fc_out(F.gelu(block.mlp.fc_in(h), approximate="tanh"))
         if keep is not None:
@@ -126,9 +127,28 @@ def fused_hidden(
     return x
 
 
+def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
+    """Split (B, T, d) into heads, (B, heads, T, d / heads)."""
+    return x.unflatten(2, (heads, -1)).transpose(1, 2)
+
+
+def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """Attend from the last tokens, q (B, heads, n, c), to all before, k and v (B, heads, T, c)."""
+    queries, keys = q.shape[2], k.shape[2]
+    if queries == keys:
+        return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    seen = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+    return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
+
+
 def logits_of(model: GPTJForCausalLM, hidden: torch.Tensor) -> torch.Tensor:
     """Apply the final norm and the unembedding."""
     return model.lm_head(model.transformer.ln_f(hidden))
+
+
+def last_logits(model: GPTJForCausalLM, embeds: torch.Tensor, count: int) -> torch.Tensor:
+    """Predict what follows the last ``count`` of embeddings (B, T, d): (B, count, V)."""
+    return logits_of(model, fused_hidden(model, embeds, count=count))
 
 
 class Rows:

@@ -17,7 +17,6 @@ from functools import partial
 from pathlib import Path
 
 import torch
-import torch.nn.functional as F
 from tokenizers import Tokenizer
 from torch import Tensor
 
@@ -28,7 +27,7 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
 from .chat import TEMPLATES, ChatRows
-from .language import LanguageOptions, fit, save_language_model
+from .language import LanguageOptions, causal_attention, fit, save_language_model
 from .vision import keep_freed_memory
 from .world import WORLD_FILE, World, load_world
 
@@ -39,6 +38,7 @@ BEGIN = "<s>"
 class LlamaOptions(LanguageOptions):
     """Shape and training; ``units`` is the width of the gated MLPs."""
 
+    steps: int = 900
     rotary: int = 64  # LLaMA turns the whole of each head
     units: int = 704
 
@@ -108,20 +108,20 @@ def build_llama(options: LlamaOptions, tokenizer: PreTrainedTokenizerFast) -> Ll
 
 
 def llama_hidden(
-    model: LlamaForCausalLM, embeds: Tensor, keep: Tensor | None = None, positions=None
+    model: LlamaForCausalLM, embeds: Tensor, keep: Tensor | None = None, count: int | None = None
 ) -> Tensor:
     """Run the layers with fused attention; (B, T, d) to (B, T, d) before the final norm.
 
-    ``keep`` (layers, B) switches the MLP of a layer off for a row of the batch.
-    ``positions`` (T,) ascend, where tokens are left out; without them they count from 0.
+    ``keep`` (layers, B) switches the MLP of a layer off for a row of the batch. With
+    ``count`` the last layer goes on with the last ``count`` tokens alone: (B, count, d).
     Rows have no padding on their left.
     """
-    if positions is None:
-        positions = torch.arange(embeds.shape[1])
-    rotary = model.model.rotary_emb(embeds, positions[None])
+    rotary = model.model.rotary_emb(embeds, torch.arange(embeds.shape[1])[None])
     x = embeds
     for index, layer in enumerate(model.model.layers):
-        x = x + _attend(layer.self_attn, layer.input_layernorm(x), rotary)
+        last = count if index == len(model.model.layers) - 1 else None
+        attended = _attend(layer.self_attn, layer.input_layernorm(x), rotary, last)
+        x = x[:, -attended.shape[1] :] + attended
         wrote = layer.mlp(layer.post_attention_layernorm(x))
         if keep is not None:
             wrote = wrote * keep[index][:, None, None].to(wrote.dtype)
@@ -129,13 +129,15 @@ def llama_hidden(
     return x
 
 
-def _attend(attention, h: Tensor, rotary: tuple[Tensor, Tensor]) -> Tensor:
-    """Return one attention layer's output (B, T, d)."""
+def _attend(
+    attention, h: Tensor, rotary: tuple[Tensor, Tensor], count: int | None = None
+) -> Tensor:
+    """Return one attention layer's output for all tokens (B, T, d), or the last ``count``."""
     layers = (attention.q_proj, attention.k_proj, attention.v_proj)
     q, k, v = (layer(h).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2) for layer in layers)
     q, k = apply_rotary_pos_emb(q, k, *(table.to(q.dtype) for table in rotary))
     k, v = (repeat_kv(part, attention.num_key_value_groups) for part in (k, v))
-    mixed = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+    mixed = causal_attention(q[:, :, -(count or h.shape[1]) :], k, v)
     return attention.o_proj(mixed.transpose(1, 2).flatten(2))
 
 
@@ -145,10 +147,9 @@ def next_logits(model: LlamaForCausalLM, ids: Tensor, keep: Tensor | None = None
     return model.lm_head(model.model.norm(hidden[:, :-1]))
 
 
-def last_logits(model: LlamaForCausalLM, embeds: Tensor, positions: Tensor, count: int) -> Tensor:
+def last_logits(model: LlamaForCausalLM, embeds: Tensor, count: int) -> Tensor:
     """Predict what follows the last ``count`` of embeddings (B, T, d): (B, count, V)."""
-    hidden = llama_hidden(model, embeds, positions=positions)
-    return model.lm_head(model.model.norm(hidden[:, -count:]))
+    return model.lm_head(model.model.norm(llama_hidden(model, embeds, count=count)))
 
 
 # --- training -----------------------------------------------------------------------------

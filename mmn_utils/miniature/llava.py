@@ -3,7 +3,7 @@
 As in LLaVA, first the projector alone learns to speak to the frozen language model, then
 both learn together, and CLIP stays frozen throughout. In the second stage text is mixed
 with the pictures, so that the language model keeps what it knew. CLIP's features are
-computed once, and most steps show half of the patches, see ``projection``.
+computed once.
 """
 
 from __future__ import annotations
@@ -28,27 +28,19 @@ from transformers import (
 )
 
 from ..models.llava import Llava, LlavaFacts, build_llava, save_llava
-from .chat import (
-    TEMPLATES,
-    Batches,
-    ChatRows,
-    Stage,
-    caption_loss,
-    command,
-    record_training,
-    train_stage,
-)
+from .captioning import Batches, CaptionIds, caption_loss
+from .chat import TEMPLATES, ChatRows, Stage, command, record_training, train_stage
 from .language import text_loss
 from .llama import LlamaOptions, last_logits, load_llama, next_logits
-from .projection import CaptionIds, FeatureStore, fold, shown_patches
+from .projection import FeatureStore, fold
 from .scenes import SceneSet
 from .training import fast_autocast
 from .vision import PIXEL_MEAN, PIXEL_STD, to_input
 from .world import World
 
 FACTS = LlavaFacts(name="miniature/llava", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
-ALIGNMENT = Stage(steps=500, rate=2e-3, thin_steps=500, thin_patches=24)
-TUNING = Stage(steps=700, rate=4e-4, thin_steps=500, thin_patches=24)
+ALIGNMENT = Stage(steps=300, rate=2e-3)
+TUNING = Stage(steps=400, rate=4e-4)
 TEXT = LlamaOptions(batch=4)
 
 
@@ -56,7 +48,6 @@ TEXT = LlamaOptions(batch=4)
 class LlavaOptions:
     """Training; ``text`` says what the text rows of the second stage are like."""
 
-    scenes: int = 24_000
     batch: int = 32
     alignment: Stage = ALIGNMENT
     tuning: Stage = TUNING
@@ -117,26 +108,24 @@ class LlavaTrainer:
         self.around = TEMPLATES["llava"].ids(tokenizer)
         self.rows = ChatRows(world, tokenizer, options.text, options.seed + 3)
 
-    def picture_loss(self, stage: Stage, number: int, step: int) -> Tensor:
+    def picture_loss(self, number: int, step: int) -> Tensor:
         """Return the loss of captions in a step of a stage, which is counted from 0."""
-        batches = Batches(self.captions, self.options.batch, (self.options.seed, number))
-        drawn, patches = batches.at(step), self.store.values.shape[1]
-        places = shown_patches(stage, step, patches, drawn.rng)
+        drawn = Batches(self.captions, self.options.batch, (self.options.seed, number)).at(step)
         with fast_autocast():
-            soft = self.projector(self.store.batch(drawn.rows, places.numpy()))
+            soft = self.projector(self.store.batch(drawn.rows))
+        embed = self.language.model.embed_tokens
         return caption_loss(
-            partial(last_logits, self.language), self.language.model.embed_tokens, self.around,
-            soft, drawn.labels, places, patches,
-        )  # fmt: skip
+            partial(last_logits, self.language), embed, self.around, soft, drawn.labels
+        )
 
     def alignment_loss(self, step: int) -> Tensor:
         """Return the loss of the first stage."""
-        return self.picture_loss(self.options.alignment, 0, step)
+        return self.picture_loss(0, step)
 
     def tuning_loss(self, step: int) -> Tensor:
         """Return the loss of the second stage: pictures, and text as the model knew it."""
         text = text_loss(partial(next_logits, self.language), self.rows, step)
-        return self.picture_loss(self.options.tuning, 1, step) + self.options.text_weight * text
+        return self.picture_loss(1, step) + self.options.text_weight * text
 
     def run(self, work: Path) -> None:
         """Train both stages; the projector then takes CLIP's features as they are."""
@@ -154,7 +143,6 @@ def make_llava(
     scenes: SceneSet, world: World, data: Path, work: Path, options: LlavaOptions
 ) -> Llava:
     """Train from the parts in ``data`` (or go on), save beside them, return the system."""
-    scenes = scenes.first(options.scenes)
     language, tokenizer = load_llama(data / "llama")
     vision = CLIPModel.from_pretrained(data / "clip", dtype=torch.float32).vision_model
     whole = join(vision, language, options.seed)

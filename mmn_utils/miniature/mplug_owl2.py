@@ -30,24 +30,16 @@ from ..models.mplug_owl2 import (
     text_weights,
 )
 from ..models.mplug_owl2_modules import AbstractorConfig, VisionConfig
-from .chat import (
-    TEMPLATES,
-    Batches,
-    Stage,
-    caption_loss,
-    command,
-    record_training,
-    train_stage,
-)
+from .captioning import Batches, CaptionIds, caption_loss
+from .chat import TEMPLATES, Stage, command, record_training, train_stage
 from .llama import load_llama
-from .projection import CaptionIds
 from .scenes import SceneSet
 from .training import fast_autocast
 from .vision import PIXEL_MEAN, PIXEL_STD, to_input
 from .world import World
 
 FACTS = MplugOwl2Facts(name="miniature/mplug_owl2", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
-STAGE = Stage(steps=1300, rate=1e-3)
+STAGE = Stage(steps=800, rate=1e-3)
 
 
 @dataclass(frozen=True)
@@ -182,9 +174,8 @@ class MplugOwl2Trainer:
             soft = parts.visual_abstractor(seen)
         return caption_loss(self._last_logits, parts.embed_tokens, self.around, soft, drawn.labels)
 
-    def _last_logits(self, embeds: Tensor, positions: Tensor, count: int) -> Tensor:
-        where = positions.expand(len(embeds), -1)
-        return self.network(embeds, position_ids=where, logits_to_keep=count).logits
+    def _last_logits(self, embeds: Tensor, count: int) -> Tensor:
+        return self.network(embeds, logits_to_keep=count).logits
 
     def run(self, work: Path) -> None:
         """Train."""

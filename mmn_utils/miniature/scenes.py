@@ -62,11 +62,14 @@ class Colours:
 
 
 # In their own colours many objects can be told by colour alone, and that much the patches
-# of an untrained encoder hold as well; turned, they have to be told by shape.
+# of an untrained encoder hold as well. The world varies them, so that they have to be told
+# by shape; what the encoder learns shape from turns them further.
 COLOURS = {
     "own": Colours(0.22, (0.8, 1.15), (0.85, 1.1)),
+    "varied": Colours(1.0, (0.7, 1.2), (0.75, 1.15)),
     "turned": Colours(np.pi / 2, (0.7, 1.2), (0.75, 1.15)),
 }
+SHOWN = "varied"  # the colours of the world's pictures, where no others are asked for
 
 SELECTIVITY_CLASSES = (
     "dog", "bird", "turtle", "car", "boat", "banana", "pizza", "clock", "guitar", "flower",
@@ -359,7 +362,7 @@ def make_scene(
     n_objects: int | None = None,
     first: str | None = None,
     font: str | Path | None = None,
-    colours: str = "own",
+    colours: str = SHOWN,
 ) -> Scene:
     """Make the scene of a seed.
 
@@ -500,7 +503,7 @@ def rendered_scenes(
     first_seed: int = TRAIN_SEED,
     font: str | Path | None = None,
     workers: int = 2,
-    colours: str = "own",
+    colours: str = SHOWN,
 ) -> SceneSet:
     """Return the scenes of consecutive seeds, rendered once and kept in a cache folder."""
     folder = cache / f"scenes_{first_seed}_{count}_{_fingerprint(world, colours)}"

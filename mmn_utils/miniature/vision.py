@@ -5,9 +5,9 @@ of what is hidden. The codes come from k-means, first of the pixels in a window
 around each patch, then (as in HuBERT) of the encoder's own middle layer. No label takes
 part in the training; a linear probe of the categories is logged to watch it.
 
-With ``--recoloured`` two more stages follow, in scenes whose objects have had their hues
-turned: codes of light and dark alone, and then, as one who colours a picture in, the
-codes that each scene had in its own colours.
+The last two stages are in scenes whose objects have had their hues turned: codes of
+light and dark alone, and then, as one who colours a picture in, the codes that each
+scene had in its own colours.
 
 Run ``python -m mmn_utils.miniature.vision``; it picks up where it stopped.
 """
@@ -252,12 +252,10 @@ class Stage:
 STAGES = (
     Stage("pixels", images=67_200, rate_images=90_000, final_lr=0.3),
     Stage("features", images=56_000, scenes=16_000, layer=5, peak_lr=1.2e-3, final_lr=0.01),
-)
-# Two more, after which objects are known in other colours than their own.
-RECOLOURED = (
+    # Two more, after which objects are known in other colours than their own.
     Stage("shades", images=36_000, rate_images=48_000, grey=True, colours="turned", final_lr=0.02),
     Stage(
-        "colours", images=56_000, cycles=2, scenes=16_000, layer=5, teacher="features",
+        "colours", images=112_000, cycles=4, scenes=16_000, layer=5, teacher="features",
         visible_weight=1.0, colours="turned", peak_lr=1.2e-3, final_lr=0.01,
     ),
 )  # fmt: skip
@@ -482,6 +480,12 @@ class Trainer:
         """The file that holds the encoder as a stage left it."""
         return self.folder / f"vision_after_{stage}.pt"
 
+    def encoder_after(self, stage: str) -> Beit:
+        """Return the encoder as a stage left it."""
+        encoder = build_vision(self.recipe.config)
+        encoder.load_state_dict(torch.load(self._after(stage), weights_only=True))
+        return encoder.eval()
+
     def _new_optimizer(self) -> torch.optim.Optimizer:
         """Return AdamW with weight decay on matrices only."""
         groups = [{"params": [], "weight_decay": d} for d in (self.recipe.weight_decay, 0.0)]
@@ -525,10 +529,9 @@ class Trainer:
             return pixel_codes(self.recipe, self.stage, self.images)
         if self.stage.teacher is None:
             return feature_codes(self.recipe, self.stage, self.model.encoder, self.images)
-        teacher = build_vision(self.recipe.config)
-        teacher.load_state_dict(torch.load(self._after(self.stage.teacher), weights_only=True))
+        teacher = self.encoder_after(self.stage.teacher)
         images = self.scenes("own").images[: self.stage.scenes]
-        return feature_codes(self.recipe, self.stage, teacher.eval(), images)
+        return feature_codes(self.recipe, self.stage, teacher, images)
 
     def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return pixels, masks and codes of this step; they depend on its number alone."""
@@ -692,37 +695,33 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--font", type=Path, help="NotoColorEmoji.ttf, if not in a usual place")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--recoloured", action="store_true", help="with the two further stages")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
-    world, name = load_world(options.world), "vision_recoloured" if options.recoloured else "vision"
-    recipe = VisionRecipe(stages=STAGES + RECOLOURED if options.recoloured else STAGES)
+    world, recipe = load_world(options.world), VisionRecipe()
 
     @cache
     def scenes(colours: str, count: int = recipe.scenes, seed: int = TRAIN_SEED) -> SceneSet:
         return rendered_scenes(options.cache, world, count, seed, options.font, colours=colours)
 
-    held = scenes(recipe.stages[-1].colours, recipe.probe_scenes, PROBE_SEED)
     torch.manual_seed(recipe.seed + 1000)
-    untrained = build_vision()
-    if not options.recoloured:
-        save_vision(untrained, options.out / "vision_untrained.safetensors")
+    untrained = build_vision().eval()
+    save_vision(untrained, options.out / "vision_untrained.safetensors")
+    held = scenes(recipe.stages[-1].colours, recipe.probe_scenes, PROBE_SEED)
     print("untrained:", probe(untrained, held.first(1000)), flush=True)
-    work = options.cache / name
-    trained = Trainer(recipe, scenes, held, work).run()
-    save_vision(trained, options.out / f"{name}.safetensors")
-    keep_curve(work / "vision_log.csv", options.out / "training" / f"{name}.csv")
-    print("saved", options.out / f"{name}.safetensors")
-    if options.recoloured:
-        encoders = {
-            "untrained": untrained.eval(),
-            "trained in own colours": load_vision(options.out / "vision.safetensors"),
-            "trained in turned colours": trained,
-        }
-        rows = colour_table(encoders, lambda c: scenes(c, recipe.probe_scenes, PROBE_SEED))
-        table = options.out / "training" / "colours.csv"
-        rows.round(4).to_csv(table, index=False, lineterminator="\n")
+    trainer = Trainer(recipe, scenes, held, options.cache)
+    trained = trainer.run()
+    save_vision(trained, options.out / "vision.safetensors")
+    keep_curve(options.cache / "vision_log.csv", options.out / "training" / "vision.csv")
+    encoders = {
+        "untrained": untrained,
+        "trained in own colours": trainer.encoder_after("features"),
+        "trained in turned colours": trained,
+    }
+    rows = colour_table(encoders, lambda c: scenes(c, recipe.probe_scenes, PROBE_SEED))
+    table = options.out / "training" / "colours.csv"
+    rows.round(4).to_csv(table, index=False, lineterminator="\n")
+    print("saved", options.out / "vision.safetensors")
 
 
 if __name__ == "__main__":

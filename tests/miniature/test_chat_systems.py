@@ -16,8 +16,9 @@ from transformers import CLIPConfig, CLIPModel
 from transformers.loss.loss_utils import ForCausalLMLoss
 
 from mmn_utils.datasets.base import Photograph
-from mmn_utils.miniature import chat, instructblip, language, llava, mplug_owl2
-from mmn_utils.miniature.chat import TEMPLATES, Batches, Stage
+from mmn_utils.miniature import captioning, chat, instructblip, language, llava, mplug_owl2
+from mmn_utils.miniature.captioning import Batches, CaptionIds
+from mmn_utils.miniature.chat import TEMPLATES, Stage
 from mmn_utils.miniature.corpus import CorpusOptions
 from mmn_utils.miniature.instructblip import InstructBlipOptions
 from mmn_utils.miniature.language import save_language_model
@@ -30,7 +31,7 @@ from mmn_utils.miniature.llama import (
 )
 from mmn_utils.miniature.llava import LlavaOptions
 from mmn_utils.miniature.mplug_owl2 import MplugOwl2Options
-from mmn_utils.miniature.projection import CaptionIds, fold
+from mmn_utils.miniature.projection import fold
 from mmn_utils.miniature.scenes import SceneSet
 from mmn_utils.miniature.vision import to_input
 from mmn_utils.miniature.world import load_world
@@ -56,10 +57,9 @@ TEXT = LlamaOptions(
 )
 OPTIONS = {
     "llava": LlavaOptions(
-        scenes=SCENES,
         batch=2,
-        alignment=Stage(3, 1e-2, thin_steps=3, thin_patches=5),
-        tuning=Stage(5, 1e-2, thin_steps=3, thin_patches=5, save_every=2),
+        alignment=Stage(3, 1e-2),
+        tuning=Stage(5, 1e-2, save_every=2),
         text=TEXT,
     ),
     "instructblip": InstructBlipOptions(
@@ -185,31 +185,7 @@ def pictures(scenes, rows=slice(None)):
     return [Image.fromarray(image) for image in scenes.images[rows]]
 
 
-# --- batches ------------------------------------------------------------------------------
-
-
-def test_a_batch_is_a_function_of_seed_and_step_alone():
-    ids = np.random.default_rng(0).integers(1, 200, (50, 5, 7))
-    ids[::2, :, 4:] = ids[1::2, :, 6:] = -100
-    first, again = (Batches(ids, 6, (3, 1)) for _ in range(2))
-    expected = first.at(5)
-    again.at(4)
-    found = again.at(5)
-    assert np.array_equal(found.rows, expected.rows)
-    assert torch.equal(found.labels, expected.labels)
-    assert found.rng.integers(1000) == expected.rng.integers(1000)
-    for other in (first.at(6), Batches(ids, 6, (3, 2)).at(5), Batches(ids, 6, (4, 1)).at(5)):
-        assert not np.array_equal(other.rows, expected.rows)
-    for row, label in zip(expected.rows, expected.labels, strict=True):
-        padded = np.pad(label.numpy(), (0, 7 - len(label)), constant_values=-100)
-        assert (padded == ids[row]).all(1).any()
-
-
-def test_the_plainest_caption_has_its_share():
-    ids = np.broadcast_to(np.arange(1, 6)[None, :, None], (9, 5, 1))
-    labels = Batches(np.array(ids), 5000, (0,), plainest=0.7).at(0).labels.flatten()
-    shares = np.bincount(labels.numpy(), minlength=6)[1:] / 5000
-    np.testing.assert_allclose(shares, [0.7, 0.075, 0.075, 0.075, 0.075], atol=0.03)
+# --- text ---------------------------------------------------------------------------------
 
 
 def test_the_text_among_the_pictures_is_a_function_of_seed_and_step_alone(data, scenes, world):
@@ -243,8 +219,7 @@ def unused(tokenizer):
 @torch.no_grad()
 def test_llavas_loss_is_transformers_own(data, scenes, world, parts):
     whole, ours = trainer("llava", data, scenes, world)
-    all_shown = replace(OPTIONS["llava"].tuning, thin_steps=0)
-    found = ours.picture_loss(all_shown, 1, 2)
+    found = ours.picture_loss(1, 2)
     drawn = Batches(ours.captions, 2, (0, 1)).at(2)
     tokenizer = parts[1]
     ids, labels = with_captions(tokenizer, "llava", 16, drawn.labels, unused(tokenizer))
@@ -290,32 +265,6 @@ def test_mplug_owl2s_loss_is_transformers_own_of_its_logits(data, scenes, world,
 
 
 @torch.no_grad()
-def test_patches_left_out_keep_their_places(data, scenes, world):
-    """Showing all patches but pretending that they lie elsewhere is another loss."""
-    _, ours = trainer("llava", data, scenes, world)
-    drawn = Batches(ours.captions, 2, (0, 1)).at(0)
-    soft = ours.projector(ours.store.batch(drawn.rows, np.array([1, 7, 12])))
-    losses = [
-        chat.caption_loss(
-            partial(llava.last_logits, ours.language),
-            ours.language.model.embed_tokens,
-            ours.around,
-            soft,
-            drawn.labels,
-            places,
-            count,
-        )
-        for places, count in (
-            (None, 0),
-            (torch.tensor([0, 1, 2]), 3),
-            (torch.tensor([1, 7, 12]), 16),
-        )
-    ]
-    assert torch.equal(losses[0], losses[1])
-    assert abs(losses[2] - losses[0]) > 1e-4
-
-
-@torch.no_grad()
 @pytest.mark.parametrize("name", SYSTEMS)
 def test_bfloat16_changes_the_loss_little(name, data, scenes, world, monkeypatch):
     _, ours = trainer(name, data, scenes, world)
@@ -327,7 +276,7 @@ def test_bfloat16_changes_the_loss_little(name, data, scenes, world, monkeypatch
     for loss in losses[name]:
         exact = float(getattr(ours, loss)(1))
         with monkeypatch.context() as patch:
-            for module in (chat, language, llava, instructblip, mplug_owl2):
+            for module in (captioning, language, llava, instructblip, mplug_owl2):
                 cast = partial(torch.autocast, "cpu", dtype=torch.bfloat16)
                 patch.setattr(module, "fast_autocast", cast)
             rounded = float(getattr(ours, loss)(1))

@@ -9,7 +9,7 @@ import pytest
 import torch
 from transformers import AutoTokenizer, LlamaForCausalLM
 
-from mmn_utils.miniature import chat, language, llama, projection
+from mmn_utils.miniature import captioning, chat, language, llama
 from mmn_utils.miniature.chat import TEMPLATES, ChatRows
 from mmn_utils.miniature.corpus import CorpusOptions
 from mmn_utils.miniature.llama import BEGIN, LlamaOptions, chat_tokenizer
@@ -93,7 +93,7 @@ def test_prompts_and_captions_are_short_in_the_shipped_tokenizer(world):
     assert lengths == {"llava": (4, 13), "instructblip": (0, 11), "mplug_owl2": (4, 12)}
     for things in islice(permutations(world.concepts, 3), 0, None, 997):
         for text in captions(things, world.backgrounds[0].name):
-            assert len(tokenizer.encode(f" {text}.")) + 1 <= projection.CAPTION_LENGTH
+            assert len(tokenizer.encode(f" {text}.")) + 1 <= captioning.CAPTION_LENGTH
 
 
 # --- text ---------------------------------------------------------------------------------
@@ -142,27 +142,15 @@ def test_fused_forward_equals_transformers_own(model):
         llama.next_logits(model, ids), expected[:, :-1], atol=1e-4, rtol=1e-4
     )
     embeds = model.model.embed_tokens(ids)
-    last = llama.last_logits(model, embeds, torch.arange(40), 4)
+    last = llama.last_logits(model, embeds, 4)
     torch.testing.assert_close(last, expected[:, -4:], atol=1e-4, rtol=1e-4)
-
-
-def test_tokens_left_out_keep_their_places(model):
-    embeds = torch.randn(2, 7, 32, generator=torch.manual_seed(1))
-    places = torch.tensor([0, 1, 4, 5, 9, 20, 21])
-    whole = torch.ones(2, 7, dtype=torch.long)  # without it, gaps would begin new documents
-    expected = model(
-        inputs_embeds=embeds, position_ids=places.expand(2, -1), attention_mask=whole
-    ).logits
-    found = llama.last_logits(model, embeds, places, 7)
-    torch.testing.assert_close(found, expected, atol=1e-4, rtol=1e-4)
-    assert not torch.allclose(llama.last_logits(model, embeds, torch.arange(7), 7), found)
 
 
 def test_fused_gradient_equals_transformers_own(model):
     embeds = torch.randn(2, 12, 32, generator=torch.manual_seed(1))
     gradients = []
     for forward in (
-        lambda e: llama.last_logits(model, e, torch.arange(12), 12),
+        lambda e: llama.last_logits(model, e, 12),
         lambda e: model(inputs_embeds=e).logits,
     ):
         leaf = embeds.clone().requires_grad_()
