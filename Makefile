@@ -2,7 +2,8 @@
 #
 #   make figures                 all exhibits of the miniature, then where the report is
 #   make test                    the whole test suite
-#   make figures PRESET=limber   the same notebooks on another preset
+#   make figures PRESET=limber   the notebooks of another preset
+#   make figures PRESET="a b"    those of several presets, side by side
 #   make test ARGS='-k cache'    some tests
 
 SHELL := /bin/bash
@@ -38,11 +39,11 @@ $(STAMP): requirements.lock
 	@touch $@
 
 figures: $(STAMP)  ## run the notebooks that changed, then build the report
-	@$(RUN_ENVIRONMENT) $(BIN)/snakemake --cores $(CORES) --config preset=$(PRESET) \
+	@$(RUN_ENVIRONMENT) $(BIN)/snakemake --cores $(CORES) --config preset="$(PRESET)" \
 		--rerun-incomplete --nolock --quiet host progress reason rules
-	@echo "Report: $(abspath figures/$(PRESET)/report.html)"
+	@printf 'Report: %s\n' $(PRESET:%="$(CURDIR)/figures/%/report.html")
 
-report: $(STAMP)  ## build the report again from the exhibits that are there
+report: $(STAMP)  ## build the reports again from the exhibits that are there
 	@$(BIN)/python -m mmn_utils.exhibits report $(PRESET)
 
 test: $(STAMP)  ## run the test suite

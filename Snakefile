@@ -1,22 +1,39 @@
-"""The order of the notebooks: one rule each, made from notebooks/exhibits.yaml, and the report.
+"""Notebooks side by side: one rule for each notebook of each preset, and one for the reports.
 
     snakemake --cores all --config preset=miniature
+    snakemake --cores all --config preset="miniature ci"
 
-A notebook runs again when it, a module, its resolved parameters or the miniature's files
-changed. Its executed copy is the rule's log, so it stays to be read when a cell fails.
+Which exhibits there are, and so which notebooks, says notebooks/exhibits.yaml. A notebook
+runs again when it, a module, its resolved parameters or the miniature's files changed. Its
+executed copy is the rule's log, so it stays to be read when a cell fails.
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir)))
-from mmn_utils.exhibits import ALL_FILES, exhibits_of, figures_root, load_exhibits
+from mmn_utils.exhibits import figures_root, load_exhibits
 from mmn_utils.presets import load_preset, resolve
 
-PRESET = load_preset(config.get("preset", "miniature"))
-RUN = PRESET.name
+PRESETS = [load_preset(name) for name in str(config.get("preset", "miniature")).split()]
 NOTEBOOKS = sorted({exhibit.notebook for exhibit in load_exhibits().values()})
+JOBS = [(preset, notebook) for preset in PRESETS for notebook in preset.chosen(NOTEBOOKS)]
+RUNS = [preset.name for preset in PRESETS]
+
+# Seconds on one core. No notebook waits for another: what two of them need (captions of
+# the same pictures, attribution for them) they share through the cache, batch by batch, so
+# any order is right. The longest first is merely the fastest, as nothing long is left over.
+SECONDS = {
+    "00_miniature": 150,
+    "01_projection_decoding": 45,
+    "02_attribution": 50,
+    "03_selectivity": 140,
+    "04_ablation": 95,
+    "05_llava_contribution_scoring": 45,
+    "06_editing": 50,
+}
 
 # What makes the miniature is not what reads it: only notebook 00 tells of both.
 ALL_SOURCES = [str(path) for path in sorted(Path("mmn_utils").rglob("*.py"))]
@@ -27,20 +44,35 @@ DATA = [
     for path in sorted(Path("data/miniature").rglob("*"))
     if path.is_file() and path.suffix not in {".jpg", ".png"}
 ]
-REPORT = f"figures/{RUN}/report.html"
 
 
-def record(notebook):
+def record(run, notebook):
     """Path of the resolved parameters, which stand for a notebook that ran."""
-    return f"build/{RUN}/parameters/{notebook}.json"
+    return f"build/{run}/parameters/{notebook}.json"
+
+
+def report(run):
+    """Path of a run's report."""
+    return os.path.relpath(figures_root() / run / "report.html")
+
+
+def is_small(preset):
+    """Whether a preset's system is a miniature on the CPU, of which several fit a machine."""
+    model = str(preset.settings.get("model", ""))
+    return model.startswith("miniature") and preset.settings.get("device", "cpu") == "cpu"
+
+
+def threads_of(preset):
+    """Share the cores out among the notebooks of small systems; a large one has them all."""
+    return max(1, workflow.cores // len(JOBS)) if is_small(preset) else workflow.cores
 
 
 def drop_stale_records():
     """Let a notebook run again when exhibits that it had made are gone."""
-    for notebook in NOTEBOOKS:
-        path = Path(record(notebook))
+    for preset, notebook in JOBS:
+        path = Path(record(preset.name, notebook))
         made = json.loads(path.read_text()).get("exhibits", []) if path.exists() else []
-        if any(not (figures_root() / RUN / f"{id}.json").exists() for id in made):
+        if any(not (figures_root() / preset.name / f"{id}.json").exists() for id in made):
             path.unlink()
 
 
@@ -50,42 +82,44 @@ drop_stale_records()
 rule all:
     default_target: True
     input:
-        [record(notebook) for notebook in NOTEBOOKS],
-        REPORT,
+        [record(preset.name, notebook) for preset, notebook in JOBS],
+        [report(run) for run in RUNS],
 
 
-for place, notebook in enumerate(NOTEBOOKS):
+for place, (preset, notebook) in enumerate(JOBS):
 
     rule:
-        name: f"notebook_{notebook}"
+        name: f"notebook_{preset.name}_{notebook}"
         input:
             notebook=f"notebooks/{notebook}.ipynb",
             sources=ALL_SOURCES if notebook == "00_miniature" else SOURCES,
-            data=DATA if str(PRESET.settings.get("model", "")).startswith("miniature") else [],
+            data=DATA if is_small(preset) else [],
         output:
-            record(notebook),
+            record(preset.name, notebook),
         log:
-            f"build/{RUN}/notebooks/{notebook}.ipynb",
+            f"build/{preset.name}/notebooks/{notebook}.ipynb",
         params:
             # the values themselves: another comment in the preset is no reason to run
-            resolved=json.dumps(resolve(notebook, PRESET), sort_keys=True),
+            resolved=json.dumps(resolve(notebook, preset), sort_keys=True),
             notebook=notebook,
-        # one after the other, in their order: each uses all cores and what the last cached
-        threads: workflow.cores
-        priority: len(NOTEBOOKS) - place
+            preset=preset.name,
+        # snakemake hands them to OMP_NUM_THREADS and its like
+        threads: threads_of(preset)
+        priority: SECONDS.get(notebook, 60)
         message:
-            f"notebook {notebook} ({place + 1} of {len(NOTEBOOKS)})"
+            f"notebook {notebook} on {preset.name} ({place + 1} of {len(JOBS)})"
         shell:
-            "python -m mmn_utils.run {params.notebook} --preset {PRESET.name}"
+            "python -m mmn_utils.run {params.notebook} --preset {params.preset} --lines"
 
 
-rule report:
+# All at once, since each links to the others.
+rule reports:
     input:
-        records=[record(notebook) for notebook in NOTEBOOKS],
+        records=[record(preset.name, notebook) for preset, notebook in JOBS],
         exhibits="notebooks/exhibits.yaml",
         golden=sorted(str(p) for p in Path("data/golden").glob("*.csv")),
         template="mmn_utils/report.html.j2",
     output:
-        REPORT,
+        [report(run) for run in RUNS],
     shell:
-        "python -m mmn_utils.exhibits report {RUN}"
+        "python -m mmn_utils.exhibits report {RUNS}"

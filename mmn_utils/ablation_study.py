@@ -21,9 +21,8 @@ from mmn_utils.decoding import decode_vectors
 from mmn_utils.estimates import Estimate, bootstrap, mean_of
 from mmn_utils.interventions import CONDITIONS, ablation_rows, sweep, unit_means
 from mmn_utils.metrics import bertscore
-from mmn_utils.neurons import unique_neurons
-from mmn_utils.scores import attribution
-from mmn_utils.study import Subjects, by_content, model_identity
+from mmn_utils.neurons import Neuron, unique_neurons
+from mmn_utils.study import Subjects, by_content, model_identity, top_neurons
 from mmn_utils.text import WORDS_NEEDED, is_dictionary_word
 
 Say = Callable[[str], Any] | None
@@ -88,17 +87,17 @@ def ablation_table(
     reference = subjects.photographs[:mean_images]
     means = unit_means(model, [p.open() for p in reference]) if value == "mean" else None
     options = {"positions": positions, "value": value, "means": means, "batch_rows": batch_rows}
+    ranked = _rank(model, subjects, readable, max(ks), target, rank_by, progress)
 
     def compute(batch: list[str]) -> pd.DataFrame:
-        images = [named[name].open() for name in batch]
-        chosen = [targets[name] for name in batch]
-        ranked = _rank(model, images, chosen, readable, max(ks), target, rank_by)
+        prompts = model.prompt([named[name].open() for name in batch])
         frames = []
-        for name, image, goal, order in zip(batch, images, chosen, ranked, strict=True):
+        for row, name in enumerate(batch):
+            goal, order = targets[name], ranked[named[name].id]
             rng = np.random.default_rng([seed, zlib.crc32(goal.image.encode())])
             good = {neuron: bool(readable[neuron.layer, neuron.unit]) for neuron in order}
             rows, labels = ablation_rows(order, good, ks, model.sizes.units, rng)
-            result = sweep(model, model.prompt([image]), goal, rows, max_new_tokens, **options)
+            result = sweep(model, prompts.select([row]), goal, rows, max_new_tokens, **options)
             frames.append(_sweep_rows(name, labels, result))
         return pd.concat(frames, ignore_index=True)
 
@@ -110,19 +109,27 @@ def ablation_table(
     return table.assign(image=table["image"].map({name: p.id for name, p in named.items()}))
 
 
-def _rank(model, images, targets, readable: np.ndarray, most: int, target: str, rank_by: str):
+def _rank(
+    model, subjects: Subjects, readable: np.ndarray, most: int, target: str, rank_by: str, say: Say
+) -> dict[str, list[Neuron]]:
     """Rank each image's units, deep enough that ``most`` of them are interpretable."""
     total, depth = readable.size, min(readable.size, 2 * most)
+    ranked: dict[str, list[Neuron]] = {}
+    left = subjects
     while True:
-        table = attribution(model, images, targets, k=max(depth, 1), target=target, rank_by=rank_by)
-        ranked = [unique_neurons(table[table["image"] == t.image]) for t in targets]
-        found = min(sum(readable[n.layer, n.unit] for n in order) for order in ranked)
-        if found >= most:
+        table = top_neurons(
+            model, left, k=max(depth, 1), target=target, rank_by=rank_by, progress=say
+        )
+        found = {image: unique_neurons(part) for image, part in table.groupby("image", sort=False)}
+        count = {i: sum(readable[n.layer, n.unit] for n in some) for i, some in found.items()}
+        ranked |= {image: some for image, some in found.items() if count[image] >= most}
+        short = [image for image in left.ids if image not in ranked]
+        if not short:
             return ranked
         if depth == total:
-            raise ValueError(f"{found} interpretable units among all {total}, {most} are to be "
-                             "ablated; lower the largest count")  # fmt: skip
-        depth = min(total, 2 * depth)
+            raise ValueError(f"{min(count.values())} interpretable units among all {total}, {most} "
+                             "are to be ablated; lower the largest count")  # fmt: skip
+        left, depth = left.select(short), min(total, 2 * depth)
 
 
 def _sweep_rows(image: str, labels: pd.DataFrame, result) -> pd.DataFrame:

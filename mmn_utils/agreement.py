@@ -81,6 +81,7 @@ def agreement(
     known = {photograph.id: photograph for photograph in photographs}
     if "clipscore" in measures:
         embeddings = clip if isinstance(clip, ClipEmbeddings) else clip_embeddings(clip)
+        embeddings.learn(different["text"].tolist())
         parts = [
             clipscore([known[image]] * len(part), part.tolist(), embeddings)
             for image, part in different.groupby("image", sort=False)["text"]

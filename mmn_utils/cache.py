@@ -3,7 +3,8 @@
 A result's address is a hash of three things: what was asked (canonical JSON), on what
 (put the model's and the data's revision into the key) and by which code (a hash of the
 sources). Files appear under their final name only when they are complete, so a killed
-run leaves nothing half-written and the next one goes on where it stopped.
+run leaves nothing half-written and the next one goes on where it stopped. Processes that
+want the same thing at the same time share the work: what one has taken on, no other does.
 
 The folder is ``data/cache/results``, or what the environment variable ``MMN_CACHE``
 names.
@@ -12,6 +13,7 @@ names.
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
 import shutil
@@ -22,7 +24,7 @@ from functools import lru_cache
 from hashlib import sha256
 from pathlib import Path
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 import numpy as np
 import pandas as pd
@@ -33,17 +35,18 @@ from mmn_utils.presets import data_path
 
 Value = TypeVar("Value")
 
-# Rooms that only show or start things: a change there leaves computed results as they are.
+# Rooms that only show or start things, beside all that ends with plots.py: a change there
+# leaves computed results as they are.
 NOT_COMPUTING = (
     "browser",
     "miniature",
     "exhibits.py",
-    "plots.py",
     "provenance.py",
     "report.py",
     "run.py",
 )
 COVERED = b"mmn_images"  # metadata key of a batch file: the images that it covers
+TAKEN = ".taken-"  # how the name of a file begins that lists images on which somebody works
 
 
 def cache_root() -> Path:
@@ -98,6 +101,7 @@ def _package_version() -> str:
         path
         for path in sorted(package.rglob("*.py"))
         if path.relative_to(package).parts[0] not in NOT_COMPUTING
+        and not path.name.endswith("plots.py")
     )
     return _hash_files(files)
 
@@ -141,6 +145,23 @@ def atomic(path: str | Path) -> Iterator[Path]:
         _remove(temporary)
 
 
+@contextlib.contextmanager
+def locked(path: str | Path) -> Iterator[None]:
+    """Hold the lock of a file or a folder, which is made if need be, against other processes.
+
+    A process that dies lets go of it.
+    """
+    path = Path(path)
+    if not path.exists():
+        path.mkdir(parents=True, exist_ok=True)
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
 def _remove(path: Path) -> None:
     if path.is_dir():
         shutil.rmtree(path, ignore_errors=True)
@@ -164,19 +185,34 @@ def cached(
     ``save(value, path)`` writes a file or a folder, ``load(path)`` reads it back; both
     run in either case, so that a first and a second call give the very same thing.
     ``suffix`` is for writers that insist on one (``.npy``); ``code`` narrows the code
-    version from all computing rooms to some modules.
+    version from all computing rooms to some modules. Of two processes that ask at once,
+    one computes and the other waits.
     """
     identity = canonical({"key": key, "code": code_version(code)})
     folder = _folder(kind, root)
     digest = sha256(identity.encode()).hexdigest()[:24]
     path = folder / f"{digest}{suffix}"
     if not path.exists():
-        value = compute()
-        with atomic(folder / f"{digest}.key.json") as temporary:
-            temporary.write_text(identity + "\n", encoding="utf-8")  # for human eyes
-        with atomic(path) as temporary:
-            save(value, temporary)
+        with _alone(folder / f".{digest}.lock"):
+            if not path.exists():  # somebody may have been faster
+                value = compute()
+                with atomic(folder / f"{digest}.key.json") as temporary:
+                    temporary.write_text(identity + "\n", encoding="utf-8")  # for human eyes
+                with atomic(path) as temporary:
+                    save(value, temporary)
     return load(path)
+
+
+@contextlib.contextmanager
+def _alone(path: Path) -> Iterator[None]:
+    """Hold the lock of a file that is there only as long as somebody needs it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def clear(kind: str, root: str | Path | None = None) -> None:
@@ -218,8 +254,9 @@ def per_image(
 
     ``compute_batch(ids)`` returns rows with a column ``image``; each batch becomes one
     parquet file, written atomically, so a killed run resumes. The images are not part
-    of the key: more images later reuse the earlier ones. Returns the rows of this
-    shard's images, in the order of ``image_ids``.
+    of the key: more images later reuse the earlier ones, and processes that run at the
+    same time take turns batch by batch. Returns the rows of this shard's images, in the
+    order of ``image_ids``.
 
     Raises ValueError for a batch with rows of other images, and, unless ``empty_ok``,
     for an image without rows. The merged table covers the images exactly, or raises.
@@ -233,14 +270,78 @@ def per_image(
     mine = ids[shard_slice(len(ids), shard)]
     if not mine:  # more shards than images: nothing to do, and no schema to know
         return pd.DataFrame({"image": pd.Series(dtype=str)})
-    covered = set(_covered(folder))
-    left = [image for image in mine if image not in covered]
-    report = _Progress(kind, len(mine), len(mine) - len(left), progress)
-    for start in range(0, len(left), batch_size):
-        batch = left[start : start + batch_size]
-        _write_batch(folder, batch, compute_batch(list(batch)), empty_ok)
-        report.step(len(batch))
-    return _merge(folder, mine)
+    files: dict[str, Path] = {}
+    report = _Progress(kind, len(mine), progress)
+    # Closed at once if a batch fails, so that nobody waits for it.
+    with contextlib.closing(_turns(folder, mine, batch_size, files)) as turns:
+        for batch in turns:
+            report.found(sum(image in files for image in mine))
+            _write_batch(folder, batch, compute_batch(list(batch)), empty_ok)
+            report.step(len(batch))
+    return _merge(files, mine)
+
+
+def _turns(
+    folder: Path, ids: list[str], batch_size: int, files: dict[str, Path]
+) -> Iterator[list[str]]:
+    """Give out batches of images that nobody has computed or works on, until all are there.
+
+    A batch is taken while the caller works on it, and must be written before the next is
+    asked for. Batches begin at every ``batch_size``-th image, whoever computes them, and
+    rounding, which depends on what is computed together, hardly depends on who came
+    first. Keeps ``files``, image to file, up to date.
+    """
+    pieces = [ids[start : start + batch_size] for start in range(0, len(ids), batch_size)]
+    while True:
+        with locked(folder):
+            # In this order: a batch is written before it is let go of.
+            taken = _taken(folder)
+            _cover(folder, files)
+            pieces = [piece for piece in pieces if any(image not in files for image in piece)]
+            free = ([i for i in piece if i not in files and i not in taken] for piece in pieces)
+            batch = next(filter(None, free), None)
+            claim = None if batch is None else _take(folder, batch)
+        if claim is not None:
+            path, file = claim
+            try:
+                yield batch
+            finally:
+                path.unlink(missing_ok=True)
+                file.close()
+        elif pieces:
+            _await(next(taken[image] for piece in pieces for image in piece if image in taken))
+        else:
+            return
+
+
+def _take(folder: Path, batch: list[str]) -> tuple[Path, TextIO]:
+    """Write down that this process works on a batch, and lock the note; the caller has ours."""
+    path = folder / f"{TAKEN}{_batch_name(batch)}"
+    file = path.open("w", encoding="utf-8")
+    fcntl.flock(file, fcntl.LOCK_EX)
+    json.dump(batch, file)
+    file.flush()
+    return path, file
+
+
+def _taken(folder: Path) -> dict[str, Path]:
+    """Map the images on which a living process works to its note; drop the notes of others."""
+    found: dict[str, Path] = {}
+    for path in sorted(folder.glob(f"{TAKEN}*")):
+        with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                found.update(dict.fromkeys(json.load(file), path))
+            else:
+                path.unlink(missing_ok=True)
+    return found
+
+
+def _await(path: Path) -> None:
+    """Wait until the process that wrote a note is done with its batch, or dead."""
+    with contextlib.suppress(FileNotFoundError), path.open(encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
 
 
 def _check_ids(ids: list[str], batch_size: int) -> None:
@@ -274,23 +375,27 @@ def _write_batch(folder: Path, batch: list[str], rows: pd.DataFrame, empty_ok: b
     table = pa.Table.from_pandas(rows, preserve_index=False)
     covered = {COVERED: json.dumps(batch).encode()}
     table = table.replace_schema_metadata({**(table.schema.metadata or {}), **covered})
-    name = sha256(json.dumps(batch).encode()).hexdigest()[:24]
-    with atomic(folder / f"{name}.parquet") as temporary:
+    with atomic(folder / f"{_batch_name(batch)}.parquet") as temporary:
         pq.write_table(table, temporary)
 
 
-def _covered(folder: Path) -> dict[str, Path]:
-    """Map every image that the folder covers to its file; ValueError where two claim it."""
-    files: dict[str, Path] = {}
+def _batch_name(batch: list[str]) -> str:
+    return sha256(json.dumps(batch).encode()).hexdigest()[:24]
+
+
+def _cover(folder: Path, files: dict[str, Path]) -> None:
+    """Add every image that the folder covers, with its file; ValueError where two claim it."""
+    known = set(files.values())
     for path in _batch_files(folder):
+        if path in known:
+            continue
         for image in json.loads(_schema(path).metadata[COVERED]):
             if image in files:
                 raise ValueError(
                     f"image {image!r} is in {files[image].name} and in {path.name} of {folder}; "
-                    "two runs wrote there at once: remove one of the files"
+                    "something else wrote there: remove one of the files"
                 )
             files[image] = path
-    return files
 
 
 def _batch_files(folder: Path) -> list[Path]:
@@ -307,15 +412,8 @@ def _schema(path: Path) -> pa.Schema:
     return schema
 
 
-def _merge(folder: Path, ids: list[str]) -> pd.DataFrame:
-    """Return the rows of ``ids``, in their order; ValueError where an image is not covered."""
-    files = _covered(folder)
-    missing = [image for image in ids if image not in files]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} images are not covered, {missing[0]!r} first; did "
-            "something empty the cache during the run?"
-        )
+def _merge(files: dict[str, Path], ids: list[str]) -> pd.DataFrame:
+    """Return the rows of ``ids``, in their order, from the files that cover them."""
     needed = dict.fromkeys(files[image] for image in ids)
     order = {image: place for place, image in enumerate(ids)}
     frames = [pq.read_table(path).to_pandas() for path in needed]
@@ -329,10 +427,13 @@ def _merge(folder: Path, ids: list[str]) -> pd.DataFrame:
 class _Progress:
     """Say now and then how far a run is: at most one line in two seconds, and the last."""
 
-    def __init__(self, kind: str, total: int, done: int, say: Callable[[str], Any] | None):
-        self.kind, self.total, self.done, self.say = kind, total, done, say
+    def __init__(self, kind: str, total: int, say: Callable[[str], Any] | None):
+        self.kind, self.total, self.done, self.say = kind, total, 0, say
         self.begun = self.said = time.monotonic()
         self.fresh = 0
+
+    def found(self, images: int) -> None:
+        self.done = images
 
     def step(self, images: int) -> None:
         self.done += images

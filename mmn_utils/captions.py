@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -23,28 +24,34 @@ class Caption:
 
 
 @torch.no_grad()
-def generate(model, prompt: Prompt, max_new_tokens: int = 20) -> list[Caption]:
+def generate(
+    model, prompt: Prompt, max_new_tokens: int = 20, begun: tuple[Tensor, Any] | None = None
+) -> list[Caption]:
     """Continue each row greedily until end of text or ``max_new_tokens`` tokens.
 
-    Rows that have ended wait for the others; what follows their end is not kept.
-    ``ValueError`` where the caption might not fit into the model's positions.
+    What follows a row's end is not kept; when half of the rows have ended, the others go on
+    without them. ``begun`` hands over the logits (B, V) and the cache of a pass over the
+    prompt that has been made. ``ValueError`` where the caption might not fit into the
+    model's positions.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens = {max_new_tokens}: a caption has at least one token")
-    end = model.tokenizer.eos_token_id
-    steps: list[Tensor] = []
-    going = torch.ones(len(prompt), dtype=torch.bool, device=model.device)
-    step, past = prompt, None
-    for _ in range(max_new_tokens):
-        logits, past = model.forward(step, past=past, use_cache=True)
-        steps.append(logits.argmax(dim=-1))
-        if end is not None:
-            going &= steps[-1] != end
-        if not going.any() or len(steps) == max_new_tokens:
+    logits, past = begun or model.forward(prompt, use_cache=True)
+    end, rows = model.tokenizer.eos_token_id, list(range(len(prompt)))
+    ids: list[list[int]] = [[] for _ in rows]
+    for step in range(1, max_new_tokens + 1):
+        tokens = logits.argmax(dim=-1)
+        for row, token in zip(rows, tokens.tolist(), strict=True):
+            ids[row].append(token)
+        going = [place for place, row in enumerate(rows) if end not in ids[row]]
+        if not going or step == max_new_tokens:
             break
-        prompt = prompt.extend(model.embed(steps[-1][:, None]))
-        step = prompt.tail(1)
-    return [_caption(model, row, end) for row in torch.stack(steps, dim=1).tolist()]
+        prompt = prompt.extend(model.embed(tokens[:, None]))
+        if len(going) <= len(rows) / 2:
+            past.batch_select_indices(torch.tensor(going, device=model.device))
+            prompt, rows = prompt.select(going), [rows[place] for place in going]
+        logits, past = model.forward(prompt.tail(1), past=past, use_cache=True)
+    return [_caption(model, row, end) for row in ids]
 
 
 def _caption(model, ids: list[int], end: int | None) -> Caption:
@@ -56,7 +63,7 @@ def _caption(model, ids: list[int], end: int | None) -> Caption:
 
 
 def caption_images(
-    model, images: Sequence, max_new_tokens: int = 20, batch_size: int = 16
+    model, images: Sequence, max_new_tokens: int = 20, batch_size: int = 20
 ) -> list[Caption]:
     """Caption pictures with the system's own prefix, ``batch_size`` at a time."""
     if batch_size < 1:

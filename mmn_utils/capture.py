@@ -10,7 +10,7 @@ Hooks run in the order in which their context managers were entered, so a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
@@ -61,6 +61,25 @@ def capture(
     layers = range(model.sizes.layers) if layers is None else sorted(set(layers))
     with _hooks(model, what, {layer: reader(layer) for layer in layers}):
         yield seen
+
+
+class _Reached(Exception):
+    """The layer was read after which a pass has nothing more to tell."""
+
+
+@contextmanager
+def stop_after(model, layer: int, what: str = "activation") -> Iterator[None]:
+    """End the forward pass, and this context, once a layer's place has been read.
+
+    Enter it after the ``capture`` that reads, which so keeps the same values and spares
+    all that follows them.
+    """
+
+    def stop(_value: Tensor) -> None:
+        raise _Reached
+
+    with suppress(_Reached), _hooks(model, what, {layer: stop}):
+        yield
 
 
 @contextmanager

@@ -194,10 +194,18 @@ def evaluate(
         )
     said = {p.id: c.text for p, c in zip(before.photographs, before.captions, strict=True)}
     says_now = {p.id: c.text for p, c in zip(before.photographs, captions, strict=True)}
-    rows = before.rows.rename(columns={"margin": "margin_before"}).drop(columns=["step", "token"])
-    rows = rows.assign(
-        margin_after=margins, before=rows["image"].map(said), after=rows["image"].map(says_now)
+    return judged(before.rows, said, says_now, margins)
+
+
+def judged(
+    rows: pd.DataFrame, said: Mapping[str, str], says_now: Mapping[str, str], margins: np.ndarray
+) -> pd.DataFrame:
+    """Set captions before and after beside rows of ``Before``, and compare: see ``evaluate``."""
+    rows = rows.rename(columns={"margin": "margin_before"}).drop(columns=["step", "token"])
+    rows = rows.reset_index(drop=True).assign(
+        margin_after=margins, before=rows["image"].map(said).to_numpy()
     )
+    rows["after"] = rows["image"].map(says_now)
     return pd.concat([rows, pd.DataFrame([_judge(row) for row in rows.itertuples()])], axis=1)
 
 
@@ -280,14 +288,16 @@ def sweep(
     return pd.concat(parts, ignore_index=True)
 
 
-def summarise(table: pd.DataFrame, by: Sequence[str] = (), seed: int = 0) -> pd.DataFrame:
+def summarise(
+    table: pd.DataFrame, by: Sequence[str] = (), seed: int = 0, concepts: bool = True
+) -> pd.DataFrame:
     """Average each measure over its images, with bootstrap intervals.
 
     One row per group of ``by`` (such as neurons and strength), concept and measure:
-    efficacy, generality, locality, fluency, exact; mean, low, high, n. A measure without
-    images has no row.
+    efficacy, generality, locality, fluency, exact; mean, low, high, n. Without ``concepts``
+    the images of all of them count together. A measure without images has no row.
     """
-    rows, keys = [], [*by, "source", "target"]
+    rows, keys = [], [*by, *(("source", "target") if concepts else ())]
     for names, group in table.groupby(keys, sort=True):
         for measure, (column, roles) in MEASURES.items():
             values = group.loc[group["role"].isin(roles), column]

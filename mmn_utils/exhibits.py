@@ -12,22 +12,20 @@ and saves into it by exhibit id; everything lands in ``figures/<run>/``:
 
 Bytes are deterministic: same numbers, same files. Only the JSON holds times.
 
-    python -m mmn_utils.exhibits report RUN    rebuild figures/RUN/report.html
-    python -m mmn_utils.exhibits readme        rewrite the README's table of exhibits
+    python -m mmn_utils.exhibits report RUN ...    rebuild figures/RUN/report.html
+    python -m mmn_utils.exhibits readme            rewrite the README's table of exhibits
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
-import fcntl
 import json
 import math
 import os
 import re
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from io import StringIO
@@ -38,8 +36,15 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from mmn_utils.cache import atomic
-from mmn_utils.presets import NOTEBOOKS, ROOT, check_run_name, data_path, load_yaml
+from mmn_utils.cache import atomic, locked
+from mmn_utils.presets import (
+    NOTEBOOKS,
+    ROOT,
+    check_run_name,
+    data_path,
+    load_preset,
+    load_yaml,
+)
 from mmn_utils.provenance import provenance
 
 LIST = NOTEBOOKS / "exhibits.yaml"
@@ -64,6 +69,9 @@ CLAIM_COLUMNS = [
 ]
 VERDICTS = {True: "yes", False: "no", None: "not tested"}
 EXHIBIT_ID = re.compile(r"([A-Z])-[A-Za-z0-9-]+")
+# Presets of the same name whose runs come with the repository; the first that makes an
+# exhibit shows it in the README.
+SHIPPED = ("miniature", "miniature-llava", "miniature-instructblip", "miniature-mplug_owl2")
 PNG_DPI = 160
 README_BEGIN = "<!-- exhibits:begin -->"
 README_END = "<!-- exhibits:end -->"
@@ -238,7 +246,7 @@ class Run:
         """
         self._check(exhibit)
         row = _claim_row(id, exhibit, paper, claim, paper_value, value, ci, n, holds)
-        with _locked(self.folder):
+        with locked(self.folder):  # notebooks of one run may write claims at the same time
             _write_claims(self.folder, [*_claim_rows(self.folder, without={id}), row])
         return row["holds"]
 
@@ -289,7 +297,7 @@ def forget(run: str, notebook: str | Path, root: str | Path | None = None) -> No
     for id in ids:
         for suffix in ALL_FILES:
             (folder / f"{id}{suffix}").unlink(missing_ok=True)
-    with _locked(folder):
+    with locked(folder):
         rows = _claim_rows(folder)
         kept = [row for row in rows if row["exhibit"] not in ids]
         if len(kept) < len(rows):
@@ -343,18 +351,6 @@ def _natural(text: str) -> list[tuple[int, int, str]]:
     return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
 
 
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Hold the folder's lock: notebooks of one run may write claims at the same time."""
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
 # --- writers ---------------------------------------------------------------------------
 
 
@@ -368,6 +364,7 @@ def write_figure(fig: Figure, png: Path) -> None:
     """Write a figure as PNG and, beside it, as PDF, without dates and version marks."""
     with atomic(png) as temporary:
         fig.savefig(temporary, dpi=PNG_DPI, metadata={"Software": None})
+    fig.set_layout_engine("none")  # laid out by now; doing it again for the PDF costs as much
     dates = dict.fromkeys(("Creator", "Producer", "CreationDate"))
     with atomic(png.with_suffix(".pdf")) as temporary:
         fig.savefig(temporary, metadata=dates)
@@ -472,22 +469,31 @@ def _is_number(column: pd.Series) -> bool:
 # --- report and README -----------------------------------------------------------------
 
 
-def build_report(run: Run | str, root: str | Path | None = None) -> Path:
-    """Write ``report.html`` of a run, one self-contained page; return its path."""
+def build_report(
+    run: Run | str, root: str | Path | None = None, together: Sequence[str] = ()
+) -> Path:
+    """Write ``report.html`` of a run, one self-contained page; return its path.
+
+    It links to the reports of other runs beside it: those that are there, and those of
+    the runs ``together`` with which it is built.
+    """
     from mmn_utils.report import render  # here, since the report reads this module
 
     folder = run.folder if isinstance(run, Run) else Path(root or figures_root()) / run
     path = folder / "report.html"
-    write_text(path, render(folder))
+    beside = {other.parent.name for other in folder.parent.glob("*/report.html")}
+    write_text(path, render(folder, sorted((beside | set(together)) - {folder.name})))
     return path
 
 
 def readme_table() -> str:
     """Return the README's table of exhibits, as Markdown."""
     lines = ["| exhibit | what it shows | notebook |", "| --- | --- | --- |"]
+    presets = [load_preset(name) for name in SHIPPED]
     for exhibit in load_exhibits().values():
         suffix = ".png" if exhibit.kind == "figure" else ".md"
-        link = f"[`{exhibit.id}`](figures/miniature/{exhibit.id}{suffix})"
+        run = next((p.name for p in presets if p.runs(exhibit.notebook)), SHIPPED[0])
+        link = f"[`{exhibit.id}`](figures/{run}/{exhibit.id}{suffix})"
         notebook = f"[{exhibit.notebook}](notebooks/{exhibit.notebook}.ipynb)"
         claim = exhibit.claim.replace("|", r"\|")
         title = exhibit.title if exhibit.title.endswith("?") else f"{exhibit.title}."
@@ -505,16 +511,17 @@ def update_readme(text: str) -> str:
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Rebuild a run's report or the README's table of exhibits."""
+    """Rebuild the reports of some runs or the README's table of exhibits."""
     parser = argparse.ArgumentParser(prog="python -m mmn_utils.exhibits", description=main.__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     report = commands.add_parser("report", help="write figures/RUN/report.html")
-    report.add_argument("run")
+    report.add_argument("runs", nargs="+", metavar="RUN")
     commands.add_parser("readme", help="rewrite the table of exhibits in README.md")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "report":
-            print(build_report(check_run_name(chosen.run)))
+            for run in map(check_run_name, chosen.runs):
+                print(build_report(run, together=chosen.runs))
         else:
             readme = ROOT / "README.md"
             write_text(readme, update_readme(readme.read_text(encoding="utf-8")))

@@ -320,12 +320,16 @@ def sweep(
 
 
 class _RowMasks:
-    """The activations that each row of a batch has written over, per layer."""
+    """The activations that each row of a batch has written over, per layer.
+
+    ``rows`` are those that the batch still holds.
+    """
 
     def __init__(self, model, rows: Sequence[Sequence[Neuron]], ablation: Ablation):
         self.model, self.ablation, self.count = model, ablation, len(rows)
         self.wanted = torch.tensor([len(row) > 0 for row in rows])
         self.touched = torch.zeros(len(rows), dtype=torch.long)
+        self.rows = torch.arange(len(rows))
         self.masks = {}
         for index, row in enumerate(rows):
             for layer, units in by_layer(row).items():
@@ -344,8 +348,9 @@ class _RowMasks:
             part = activation[:, where]
             if part.shape[1] == 0:
                 return activation
-            self.touched += per_position * part.shape[1]
-            part = torch.where(mask, self.ablation.fill(layer, activation), part)
+            self.touched[self.rows] += per_position[self.rows] * part.shape[1]
+            mine = mask[self.rows.to(mask.device)]
+            part = torch.where(mine, self.ablation.fill(layer, activation), part)
             if part.shape[1] == activation.shape[1]:
                 return part
             activation = activation.clone()
@@ -371,7 +376,7 @@ class _Rows:
     logit: torch.Tensor  # (rows, targets)
     probability: torch.Tensor  # (rows, targets)
     ids: list[list[int]]  # per row, with the end token where it came
-    gaps: torch.Tensor  # (rows, steps): logit of the row's token less that of the whole row's
+    gaps: list[torch.Tensor]  # per row and step: its token's logit less that of the whole row's
     first_logits: torch.Tensor  # (steps, V) of row 0
     touched: torch.Tensor  # (rows,)
 
@@ -392,7 +397,7 @@ def _run_rows(
         for goal in goals:
             at_goal = _after(model, repeated, past, goal.prefix, logits)
             scored.append([objective(at_goal, [goal] * rows, kind) for kind in kinds])
-        ids, gaps, first = _greedy(model, repeated, past, logits, steps, whole)
+        ids, gaps, first = _greedy(model, repeated, past, logits, steps, whole, masks)
     masks.check()
     logit, probability = (torch.stack(values, dim=1).cpu() for values in zip(*scored, strict=True))
     return _Rows(logit, probability, ids, gaps, first, masks.touched)
@@ -423,34 +428,40 @@ def _step(model, prompt, past, tokens: torch.Tensor):
     return model.forward(longer.tail(tokens.shape[1]), past=past, use_cache=True)[0], longer
 
 
-def _greedy(model, prompt, past, logits: torch.Tensor, steps: int, whole: list[int] | None):
-    """Caption every row greedily on its cache: ids per row, gaps (rows, steps), row 0's logits.
+def _greedy(
+    model, prompt, past, logits: torch.Tensor, steps: int, whole: list[int] | None, masks: _RowMasks
+):
+    """Caption every row greedily on its cache: ids and gaps per row, row 0's logits (steps, V).
 
-    Ids end with the end token where it came; gaps and ``whole`` as in ``_Rows``.
+    Ids end with the end token where it came; gaps and ``whole`` as in ``_Rows``. When half
+    of the rows have ended, the others go on without them.
     """
-    end = model.tokenizer.eos_token_id
-    tokens, gaps, first = [], [], []
-    done = torch.zeros(len(logits), dtype=torch.bool, device=logits.device)
+    end, rows = model.tokenizer.eos_token_id, list(range(len(logits)))
+    ids: list[list[int]] = [[] for _ in rows]
+    gaps: list[list[float]] = [[] for _ in rows]
+    first = []
     for step in range(steps):
         best = logits.float().max(dim=-1)
-        tokens.append(best.indices)
-        other = int(best.indices[0]) if whole is None else whole[min(step, len(whole) - 1)]
-        gaps.append(best.values - logits[:, other].float())
-        first.append(logits[0].float())
-        if end is not None:
-            done |= tokens[-1] == end
-        if done.all() or step == steps - 1:
+        tokens = best.indices.tolist()
+        leads = whole is None and end not in ids[0]  # row 0 is the whole one, and speaks
+        if leads:
+            first.append(logits[0].float())
+        said = whole if whole is not None else ids[0] + tokens[:leads]
+        gap = (best.values - logits[:, said[min(step, len(said) - 1)]].float()).tolist()
+        for place, row in enumerate(rows):
+            if end not in ids[row]:
+                ids[row].append(tokens[place])
+                gaps[row].append(gap[place])
+        going = [place for place, row in enumerate(rows) if end not in ids[row]]
+        if not going or step == steps - 1:
             break
-        logits, prompt = _step(model, prompt, past, tokens[-1][:, None])
-    if not tokens:
-        return [[] for _ in range(len(logits))], torch.zeros(len(logits), 0), logits[:0]
-    ids = [_until(row, end) for row in torch.stack(tokens, dim=1).tolist()]
-    return ids, torch.stack(gaps, dim=1).cpu(), torch.stack(first)
-
-
-def _until(ids: list[int], end: int | None) -> list[int]:
-    """Cut ids after the first end token."""
-    return ids[: ids.index(end) + 1] if end in ids else ids
+        if len(going) <= len(rows) / 2:
+            past.batch_select_indices(torch.tensor(going, device=logits.device))
+            prompt, rows = prompt.select(going), [rows[place] for place in going]
+            tokens, masks.rows = [tokens[place] for place in going], torch.tensor(rows)
+        following = torch.tensor(tokens, device=logits.device)[:, None]
+        logits, prompt = _step(model, prompt, past, following)
+    return ids, [torch.tensor(some) for some in gaps], torch.stack(first) if first else logits[:0]
 
 
 def _caption(model, ids: list[int]) -> Caption:
@@ -515,7 +526,7 @@ def _margin(whole: list[int], logits: torch.Tensor, row: list[int], gaps: torch.
     for step, (mine, other) in enumerate(zip(whole, row, strict=False)):
         if mine != other:
             gap = logits[step, mine] - logits[step, other]
-            return float(min(gap.cpu(), gaps[step]))
+            return float(min(gap.cpu(), gaps[step].cpu()))
     return float("nan")
 
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -95,6 +96,7 @@ def region_invariance(
     captions: str = "new",
     max_new_tokens: int = 50,
     methods: Mapping[str, Callable[..., pd.DataFrame]] = METHODS,
+    before: Mapping[str, pd.DataFrame] | None = None,
 ) -> RegionInvariance:
     """Find each target's top neurons again with the image tokens shuffled (paper B, Fig. 3).
 
@@ -113,7 +115,10 @@ def region_invariance(
     prompt, rows = embed_once(model, images, targets)
     ids = list(dict.fromkeys(t.image for t in targets))
     options = {"k": ks[-1], "methods": methods}
-    before = by_methods(model, prompt.select(rows), targets, **options)
+    if before is None:
+        before = by_methods(model, prompt.select(rows), targets, **options)
+    elif set(before) != set(methods):
+        raise ValueError(f"before has {', '.join(before)}; give {', '.join(methods)}")
     ratios, receipts, texts, after = [], [], [], []
     for shuffle in range(shuffles):
         orders = draw_orders(model.image_tokens.count, ids, seed, shuffle)
@@ -239,7 +244,7 @@ def cross_image_invariance(
     ranked = _by_picture(table, ks)
     rows = []
     for concept, pictures in ranked.groupby("concept"):
-        ranks = dict(iter(pictures.groupby("image")))
+        ranks = _numbered(pictures, ["image"])
         names, found = list(ranks), []
         for draw in range(draws):
             rng = np.random.default_rng([seed, draw, zlib.crc32(concept.encode())])
@@ -264,7 +269,7 @@ def unrelated_images(
     """
     ranked = _by_picture(table, ks)
     pairs = ranked[["image", "concept"]].drop_duplicates()
-    parts = dict(iter(ranked.groupby(["image", "concept"])))
+    parts = _numbered(ranked, ["image", "concept"])
     rows = []
     for draw in range(draws):
         mixed = pairs.sample(frac=1, random_state=np.random.default_rng([seed, draw]))
@@ -287,13 +292,25 @@ def _by_picture(table: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
     return ranked.merge(first, on=["image", "concept", *GROUP[1:]])
 
 
-def _common(parts: Sequence[pd.DataFrame], ns: Sequence[int], ks: Sequence[int]) -> list[tuple]:
-    """Count what the first n of ranked parts share: (n, k, ratio)."""
-    both = pd.concat(list(parts[: max(ns)]), keys=range(min(len(parts), max(ns))), names=["part"])
-    ranks = both.reset_index("part").pivot(index=["layer", "unit"], columns="part", values="rank")
-    ranks = ranks.fillna(np.inf).to_numpy()
-    asked = [n for n in ns if n <= ranks.shape[1]]
-    return [(n, k, (ranks[:, :n].max(1) < k).sum() / k) for n in asked for k in ks]
+def _common(parts: Sequence[np.ndarray], ns: Sequence[int], ks: Sequence[int]) -> list[tuple]:
+    """Count what the first n of several lists share: (n, k, ratio); numbers, best first."""
+    rows = []
+    for k in ks:
+        tops = [set(part[:k].tolist()) for part in parts[: max(ns)]]
+        common = tops[0]
+        for n, top in enumerate(tops, start=1):
+            common = common & top
+            if n in ns:
+                rows.append((n, k, len(common) / k))
+    return rows
+
+
+def _numbered(ranked: pd.DataFrame, by: Sequence[str]) -> dict[Any, np.ndarray]:
+    """Number the neurons of each group, best first: {group: int64 (neurons,)}."""
+    ranked = ranked.sort_values("rank", kind="stable")
+    number = ranked["layer"].to_numpy(np.int64) * (1 << 32) + ranked["unit"].to_numpy(np.int64)
+    keys = list(by) if len(by) > 1 else by[0]
+    return {key: number[rows] for key, rows in ranked.groupby(keys, sort=True).indices.items()}
 
 
 def _mean_ratio(rows: list[tuple], keys: list[str]) -> pd.DataFrame:

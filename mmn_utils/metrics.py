@@ -24,10 +24,9 @@ import torch
 from bert_score import BERTScorer
 from bert_score.utils import bert_encode, model2layers, sent_encode
 from PIL import Image
-from scipy import stats
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-from transformers import CLIPModel, CLIPProcessor
+from transformers import CLIPModel, CLIPProcessor, GPT2Tokenizer, RobertaTokenizer
 
 from mmn_utils.compat import quiet_loading
 from mmn_utils.datasets.base import Photograph
@@ -123,6 +122,8 @@ def kolmogorov_smirnov(
     Paper A, section 2.1, for decoded prompts against random ones. The p-value is exact
     where scipy can compute it, else asymptotic. ValueError for an empty sample or NaN.
     """
+    from scipy import stats  # here, since it costs most notebooks half a second for nothing
+
     a, b = _finite(a, "a"), _finite(b, "b")
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "ks_2samp: Exact calculation unsuccessful")
@@ -193,7 +194,7 @@ def _embed_tokens(
     """
     model, tokenizer = scorer._model, scorer._tokenizer
     special = torch.tensor([tokenizer.cls_token_id, tokenizer.sep_token_id])
-    ids = {text: torch.tensor(sent_encode(tokenizer, text)) for text in texts}
+    ids = _token_ids(tokenizer, texts)
     by_length = sorted(texts, key=lambda text: len(ids[text]))
     found = {}
     for start in range(0, len(texts), batch_size):
@@ -205,6 +206,25 @@ def _embed_tokens(
             unit = torch.nn.functional.normalize(row[: len(ids[text])], dim=-1)
             found[text] = unit, (~torch.isin(ids[text], special)).float()
     return found
+
+
+def _token_ids(tokenizer, texts: Sequence[str]) -> dict[str, Tensor]:
+    """Return each text's token ids as bert-score has them, most of them in one call.
+
+    Tokenizers of the GPT-2 family want a blank in front, which bert-score sees to.
+    """
+    one_by_one = isinstance(tokenizer, GPT2Tokenizer | RobertaTokenizer)
+    found = {t: sent_encode(tokenizer, t) for t in texts if one_by_one or not t.strip()}
+    left = [text for text in texts if text not in found]
+    if left:
+        ids = tokenizer(
+            [text.strip() for text in left],
+            add_special_tokens=True,
+            truncation=True,
+            max_length=tokenizer.model_max_length,
+        )["input_ids"]
+        found.update(zip(left, ids, strict=True))
+    return {text: torch.tensor(ids) for text, ids in found.items()}
 
 
 def _match(
@@ -378,11 +398,21 @@ class ClipEmbeddings:
         """Return unit vectors, float32 (texts, width). ValueError for a lone string."""
         if isinstance(texts, str):
             raise ValueError(f"a list of texts is needed, got the text {texts!r}")
-        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
-        for start in range(0, len(new), self.batch_size):
-            batch = new[start : start + self.batch_size]
-            self._texts.update(zip(batch, self._embed_texts(batch), strict=True))
+        self.learn(texts)
         return self._stack([self._texts[text] for text in texts])
+
+    def learn(self, texts: Sequence[str]) -> None:
+        """Embed what is new among texts, alike long ones together; many at once go faster."""
+        new = [text for text in dict.fromkeys(texts) if text not in self._texts]
+        if not new:
+            return
+        limit = self.model.config.text_config.max_position_embeddings
+        ids = self.processor.tokenizer(new, truncation=True, max_length=limit)["input_ids"]
+        order = sorted(range(len(new)), key=lambda i: len(ids[i]))
+        for start in range(0, len(new), self.batch_size):
+            batch = order[start : start + self.batch_size]
+            vectors = self._embed_tokens([torch.tensor(ids[i]) for i in batch])
+            self._texts.update(zip((new[i] for i in batch), vectors, strict=True))
 
     def images(self, images: Sequence[Image.Image | Photograph]) -> np.ndarray:
         """Return unit vectors, float32 (images, width)."""
@@ -399,16 +429,12 @@ class ClipEmbeddings:
         return np.stack(vectors) if vectors else np.zeros((0, self.width), dtype=np.float32)
 
     @torch.no_grad()
-    def _embed_texts(self, texts: list[str]) -> np.ndarray:
-        limit = self.model.config.text_config.max_position_embeddings
-        inputs = self.processor.tokenizer(
-            texts, return_tensors="pt", padding=True, truncation=True, max_length=limit
-        ).to(self.model.device)
-        return _unit(
-            self.model.get_text_features(
-                input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"]
-            )
-        )
+    def _embed_tokens(self, ids: list[Tensor]) -> np.ndarray:
+        """Embed texts, each given as its tokens: unit vectors, float32 (texts, width)."""
+        padded = pad_sequence(ids, True, self.processor.tokenizer.pad_token_id)
+        mask = pad_sequence([torch.ones_like(row) for row in ids], True)
+        padded, mask = padded.to(self.model.device), mask.to(self.model.device)
+        return _unit(self.model.get_text_features(input_ids=padded, attention_mask=mask))
 
     @torch.no_grad()
     def _embed_images(self, images: list[Image.Image]) -> np.ndarray:

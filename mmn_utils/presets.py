@@ -33,7 +33,7 @@ PRESETS = NOTEBOOKS / "presets"
 
 # Every notebook has these; what they mean is the same in each.
 REQUIRED = ("preset", "run", "model", "seed", "n_images")
-PRESET_KEYS = ("name", "description", "settings", "notebooks")
+PRESET_KEYS = ("name", "description", "only", "settings", "notebooks")
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -51,13 +51,29 @@ class Preset:
     """Values for many notebooks.
 
     ``settings`` hold for every notebook that has a parameter of that name,
-    ``notebooks[stem]`` for one notebook and win over ``settings``.
+    ``notebooks[stem]`` for one notebook and win over ``settings``. ``only`` are the stems
+    that ``make figures`` runs on the preset, none for all; any other can still be run by
+    its name.
     """
 
     name: str
     settings: dict[str, Any] = field(default_factory=dict)
     notebooks: dict[str, dict[str, Any]] = field(default_factory=dict)
     description: str = ""
+    only: tuple[str, ...] = ()
+
+    def chosen(self, notebooks: Iterable[str]) -> list[str]:
+        """Return those of the stems that the preset runs, in their order.
+
+        ValueError where ``only`` names one that is not among them.
+        """
+        stems = list(notebooks)
+        _refuse_unknown(self.only, stems, f"a notebook (in only of preset {self.name})")
+        return list(filter(self.runs, stems))
+
+    def runs(self, notebook: str) -> bool:
+        """Say whether a notebook, by its stem, is among those that the preset runs."""
+        return not self.only or notebook in self.only
 
 
 def data_path(*parts: str | Path) -> Path:
@@ -278,7 +294,26 @@ def load_preset(name_or_path: str | Path) -> Preset:
     if name != path.stem:
         raise ValueError(f"{path}: name is {name!r}, but must be the file's: {path.stem!r}")
     notebooks = {stem: values or {} for stem, values in (content.get("notebooks") or {}).items()}
-    return Preset(name, content.get("settings") or {}, notebooks, content.get("description", ""))
+    return Preset(
+        name,
+        content.get("settings") or {},
+        notebooks,
+        content.get("description", ""),
+        _only(content, path),
+    )
+
+
+def _only(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
+    """Read the key ``only``; ValueError for anything but a list of some stems."""
+    if "only" not in content:
+        return ()
+    only = content["only"]
+    if not (isinstance(only, list) and only and all(isinstance(stem, str) for stem in only)):
+        raise ValueError(
+            f"{path}: only = {only!r} must be a list of notebooks, such as [02_attribution]; "
+            "leave it out for all"
+        )
+    return tuple(only)
 
 
 def resolve(
@@ -321,6 +356,7 @@ def _require_common(name: str, parameters: Mapping[str, Parameter]) -> None:
 
 def _check_preset_names(preset: Preset, path: Path) -> None:
     beside = {p.stem: p for p in sorted(path.parent.glob("*.ipynb"))}
+    preset.chosen(beside)
     _refuse_unknown(preset.notebooks, beside, f"a notebook (in preset {preset.name})")
     anywhere = {name for notebook in beside.values() for name in read_parameters(notebook)}
     what = f"a parameter of any notebook (in preset {preset.name})"

@@ -13,29 +13,31 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 
-from .capture import capture
+from .capture import capture, stop_after
+from .models.base import Prompt
 from .neurons import Neuron, by_layer, check_neurons
+from .targets import embedded
 
 QUANTILE = 0.95
 
 
 @torch.no_grad()
-def activation_maps(model, images: Sequence, neurons: Sequence[Neuron]) -> torch.Tensor:
+def activation_maps(model, images: Sequence | Prompt, neurons: Sequence[Neuron]) -> torch.Tensor:
     """Read the activations of neurons on the image tokens: (images, neurons, h, w) float32.
 
-    On the model's device; only the layers asked for are read. ``ValueError`` for a model
-    whose image tokens have no place in the picture.
+    On the model's device; only the layers asked for are read, and none after them is
+    computed. A prompt of the images will do as well. ``ValueError`` for a model whose
+    image tokens have no place in the picture.
     """
     height, width = model.require_grid()
     check_neurons(neurons, model.sizes.layers, model.sizes.units)
     span = slice(model.image_tokens.start, model.image_tokens.start + model.image_tokens.count)
-    layers = list(by_layer(neurons))
-    prompt = model.prompt(images)
-    with capture(model, "activation", layers=layers) as seen:
+    if not neurons:
+        return torch.empty(len(images), 0, height, width, device=model.device)
+    layers, prompt = list(by_layer(neurons)), embedded(model, images)
+    with capture(model, "activation", layers=layers) as seen, stop_after(model, max(layers)):
         model.forward(prompt)
     columns = [seen.values[n.layer][:, span, n.unit].float() for n in neurons]
-    if not columns:
-        return torch.empty(len(images), 0, height, width, device=model.device)
     return torch.stack(columns, dim=1).unflatten(-1, (height, width))
 
 

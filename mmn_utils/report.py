@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import base64
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pandas as pd
 
 from mmn_utils import exhibits
 from mmn_utils.exhibits import PAPERS, Exhibit, format_number
+from mmn_utils.presets import PRESETS, load_preset
 
 TEMPLATE = "report.html.j2"
 MANY_ROWS = 12  # longer tables of numbers are folded
@@ -54,18 +56,22 @@ class Shown:
     claims: list[dict[str, str]] = field(default_factory=list)
 
 
-def render(folder: Path) -> str:
-    """Return the HTML of the run in ``folder``; ValueError where there is no such run."""
+def render(folder: Path, beside: Sequence[str] = ()) -> str:
+    """Return the HTML of the run in ``folder``, with links to the runs ``beside`` it.
+
+    ValueError where there is no such run.
+    """
     if not folder.is_dir():
         raise ValueError(f"no run in {folder}; make one with 'make figures'")
     ledger = _claims(folder)
-    shown = [_show(folder, entry, ledger) for entry in exhibits.load_exhibits().values()]
+    shown = [_show(folder, entry, ledger) for entry in _entries(folder)]
     made = [exhibit.record for exhibit in shown if exhibit.record]
     return (
         _environment()
         .get_template(TEMPLATE)
         .render(
             run=folder.name,
+            beside=list(beside),
             papers=_by_paper(shown),
             claims=ledger,
             verdicts=_count_verdicts(ledger),
@@ -74,6 +80,19 @@ def render(folder: Path) -> str:
             origin=made[0] if made else None,
         )
     )
+
+
+def _entries(folder: Path) -> list[Exhibit]:
+    """List the exhibits that belong on the page: what the run's preset makes, and what is there.
+
+    All of them for a run that is called like no preset.
+    """
+    every = list(exhibits.load_exhibits().values())
+    if not (PRESETS / f"{folder.name}.yaml").is_file():
+        return every
+    preset = load_preset(folder.name)
+    there = {path.stem for path in folder.glob("*.json")}
+    return [entry for entry in every if preset.runs(entry.notebook) or entry.id in there]
 
 
 def _environment() -> jinja2.Environment:

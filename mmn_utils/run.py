@@ -13,10 +13,11 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 from mmn_utils.exhibits import forget, made_exhibits, to_json, write_text
 from mmn_utils.presets import (
@@ -39,6 +40,9 @@ KERNEL_ENVIRONMENT = {
     "SOURCE_DATE_EPOCH": "0",
     "TOKENIZERS_PARALLELISM": "false",
     "PYDEVD_DISABLE_FILE_VALIDATION": "1",
+    # Pages of large tensors are kept for the next ones, not given back to the system each time.
+    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
+    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
 }
 
 
@@ -50,13 +54,16 @@ def execute(
     output_root: str | Path = "build",
     figures: str | Path | None = None,
     cache: str | Path | None = None,
+    lines: bool = False,
 ) -> Path:
     """Run a notebook on a preset; return the path of the executed copy.
 
     ``output_root`` is relative to the repository. ``figures`` and ``cache`` replace
-    ``figures/`` and ``data/cache/results/``. ValueError for bad parameters, before a
-    kernel starts; papermill's PapermillExecutionError where a cell fails, and then the
-    executed copy ends at that cell.
+    ``figures/`` and ``data/cache/results/``. With ``lines``, whatever is printed comes in
+    lines that begin with the run and the notebook, for others run beside it.
+
+    ValueError for bad parameters, before a kernel starts; papermill's
+    PapermillExecutionError where a cell fails, and then the executed copy ends at that cell.
     """
     path = notebook_path(notebook)
     parameters = check(path, preset, overrides)
@@ -69,7 +76,7 @@ def execute(
         forget(parameters["run"], path)
         record = folder / "parameters" / f"{path.stem}.json"
         _record(record, path, parameters, made=[])
-        _papermill(path, output, parameters)
+        _papermill(path, output, parameters, lines)
         _record(record, path, parameters, made_exhibits(parameters["run"], path))
     return output
 
@@ -103,22 +110,51 @@ def _record(record: Path, path: Path, parameters: dict[str, Any], made: list[str
     write_text(record, to_json(content))
 
 
-def _papermill(path: Path, output: Path, parameters: dict[str, Any]) -> None:
+def _papermill(path: Path, output: Path, parameters: dict[str, Any], lines: bool) -> None:
     import papermill
 
+    out, error = sys.stdout, sys.stderr
+    if lines:
+        out, error = (_Lines(to, f"{parameters['run']} {path.stem}") for to in (out, error))
     papermill.execute_notebook(
         str(path),
         str(output),
         parameters=parameters,
         kernel_name=KERNEL,
         cwd=str(ROOT),
-        # Where nobody watches a terminal, a line now and then instead of a moving bar.
-        progress_bar={"desc": path.stem, "mininterval": 0.1 if sys.stderr.isatty() else 10},
+        progress_bar={
+            "desc": "cells" if lines else path.stem,
+            "file": error,
+            # Where nobody watches a terminal, a line now and then instead of a moving bar.
+            "mininterval": 0.1 if error.isatty() else 10,
+        },
         # or each kernel warns that its messages on this machine are not encrypted
         extra_arguments=["--IPKernelApp.log_level=ERROR"],
-        stdout_file=sys.stdout,
-        stderr_file=sys.stderr,
+        stdout_file=out,
+        stderr_file=error,
     )
+
+
+class _Lines:
+    """A text stream that passes whole lines on, each with a name in front."""
+
+    def __init__(self, stream: TextIO, name: str):
+        self.stream, self.name, self.text = stream, name, ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what has come so far; a bar's way back to the line's start ends a line."""
+        lines = [line for line in re.split(r"[\r\n]", self.text) if line.strip()]
+        # one write for all, so that no other process gets between
+        self.stream.write("".join(f"{self.name} | {line.rstrip()}\n" for line in lines))
+        self.stream.flush()
+        self.text = ""
+
+    def isatty(self) -> bool:
+        return False
 
 
 @contextlib.contextmanager
@@ -163,6 +199,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="set one parameter; repeatable",
     )
     parser.add_argument("--output-root", default="build", help="for executed copies")
+    parser.add_argument("--lines", action="store_true", help="begin printed lines with the name")
     return parser.parse_args(arguments)
 
 
@@ -179,7 +216,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from papermill.exceptions import PapermillExecutionError
 
     try:
-        output = execute(chosen.notebook, preset, overrides, output_root=chosen.output_root)
+        output = execute(
+            chosen.notebook,
+            preset,
+            overrides,
+            output_root=chosen.output_root,
+            lines=chosen.lines,
+        )
     except PapermillExecutionError as error:
         print(f"error: {chosen.notebook} stopped in a cell\n{error}", file=sys.stderr)
         return 1

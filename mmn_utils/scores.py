@@ -8,10 +8,13 @@ after the image, the caption up to it is teacher-forced, so one pass holds the w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
+import torch.nn.functional as F
 
 from .capture import capture, replace
 from .final_norm import frozen_norm
@@ -24,6 +27,8 @@ from .targets import (
     check_rows,
     embed_once,
     embedded,
+    final_norm_reads,
+    shared_captions,
     target_tokens,
     teacher_forced,
     watch,
@@ -58,14 +63,49 @@ def attribution(
 
     Z is the pre-activation, y the logit (or ``probability``) of each target's token at the
     step that predicts it; ``images[i]`` belongs to ``targets[i]``. One backward pass serves
-    the batch and reaches activations only. ``rank_by``: ``max``, units by their maximum over
-    patches, ``patch`` where it lies; ``sum`` over patches, ``patch`` -1; ``pair``, the (unit,
-    patch) pairs themselves, as in Table S.1. ``positions`` of the prompt other than the
-    image tokens' may be given; ``patch`` then counts within them.
+    the batch and reaches activations only; targets of one caption share its forward pass.
+    ``rank_by``: ``max``, units by their maximum over patches, ``patch`` where it lies;
+    ``sum`` over patches, ``patch`` -1; ``pair``, the (unit, patch) pairs themselves, as in
+    Table S.1. ``positions`` of the prompt other than the image tokens' may be given;
+    ``patch`` then counts within them.
     """
+    if positions is None and len({t.image for t in targets}) < len(targets):
+        return _attribution_of_captions(model, images, targets, k, target, rank_by)
     top = _TopK(k, rank_by)
     backward(model, embedded(model, images), targets, top.add, target=target, positions=positions)
     return top.table(targets)
+
+
+def attributions(
+    model,
+    images: Sequence,
+    targets: Sequence[Target],
+    *,
+    k: int = 100,
+    target: str = "logit",
+    ranks: Sequence[str] = ("max", "sum"),
+) -> dict[str, pd.DataFrame]:
+    """Score as ``attribution`` by several ``rank_by``, off one backward pass: a table for each."""
+    tops = {rank: _TopK(k, rank) for rank in ranks}
+
+    def consume(layer: int, field: torch.Tensor) -> None:
+        for top in tops.values():
+            top.add(layer, field)
+
+    backward(model, embedded(model, images), targets, consume, target=target)
+    return {rank: top.table(targets) for rank, top in tops.items()}
+
+
+def _attribution_of_captions(model, images, targets, k, target, rank_by) -> pd.DataFrame:
+    """Score as ``attribution``, with a forward pass for each caption, not for each target."""
+    tops: dict[tuple[int, ...], _TopK] = {}
+
+    def consume(turn: tuple[int, ...], layer: int, field: torch.Tensor) -> None:
+        tops.setdefault(turn, _TopK(k, rank_by)).add(layer, field)
+
+    backward_by_turns(model, images, targets, consume, target=target)
+    parts = [top.table([targets[i] for i in turn]) for turn, top in tops.items()]
+    return neuron_table(pd.concat(parts, ignore_index=True))
 
 
 def attribution_layers_field(
@@ -104,11 +144,55 @@ def backward(
     return y.detach()
 
 
-def _hand_over(consume: Consume, layer: int, z: torch.Tensor, where):
+def backward_by_turns(
+    model,
+    images: Sequence | Prompt,
+    targets: Sequence[Target],
+    consume: Callable[[tuple[int, ...], int, torch.Tensor], None],
+    *,
+    target: str = "logit",
+) -> torch.Tensor:
+    """Run each caption once, then backwards from the first target of all, the second, ...
+
+    ``consume`` gets a turn (indices into ``targets``), a layer and the field (len(turn), P,
+    units) float32 at the image tokens, as ``backward`` hands it over. Returns y (targets).
+    """
+    prompt, rows, places = shared_captions(model, images, targets)
+    where, span = rows.tolist(), _where(model, prompt, None)
+    with torch.enable_grad(), capture(model, "pre", grad=True) as seen, final_norm_reads(
+        model, "output"
+    ) as normed:  # fmt: skip
+        model.forward(prompt)
+        y = objective(F.linear(normed[-1][rows, places], *model.unembedding), targets, target)
+        lowest = seen.values[min(seen.values)]
+        turns = _turns(where)
+        for turn in turns:
+            mine = torch.tensor([where[i] for i in turn], device=y.device)
+            with ExitStack() as hooks:
+                for layer, z in seen.values.items():
+                    hand_over = _hand_over(partial(consume, turn), layer, z.detach(), span, mine)
+                    hooks.callback(z.register_hook(hand_over).remove)
+                torch.autograd.grad(y[list(turn)].sum(), lowest, retain_graph=turn is not turns[-1])
+    return y.detach()
+
+
+def _turns(rows: Sequence[int]) -> list[tuple[int, ...]]:
+    """Deal indices out so that no turn has two of one row: all firsts, all seconds, ..."""
+    dealt: dict[int, int] = {}
+    turns: list[list[int]] = []
+    for i, row in enumerate(rows):
+        place = dealt[row] = dealt.get(row, -1) + 1
+        if place == len(turns):
+            turns.append([])
+        turns[place].append(i)
+    return [tuple(turn) for turn in turns]
+
+
+def _hand_over(consume: Consume, layer: int, z: torch.Tensor, where, rows=slice(None)):
     """Make the gradient hook of one layer's Z."""
 
     def hook(gradient: torch.Tensor) -> None:
-        consume(layer, z[:, where].float() * gradient[:, where].float())
+        consume(layer, z[rows][:, where].float() * gradient[rows][:, where].float())
 
     return hook
 

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from mmn_utils.cache import per_image
-from mmn_utils.captions import Caption
+from mmn_utils.captions import generate
 from mmn_utils.capture import capture
 from mmn_utils.datasets import CocoDataset, Photograph
 from mmn_utils.estimates import Estimate
@@ -324,7 +324,7 @@ def class_table(
     target: str = "logit",
     rank_by: str = "max",
     max_new_tokens: int = 20,
-    batch_size: int = 16,
+    batch_size: int = 20,
     progress: Say = print,
 ) -> pd.DataFrame:
     """Caption photographs and score their units in one go: the neuron table, computed or loaded.
@@ -355,7 +355,7 @@ def _caption_and_score(model, names, images, known, k, target, rank_by, max_new_
     with torch.enable_grad(), capture(model, "pre", grad=True) as seen:
         logits, past = model.forward(prompt, use_cache=True)
         fields = dict(sorted(seen.values.items()))
-    captions = _continue(model, prompt, _branch(past), logits.detach(), max_new_tokens)
+    captions = generate(model, prompt, max_new_tokens, (logits.detach(), _branch(past)))
     for caption in captions:
         if caption.ids not in known:
             known[caption.ids] = next(iter(nouns(caption, model)), None)
@@ -377,21 +377,6 @@ def _branch(past):
     other = copy.copy(past)
     other.layers = [copy.copy(layer) for layer in past.layers]
     return other
-
-
-@torch.no_grad()
-def _continue(model, prompt, past, logits: torch.Tensor, steps: int) -> list[Caption]:
-    """Caption greedily on the cache of a pass that has been made; the cache grows."""
-    end, ids = model.tokenizer.eos_token_id, [logits.argmax(-1)]
-    done = ids[-1] == end
-    while len(ids) < steps and not done.all():
-        prompt = prompt.extend(model.embed(ids[-1][:, None]))
-        logits, past = model.forward(prompt.tail(1), past=past, use_cache=True)
-        ids.append(logits.argmax(-1))
-        done = done | (ids[-1] == end)
-    rows = [row[: row.index(end)] if end in row else row for row in torch.stack(ids, 1).tolist()]
-    texts = [model.tokenizer.decode(row, clean_up_tokenization_spaces=False) for row in rows]
-    return [Caption(text.strip(), tuple(row)) for text, row in zip(texts, rows, strict=True)]
 
 
 def _at_target(model, prompt, past, logits, targets: Sequence[Target]) -> torch.Tensor:

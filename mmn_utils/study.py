@@ -20,13 +20,16 @@ from mmn_utils.cache import canonical, per_image
 from mmn_utils.captions import Caption, caption_images
 from mmn_utils.decoding import nearest_tokens
 from mmn_utils.neurons import neuron_table
-from mmn_utils.scores import Target, attribution
+from mmn_utils.scores import Target, attributions
 from mmn_utils.text import Noun, nouns
 
 if TYPE_CHECKING:
     from mmn_utils.datasets import Photograph
 
 Say = Callable[[str], Any] | None
+
+DEPTH = 256  # units that are kept of each photograph, by each of ...
+RANKS = ("max", "sum")  # ... which come off one backward pass
 
 
 @dataclass(frozen=True)
@@ -86,7 +89,7 @@ def subjects(
     photographs: Sequence[Photograph],
     *,
     max_new_tokens: int = 20,
-    batch_size: int = 16,
+    batch_size: int = 20,
     progress: Say = print,
 ) -> Subjects:
     """Caption photographs and take each caption's first noun as the target (paper A, S.1).
@@ -117,7 +120,7 @@ def captions_of(
     photographs: Sequence[Photograph],
     *,
     max_new_tokens: int = 20,
-    batch_size: int = 16,
+    batch_size: int = 20,
     progress: Say = print,
 ) -> list[Caption]:
     """Caption photographs greedily, or load the captions: one each, in their order."""
@@ -142,25 +145,33 @@ def top_neurons(
     k: int = 100,
     target: str = "logit",
     rank_by: str = "max",
-    batch_size: int = 8,
+    batch_size: int = 10,
     progress: Say = print,
 ) -> pd.DataFrame:
     """Score the subjects' neurons by attribution (paper A, Eq. 2): the neuron table, cached.
 
-    The top ``k`` per image; ``target`` and ``rank_by`` as in ``scores.attribution``.
+    The top ``k`` per image; ``target`` and ``rank_by`` as in ``scores.attribution``. Both
+    rankings of units are kept to ``DEPTH`` or deeper, so that whoever asks for another
+    ``k``, or the other ranking, finds it computed.
     """
     named = by_content(subjects.photographs, subjects.targets)
     targets = dict(zip(named, subjects.targets, strict=True))
+    ranks = RANKS if rank_by in RANKS else (rank_by,)
+    depth = max(k, DEPTH) if rank_by in RANKS else k
 
     def compute(batch: list[str]) -> pd.DataFrame:
         images = [named[name].open() for name in batch]
         chosen = [targets[name] for name in batch]
-        table = attribution(model, images, chosen, k=k, target=target, rank_by=rank_by)
-        return _renamed(table, {t.image: name for t, name in zip(chosen, batch, strict=True)})
+        names = {t.image: name for t, name in zip(chosen, batch, strict=True)}
+        found = attributions(model, images, chosen, k=depth, target=target, ranks=ranks)
+        parts = [_renamed(table, names).assign(rank_by=rank) for rank, table in found.items()]
+        return pd.concat(parts, ignore_index=True)
 
-    key = {**model_identity(model), "k": k, "target": target, "rank_by": rank_by}
+    key = {**model_identity(model), "k": depth, "target": target, "ranks": list(ranks)}
     table = per_image("attribution", key, list(named), compute, batch_size, progress=progress)
-    return neuron_table(_renamed(table, {name: p.id for name, p in named.items()}))
+    table = table[table["rank_by"] == rank_by].drop(columns="rank_by")
+    table = neuron_table(_renamed(table, {name: p.id for name, p in named.items()}))
+    return table.groupby("image", sort=False).head(k).reset_index(drop=True)
 
 
 def _renamed(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:

@@ -107,28 +107,34 @@ def at_steps(
     """
     if activation not in ACTIVATIONS:
         raise ValueError(f"activation={activation!r}: give one of {', '.join(ACTIVATIONS)}")
-    prompt, rows, places = _shared(model, images, targets)
+    prompt, rows, places = shared_captions(model, images, targets)
 
     def at_places(layer: int, values: torch.Tensor) -> None:
         consume(layer, values[rows, places].float())
 
-    with watch(model, at_places, ACTIVATIONS[activation]), _final_input(model) as residual:
+    with watch(model, at_places, ACTIVATIONS[activation]), final_norm_reads(model) as residual:
         model.forward(prompt)
         return residual[-1][rows, places].float()
 
 
 @contextmanager
-def _final_input(model) -> Iterator[list[torch.Tensor]]:
-    """Collect what the final norm reads (B, T, d)."""
+def final_norm_reads(model, side: str = "input") -> Iterator[list[torch.Tensor]]:
+    """Collect the ``input`` of the final norm, or its ``output``, of each pass: (B, T, d)."""
     seen: list[torch.Tensor] = []
-    hook = model.final_norm.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+
+    def keep(_, inputs: tuple, output: torch.Tensor) -> None:
+        seen.append(inputs[0] if side == "input" else output)
+
+    hook = model.final_norm.register_forward_hook(keep)
     try:
         yield seen
     finally:
         hook.remove()
 
 
-def _shared(model, images: Sequence | Prompt, targets: Sequence[Target]):
+def shared_captions(
+    model, images: Sequence | Prompt, targets: Sequence[Target]
+) -> tuple[Prompt, torch.Tensor, torch.Tensor]:
     """Lay targets over as few captions as hold them: prompt, row and place of each target.
 
     Targets of one image whose prefixes continue each other share a row.

@@ -29,7 +29,7 @@ def photographs():
 @pytest.fixture
 def asked(monkeypatch):
     """Let both scores be computed from lengths; keep what they were asked for."""
-    calls = SimpleNamespace(clip=[], bert=[])
+    calls = SimpleNamespace(clip=[], bert=[], learnt=[])
 
     def clipscore(images, texts, clip):
         calls.clip += [(image.id, text) for image, text in zip(images, texts, strict=True)]
@@ -41,7 +41,8 @@ def asked(monkeypatch):
         return np.array([len(references[i]) + len(t) / 100 for i, t in enumerate(candidates)])
 
     monkeypatch.setattr(agreement, "clipscore", clipscore)
-    monkeypatch.setattr(agreement, "clip_embeddings", lambda clip: clip)
+    embeddings = SimpleNamespace(learn=calls.learnt.extend)
+    monkeypatch.setattr(agreement, "clip_embeddings", lambda clip: embeddings)
     monkeypatch.setattr(agreement, "bertscore", bertscore)
     return calls
 
@@ -71,6 +72,7 @@ def test_no_pair_is_scored_twice(photographs, asked):
     agreement.agreement(photographs, TEXTS)
     assert len(asked.clip) == len(set(asked.clip)) == 5
     assert len(asked.bert) == len(set(asked.bert)) == 5
+    assert set(asked.learnt) == {"a", "bb", "ccc", "dddd"}
 
 
 def test_one_measure_alone_leaves_the_other_uncomputed(photographs, asked):

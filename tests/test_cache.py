@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -279,7 +280,9 @@ def test_whatever_happened_before_the_table_is_the_same(
             run(Counter(fail_at), ids=ids, root=root, batch_size=batch_size, shard=(index, shards))
         except KeyboardInterrupt:
             continue
-    done = len(cache._covered(next((root / "scores").iterdir())))
+    files = {}
+    cache._cover(next((root / "scores").iterdir()), files)
+    done = len(files)
     counter = Counter()
     pd.testing.assert_frame_equal(run(counter, ids=ids, root=root), table(ids))
     assert len(counter.images) == total - done
@@ -382,3 +385,71 @@ def test_a_killed_process_loses_one_batch_at_most(tmp_path):
     assert list(result["value"]) == list(range(40))
     assert computed == ids[len(ids) - len(computed) :]
     assert len(computed) <= 37
+
+
+# --- processes beside each other ---------------------------------------------------------
+
+BESIDE = """
+import sys, time
+import pandas as pd
+from mmn_utils.cache import cached, per_image
+
+def compute(batch):
+    print("images", *batch, flush=True)
+    time.sleep(0.05)
+    return pd.DataFrame({"image": batch, "value": [int(i) for i in batch]})
+
+def compute_one():
+    print("one", flush=True)
+    time.sleep(0.3)
+    return "text"
+
+root, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
+ids = [str(i) for i in range(first, last)]
+result = per_image("beside", {}, ids, compute, 4, progress=None, root=root, code=())
+assert list(result["value"]) == list(range(first, last))
+save, load = lambda value, path: path.write_text(value), lambda path: path.read_text()
+assert cached("one", {}, compute_one, save=save, load=load, root=root, code=()) == "text"
+"""
+
+
+def test_processes_share_the_work_and_do_nothing_twice(tmp_path):
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", BESIDE, str(tmp_path), "0", str(last)],
+            cwd=ROOT, stdout=subprocess.PIPE, text=True,
+        )
+        for last in (40, 24)
+    ]  # fmt: skip
+    printed = [child.communicate()[0].splitlines() for child in children]
+    assert [child.returncode for child in children] == [0, 0]
+    lines = [line for some in printed for line in some]
+    batches = sorted([int(i) for i in line.split()[1:]] for line in lines if line != "one")
+    assert batches == [list(range(i, i + 4)) for i in range(0, 40, 4)]
+    assert lines.count("one") == 1
+    left = {path.name for path in tmp_path.rglob(".*")}
+    assert not left, "notes and locks are gone"
+
+
+def test_a_batch_that_a_dead_process_had_taken_is_free_again(tmp_path):
+    run(Counter(), ids=IDS[:1], root=tmp_path)
+    folder = next((tmp_path / "scores").iterdir())
+    (folder / f"{cache.TAKEN}dead").write_text(json.dumps(IDS[2:4]))
+    counter = Counter()
+    pd.testing.assert_frame_equal(run(counter, root=tmp_path), table(IDS))
+    assert counter.images == IDS[1:]
+    assert not list(folder.glob(f"{cache.TAKEN}*"))
+
+
+def test_a_batch_that_is_taken_is_left_to_its_process(tmp_path):
+    run(Counter(), ids=IDS[:1], root=tmp_path)
+    folder = next((tmp_path / "scores").iterdir())
+    path, file = cache._take(folder, IDS[2:4])
+    turns = cache._turns(folder, IDS, 2, files := {})
+    assert [next(turns) for _ in range(1)] == [[IDS[1]]]
+    cache._write_batch(folder, [IDS[1]], table([IDS[1]]), False)
+    assert next(turns) == IDS[4:6]
+    turns.close()
+    assert set(files) == set(IDS[:2])
+    path.unlink()
+    file.close()

@@ -43,17 +43,29 @@ def test_batched_equals_one_by_one(model):
     assert caption_images(model, [], 8) == []
 
 
+class Cache:
+    """Stands for the cache of keys and values: knows which rows it still holds."""
+
+    def __init__(self, rows):
+        self.rows = list(range(rows))
+
+    def batch_select_indices(self, indices):
+        self.rows = [self.rows[i] for i in indices.tolist()]
+
+
 def scripted(model, monkeypatch, rows):
-    """Let the model say ``rows``, whatever it sees; count its passes."""
-    passes = []
+    """Let the model say ``rows``, whatever it sees; list its passes."""
+    passes, cache = [], Cache(len(rows))
 
     def forward(prompt, past=None, use_cache=False, last_only=True):
         assert (past is None) == (not passes)
         assert prompt.embeds.shape[1] == (19 if past is None else 1)
         assert prompt.mask.shape[1] == 19 + len(passes)
-        ids = torch.tensor([row[min(len(passes), len(row) - 1)] for row in rows])
+        assert len(prompt) == len(cache.rows)
+        said = (rows[row] for row in cache.rows)
+        ids = torch.tensor([row[min(len(passes), len(row) - 1)] for row in said])
         passes.append(ids)
-        return torch.nn.functional.one_hot(ids, model.sizes.vocabulary).float(), "cache"
+        return torch.nn.functional.one_hot(ids, model.sizes.vocabulary).float(), cache
 
     monkeypatch.setattr(model, "forward", forward)
     return passes
@@ -64,7 +76,22 @@ def test_rows_end_by_themselves_and_the_batch_with_the_last(model, monkeypatch):
     passes = scripted(model, monkeypatch, [[horse, dot, 0, boat], [boat, 0, horse, horse]])
     captions = generate(model, model.prompt(tiny_images(2)), 10)
     assert captions == [Caption("horse.", (horse, dot)), Caption("boat", (boat,))]
-    assert len(passes) == 3
+    assert [len(ids) for ids in passes] == [2, 2, 1]
+
+
+def test_few_rows_go_on_without_the_many_that_have_ended(model, monkeypatch):
+    horse, boat, dot = (model.tokenizer.encode(text)[0] for text in (" horse", " boat", "."))
+    script = [[horse, dot, 0], [boat, 0], [0, horse], [horse, dot, boat, dot, 0], [dot, 0]]
+    passes = scripted(model, monkeypatch, script)
+    captions = generate(model, model.prompt(tiny_images(5)), 10)
+    assert [list(c.ids) for c in captions] == [row[: row.index(0)] for row in script]
+    assert [len(ids) for ids in passes] == [5, 5, 2, 1, 1]
+
+
+def test_a_pass_that_has_been_made_is_not_made_again(model):
+    prompt = model.prompt(tiny_images(3, seed=1))
+    expected = generate(model, prompt, 6)
+    assert generate(model, prompt, 6, model.forward(prompt, use_cache=True)) == expected
 
 
 def test_the_limit_counts_tokens(model, monkeypatch):

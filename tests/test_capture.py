@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmn_utils.capture import capture, replace
+from mmn_utils.capture import capture, replace, stop_after
 from tests.tiny import tiny_images, tiny_limber
 
 quick = settings(max_examples=25, deadline=None)
@@ -49,6 +49,22 @@ def test_layers_and_positions(model, prompt):
         with capture(model, layers=[0], positions=positions) as part:
             model.forward(prompt)
         assert torch.equal(part.values[0], whole.values[0][:, [3, 18]])
+
+
+@torch.no_grad()
+def test_a_pass_may_end_with_the_last_layer_that_is_read(model, prompt):
+    before = hooks(model)
+    for what in ("pre", "activation"):
+        with capture(model, what) as whole:
+            model.forward(prompt)
+        with capture(model, what) as part, stop_after(model, 1, what):
+            model.forward(prompt)
+            raise AssertionError("the pass went on")
+        assert sorted(part.values) == [0, 1]
+        assert all(torch.equal(part.values[i], whole.values[i]) for i in part.values)
+    assert hooks(model) == before
+    with pytest.raises(RuntimeError, match="of the caller"), stop_after(model, 1):
+        raise RuntimeError("of the caller")
 
 
 @torch.no_grad()

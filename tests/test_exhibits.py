@@ -33,7 +33,7 @@ from mmn_utils.exhibits import (
     to_markdown,
     update_readme,
 )
-from mmn_utils.presets import NOTEBOOKS, ROOT, data_path
+from mmn_utils.presets import NOTEBOOKS, ROOT, data_path, load_preset
 from mmn_utils.provenance import TIME_FIELDS, describe, versions
 
 NUMBERS = pd.DataFrame({"k": [0, 50], "value": [1.0, 0.123456789], "low": [0.9, np.nan]})
@@ -303,6 +303,7 @@ def test_the_report_is_one_page_that_needs_nothing_else(run):
     assert html.count("data:image/png;base64,") == 1
     outside = re.findall(r'(?:src|href)="(?!#|data:)([^"]+)"', html)
     assert all(link.endswith(".json") or link.startswith("https://arxiv.org/") for link in outside)
+    assert "Other runs" not in html
     assert "<script" not in html
     assert "@import" not in html
     assert "<b>signs</b>" not in html
@@ -322,6 +323,32 @@ def test_the_report_shows_missing_exhibits_verdicts_and_the_papers_numbers(run):
     assert ids == list(load_exhibits())
 
 
+def test_a_report_links_to_the_reports_beside_it(run, tmp_path):
+    for name in ("with-report", "without-report", "to-come"):
+        (tmp_path / name).mkdir()
+    build_report("with-report", root=tmp_path)
+    fill(run)
+    html = build_report(run, together=["test", "to-come"]).read_text(encoding="utf-8")
+    links = re.findall(r'href="\.\./([^"]+)/report\.html"', html)
+    assert links == ["to-come", "with-report"]
+
+
+def test_a_report_shows_what_its_preset_makes_and_what_is_there(tmp_path):
+    (tmp_path / "miniature").mkdir()
+    build_report("miniature", root=tmp_path)
+    preset = load_preset("miniature")
+    mine = [e.id for e in load_exhibits().values() if preset.runs(e.notebook)]
+    html = build_report("miniature", root=tmp_path).read_text(encoding="utf-8")
+    assert re.findall(r'<article class="exhibit" id="([^"]+)"', html) == mine
+    others = [e for e in load_exhibits().values() if not preset.runs(e.notebook)]
+    for entry in others[:1]:
+        table = Run("miniature", entry.notebook, {}, root=tmp_path)
+        save = table.save_table if entry.kind == "table" else table.save_figure
+        save(entry.id, *([TABLE] if entry.kind == "table" else [draw(), NUMBERS]), "Made by hand.")
+        html = build_report("miniature", root=tmp_path).read_text(encoding="utf-8")
+        assert f'<article class="exhibit" id="{entry.id}">' in html
+
+
 def test_a_run_without_anything_still_has_a_report(tmp_path):
     (tmp_path / "empty").mkdir()
     html = build_report("empty", root=tmp_path).read_text(encoding="utf-8")
@@ -335,8 +362,10 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     assert exhibits.main(["report", "absent"]) == 2
     assert "no run in" in capsys.readouterr().err
     (tmp_path / "r").mkdir()
-    assert exhibits.main(["report", "r"]) == 0
-    assert (tmp_path / "r" / "report.html").is_file()
+    (tmp_path / "s").mkdir()
+    assert exhibits.main(["report", "r", "s"]) == 0
+    for name, other in ("rs", "sr"):
+        assert f'"../{other}/report.html"' in (tmp_path / name / "report.html").read_text()
 
 
 # --- README and what is committed ------------------------------------------------------
@@ -362,24 +391,34 @@ def test_the_readmes_table_is_current():
     assert update_readme(text) == text, "run 'make readme'"
 
 
-def test_the_committed_run_has_every_exhibit_and_a_current_report(monkeypatch):
+each_shipped_run = pytest.mark.parametrize("name", exhibits.SHIPPED)
+
+
+@each_shipped_run
+def test_a_committed_run_has_every_exhibit_and_a_current_report(name, monkeypatch):
     monkeypatch.delenv("MMN_FIGURES")
-    folder = exhibits.figures_root() / "miniature"
+    folder = exhibits.figures_root() / name
     if not (folder / "report.html").is_file():
-        pytest.skip("figures/miniature is not there; make it with 'make figures'")
+        pytest.skip(f"figures/{name} is not there; make it with 'make figures'")
     for exhibit in load_exhibits().values():
+        if not load_preset(name).runs(exhibit.notebook):
+            continue
         for suffix in (*exhibits.FILES[exhibit.kind], ".numbers.csv", ".json"):
             assert (folder / f"{exhibit.id}{suffix}").is_file(), exhibit.id + suffix
     from mmn_utils.report import render
 
-    assert render(folder) == (folder / "report.html").read_text(encoding="utf-8")
+    html = (folder / "report.html").read_text(encoding="utf-8")
+    beside = re.findall(r'href="\.\./([^"]+)/report\.html"', html)
+    assert render(folder, beside) == html
+    assert all((folder.parent / other / "report.html").is_file() for other in beside)
 
 
-def test_nothing_in_the_committed_run_is_an_orphan(monkeypatch):
+@each_shipped_run
+def test_nothing_in_a_committed_run_is_an_orphan(name, monkeypatch):
     monkeypatch.delenv("MMN_FIGURES")
-    folder = exhibits.figures_root() / "miniature"
+    folder = exhibits.figures_root() / name
     if not folder.is_dir():
-        pytest.skip("figures/miniature is not there; make it with 'make figures'")
+        pytest.skip(f"figures/{name} is not there; make it with 'make figures'")
     known = {id + suffix for id, exhibit in load_exhibits().items()
              for suffix in (*exhibits.FILES[exhibit.kind], ".numbers.csv", ".json")}  # fmt: skip
     known |= {"claims.csv", "report.html"}

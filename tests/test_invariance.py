@@ -366,3 +366,22 @@ def test_images_of_different_concepts_are_the_control():
     assert value[3] == pytest.approx(chance(20, 60, 3), abs=0.06)
     with pytest.raises(ValueError, match="6 images of different concepts"):
         unrelated_images(neuron_table(pd.concat(images)), ns=[7], ks=[20])
+
+
+def test_tables_that_are_known_are_not_scored_again(model, prompt, monkeypatch):
+    options = {"ks": [5], "methods": OURS}
+    expected = region_invariance(model, IMAGES, TARGETS, **SAME, ks=[5])
+    calls = []
+    by_methods = invariance.by_methods
+    monkeypatch.setattr(
+        invariance,
+        "by_methods",
+        lambda *some, **named: calls.append(1) or by_methods(*some, **named),
+    )
+    again = region_invariance(
+        model, IMAGES, TARGETS, captions="same", before=expected.before, **options
+    )
+    assert calls == [1]
+    pd.testing.assert_frame_equal(again.ratios, expected.ratios)
+    with pytest.raises(ValueError, match="before has other; give contribution"):
+        region_invariance(model, IMAGES, TARGETS, before={"other": None}, **options)

@@ -364,11 +364,12 @@ def planted(wrap: bool) -> ClipEmbeddings:
     colours = {"red": [1.0, 0, 0], "green": [0, 1.0, 0], "anti": [-1.0, 0, 0]}
     calls = {"texts": 0, "images": 0}
 
-    def tokenizer(texts, **_):
-        calls["texts"] += len(texts)
-        rows = torch.tensor([colours[text] for text in texts])
-        batch = {"input_ids": rows, "attention_mask": torch.ones(len(rows), 1)}
-        return SimpleNamespace(to=lambda device: batch)
+    class Tokenizer:
+        pad_token_id = 0
+
+        def __call__(self, texts, **_):
+            calls["texts"] += len(texts)
+            return {"input_ids": [colours[text] for text in texts]}
 
     def pictures(images, **_):
         calls["images"] += len(images)
@@ -389,7 +390,7 @@ def planted(wrap: bool) -> ClipEmbeddings:
         get_image_features=lambda pixel_values: features(pixel_values),
     )
     model.eval = lambda: model
-    processor = SimpleNamespace(tokenizer=tokenizer, image_processor=pictures)
+    processor = SimpleNamespace(tokenizer=Tokenizer(), image_processor=pictures)
     return ClipEmbeddings(model, processor, batch_size=2)
 
 

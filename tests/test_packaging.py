@@ -172,7 +172,10 @@ def test_make_knows_its_targets(target):
     assert done.returncode in (0, 1), done.stderr  # 1: there is something to do; 2: no such target
 
 
-def test_make_passes_the_preset_and_prints_the_report():
-    done = make("figures", "PRESET=limber")
-    assert "--config preset=limber" in done.stdout, done.stderr
-    assert done.stdout.rstrip().splitlines()[-1].endswith('figures/limber/report.html"')
+@pytest.mark.parametrize("presets", ["limber", "miniature miniature-llava"])
+def test_make_passes_the_presets_and_prints_the_reports(presets):
+    done = make("figures", f"PRESET={presets}")
+    assert f'--config preset="{presets}"' in done.stdout, done.stderr
+    said = done.stdout.rstrip().splitlines()[-1]
+    reports = [f'"{ROOT}/figures/{name}/report.html"' for name in presets.split()]
+    assert said == " ".join([r"printf 'Report: %s\n'", *reports])

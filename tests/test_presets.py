@@ -260,6 +260,41 @@ def test_bad_preset_files_are_refused(tmp_path, text, message):
         load_preset(path)
 
 
+def only_preset(tmp_path, text: str):
+    path = tmp_path / "some.yaml"
+    path.write_text(f"name: some\n{text}")
+    return load_preset(path)
+
+
+def test_only_chooses_notebooks_and_without_it_all_run(tmp_path):
+    stems = ["01_first", "02_second", "03_third"]
+    chosen = only_preset(tmp_path, "only: [03_third, 01_first]\n")
+    assert chosen.chosen(stems) == ["01_first", "03_third"]
+    assert not chosen.runs("02_second")
+    assert only_preset(tmp_path, "").chosen(stems) == stems
+
+
+def test_only_leaves_other_notebooks_to_those_who_ask_for_them(tmp_path):
+    notebook = write_notebook(tmp_path / "notebooks", "tiny")
+    write_notebook(tmp_path / "notebooks", "other")
+    assert resolve(notebook, only_preset(tmp_path, "only: [other]\n"))["preset"] == "some"
+
+
+def test_only_names_notebooks_that_are_there(tmp_path):
+    notebook = write_notebook(tmp_path / "notebooks", "tiny")
+    wrong = only_preset(tmp_path, "only: [tinny]\n")
+    with pytest.raises(ValueError, match=r"in only of preset some.*did you mean 'tiny'"):
+        resolve(notebook, wrong)
+    with pytest.raises(ValueError, match=r"in only of preset some.*did you mean 'tiny'"):
+        wrong.chosen(["tiny"])
+
+
+@pytest.mark.parametrize("only", ["[]", "01_first", "[1]", "{a: 1}", ""])
+def test_only_is_a_list_of_names(tmp_path, only):
+    with pytest.raises(ValueError, match="must be a list of notebooks"):
+        only_preset(tmp_path, f"only: {only}\n")
+
+
 def test_unknown_preset_and_notebook_are_named():
     with pytest.raises(ValueError, match="did you mean 'miniature'"):
         load_preset("minature")

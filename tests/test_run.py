@@ -16,7 +16,7 @@ import pytest
 from mmn_utils import exhibits
 from mmn_utils.presets import ROOT, Preset, read_parameters
 from mmn_utils.run import check, execute, main, read_overrides
-from tests.notebook_tools import write_notebook
+from tests.notebook_tools import COMMON, write_notebook
 
 EXTRA = """\
 quantile = 0.95  # of each map
@@ -143,10 +143,20 @@ def test_a_failing_cell_leaves_the_copy_and_the_exit_status(tmp_path, preset, ca
 
 # --- the Snakefile, on a repository of its own -------------------------------------------
 
+# Each waits for the other to begin, so that both end only if they run side by side.
 NOTEBOOK = """\
+import os
+import time
+from pathlib import Path
 import pandas as pd
 import matplotlib.pyplot as plt
 from mmn_utils.exhibits import Run
+Path(NAME).touch()
+begun = time.monotonic()
+while not (Path("01_first").exists() and Path("02_second").exists()):
+    assert time.monotonic() - begun < 120, "the other notebook does not run beside this one"
+    time.sleep(0.1)
+print(n_images, "images, threads:", os.environ["OMP_NUM_THREADS"])
 exhibits = Run(run, NAME, dict(seed=seed))
 fig, ax = plt.subplots()
 exhibits.save_figure(ID, fig, pd.DataFrame(dict(x=[n_images])), f"{n_images} images.")
@@ -174,15 +184,16 @@ def repository(tmp_path: Path) -> Path:
 
 
 def set_preset(root: Path, n_images: int, comment: str = "") -> None:
-    text = f"# {comment}\nname: small\nsettings:\n  n_images: {n_images}\n"
+    text = f"# {comment}\nname: small\nsettings:\n  model: miniature\n  n_images: {n_images}\n"
     (root / "notebooks" / "presets" / "small.yaml").write_text(text)
 
 
-def snakemake(root: Path, *options: str) -> str:
+def snakemake(root: Path, *options: str, presets: str = "small") -> str:
     """Run the Snakefile; return what it printed."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--config", "preset=small"]
-    done = subprocess.run([*command, *options], cwd=root, capture_output=True, text=True,
-                          check=False, stdin=subprocess.DEVNULL)  # fmt: skip
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", *options]
+    command += ["--config", f"preset={presets}"]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False,
+                          stdin=subprocess.DEVNULL)  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout + done.stderr
 
@@ -193,14 +204,16 @@ def planned(root: Path) -> list[str]:
 
 
 @pytest.mark.slow
-def test_snakemake_runs_in_order_and_only_what_changed(repository, monkeypatch):
+def test_snakemake_runs_side_by_side_and_only_what_changed(repository, monkeypatch):
     for name in ("MMN_FIGURES", "MMN_CACHE"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
     monkeypatch.setenv("PYTHONPATH", str(repository))
     printed = snakemake(repository)
     ran = re.findall(r"^executed copy: build/small/notebooks/(\w+).ipynb", printed, re.M)
-    assert ran == ["01_first", "02_second"]
+    assert sorted(ran) == ["01_first", "02_second"]
+    assert re.search(r"^small 01_first \| 4 images, threads: 1$", printed, re.M)
+    assert re.search(r"^small 02_second \| cells: .*100%", printed, re.M)
     assert "Not produced" not in (repository / "figures" / "small" / "report.html").read_text()
 
     both = ["01_first", "02_second"]
@@ -221,6 +234,38 @@ def test_snakemake_runs_in_order_and_only_what_changed(repository, monkeypatch):
     second = repository / "notebooks" / "02_second.ipynb"
     second.write_text(second.read_text().replace("images.", "pictures."))
     assert planned(repository) == both
+    other = repository / "notebooks" / "presets" / "other.yaml"
+    # No miniature, so its notebook runs alone.
+    other.write_text("name: other\nonly: [01_first]\nsettings:\n  model: large\n")
+    printed = snakemake(repository, presets="small other")
+    assert re.search(r"^small 01_first \| 4 images, threads: 1$", printed, re.M)
+    assert re.search(r"^other 01_first \| 3 images, threads: 2$", printed, re.M)
+    ran = re.findall(r"^executed copy: build/(\w+/notebooks/\w+).ipynb", printed, re.M)
+    assert sorted(ran) == [
+        "other/notebooks/01_first", "small/notebooks/01_first", "small/notebooks/02_second",
+    ]  # fmt: skip
+    for run, beside in (("small", "other"), ("other", "small")):
+        html = (repository / "figures" / run / "report.html").read_text()
+        assert f'"../{beside}/report.html"' in html
+    assert 'id="A-fig-2"' not in html, "the preset other does not make it"
+
+
+def test_the_snakefile_refuses_a_notebook_that_is_not_there(repository, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", str(repository))
+    other = repository / "notebooks" / "presets" / "other.yaml"
+    other.write_text("name: other\nonly: [01_frist]\n")
+    with pytest.raises(AssertionError, match="did you mean '01_first'"):
+        snakemake(repository, "--dry-run", presets="other")
+
+
+def test_lines_begin_with_the_notebook(tmp_path, preset, capsys):
+    path = write_notebook(tmp_path, "tiny", "", "print('one\\ntwo')", common=COMMON)
+    preset.write_text("name: small\n")
+    execute(path, preset, output_root=tmp_path / "build", lines=True)
+    out, error = capsys.readouterr()
+    assert out.splitlines() == ["small tiny | one", "small tiny | two"]
+    assert all(line.startswith("small tiny | ") for line in error.splitlines())
+    assert "100%" in error
 
 
 def test_the_snakefile_stays_short():

@@ -19,6 +19,7 @@ from mmn_utils.scores import (
     activation_baseline,
     attribution,
     attribution_layers_field,
+    attributions,
     backward,
     contribution,
     exact_ablation,
@@ -157,6 +158,13 @@ def test_the_last_layer_does_nothing_at_image_patches(model, prompt):
     field = attribution_layers_field(model, prompt, TARGETS)
     assert not field[model.sizes.layers - 1].any()
     assert field[0].any()
+
+
+def test_several_rankings_come_off_one_backward_pass(model):
+    found = attributions(model, IMAGES, TARGETS, k=6, ranks=("max", "sum", "pair"))
+    for rank, table in found.items():
+        expected = attribution(model, IMAGES, TARGETS, k=6, rank_by=rank)
+        pd.testing.assert_frame_equal(table, expected)
 
 
 @pytest.mark.parametrize("rank_by", ["max", "sum", "pair"])

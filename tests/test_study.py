@@ -164,22 +164,32 @@ def test_top_neurons_are_those_of_attribution(model, chosen, rank_by):
 
 def test_top_neurons_are_computed_once(model, chosen, monkeypatch):
     first = study.top_neurons(model, chosen, k=5, batch_size=3, **QUIET)
-    monkeypatch.setattr(study, "attribution", refuse)
+    summed = attribution(
+        model, [p.open() for p in chosen.photographs], chosen.targets, k=4, rank_by="sum"
+    )
+    monkeypatch.setattr(study, "attributions", refuse)
     pd.testing.assert_frame_equal(study.top_neurons(model, chosen, k=5, **QUIET), first)
+    fewer = study.top_neurons(model, chosen, k=3, **QUIET)
+    pd.testing.assert_frame_equal(
+        fewer, first.groupby("image", sort=False).head(3).reset_index(drop=True)
+    )
+    other = study.top_neurons(model, chosen, k=4, rank_by="sum", **QUIET)
+    pd.testing.assert_frame_equal(other, summed)
     some = study.top_neurons(model, chosen.select(["scene-2"]), k=5, **QUIET)
     expected = first[first["image"] == "scene-2"].reset_index(drop=True)
     pd.testing.assert_frame_equal(some, expected)
 
 
 @pytest.mark.parametrize(
-    "change", [{"k": 6}, {"target": "probability"}, {"rank_by": "sum"}, {"token": 1}]
+    "change",
+    [{"k": study.DEPTH + 1}, {"target": "probability"}, {"rank_by": "pair"}, {"token": 1}],
 )
 def test_what_decides_the_top_neurons_is_in_their_key(model, chosen, monkeypatch, change):
     study.top_neurons(model, chosen, k=5, **QUIET)
     if "token" in change:
         chosen = changed(chosen, targets=[changed(t, **change) for t in chosen.targets])
         change = {}
-    monkeypatch.setattr(study, "attribution", refuse)
+    monkeypatch.setattr(study, "attributions", refuse)
     with pytest.raises(AssertionError, match="computed again"):
         study.top_neurons(model, chosen, **{"k": 5, **change}, **QUIET)
 

@@ -26,6 +26,7 @@ from mmn_utils.decoding import decoded_words, nearest_tokens
 from mmn_utils.interventions import sweep
 from mmn_utils.metrics import Interval, bootstrap_interval
 from mmn_utils.models import load_model
+from mmn_utils.models.base import Prompt
 from mmn_utils.neurons import Neuron, random_like, top_k, unique_neurons
 from mmn_utils.presets import data_path
 from mmn_utils.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
@@ -196,8 +197,9 @@ def unit_quality(
         rng = np.random.default_rng([seed, i])
         best = lists["max"][photograph.id]
         row = {"image": photograph.id, "noun": target.noun}
-        row |= _ablation(model, photograph, target, best[:count], rng)
-        row |= _fields(model, photograph, concept_of(target.noun, world), best[:TOP], rng)
+        prompt = model.prompt([photograph.open()])
+        row |= _ablation(model, prompt, target, best[:count], rng)
+        row |= _fields(model, photograph, prompt, concept_of(target.noun, world), best[:TOP], rng)
         for rank in ranked:
             units = lists[rank][photograph.id][:TOP]
             row |= _named(model, concept_of(target.noun, world), units, f"card_{rank}", rng)
@@ -210,23 +212,27 @@ def _by_image(table: pd.DataFrame) -> dict[str, list[Neuron]]:
     return {image: unique_neurons(part) for image, part in table.groupby("image")}
 
 
-def _ablation(model, photograph: Photograph, target: Target, units: list[Neuron], rng) -> dict:
+def _ablation(model, prompt: Prompt, target: Target, units: list[Neuron], rng) -> dict:
     """Read the noun's probability without the top units and without as many random ones."""
     others = random_like(units, model.sizes.units, rng)
-    prompt = model.prompt([photograph.open()])
     kept = sweep(model, prompt, target, [[], units, others], max_new_tokens=0).probability
     return dict(zip(("probability", "without_top", "without_random"), kept.tolist(), strict=True))
 
 
 def _fields(
-    model, photograph: Photograph, concept: Concept | None, units: list[Neuron], rng
+    model,
+    photograph: Photograph,
+    prompt: Prompt,
+    concept: Concept | None,
+    units: list[Neuron],
+    rng,
 ) -> dict:
     """Compare the masks of top and of random units with the noun's own mask."""
     if concept is None or concept.name not in _present(photograph):
         return {"iou_top": np.nan, "iou_random": np.nan}
     side = model.image_tokens.pixels
     both = [*units, *random_like(units, model.sizes.units, rng)]
-    maps = upsample(activation_maps(model, [photograph.open()], both)[0], side)
+    maps = upsample(activation_maps(model, prompt, both)[0], side)
     scores = iou(mask(maps), resize_truth(photograph.mask(concept.name), side))
     halves = scores[: len(units)].mean(), scores[len(units) :].mean()
     return {"iou_top": float(halves[0]), "iou_random": float(halves[1])}
