@@ -26,13 +26,13 @@ RUNS = [preset.name for preset in PRESETS]
 # the same pictures, attribution for them) they share through the cache, batch by batch, so
 # any order is right. The longest first is merely the fastest, as nothing long is left over.
 SECONDS = {
-    "00_miniature": 150,
-    "01_projection_decoding": 45,
-    "02_attribution": 50,
-    "03_selectivity": 140,
-    "04_ablation": 95,
-    "05_llava_contribution_scoring": 45,
-    "06_editing": 50,
+    "00_miniature": 140,
+    "01_projection_decoding": 50,
+    "02_attribution": 55,
+    "03_selectivity": 175,
+    "04_ablation": 90,
+    "05_llava_contribution_scoring": 70,
+    "06_editing": 150,
 }
 
 # What makes the miniature is not what reads it: only notebook 00 tells of both.

@@ -53,8 +53,8 @@ def layer_lines(ax: Axes, counts: pd.DataFrame, column: str, by: str) -> None:
     layers = counts["layer"].max() + 1
     step = max(1, -(-layers // 14))
     ax.set(xticks=range(0, layers, step), xlabel="layer", ylabel=f"share of {column}")
-    ax.set_ylim(0, None)
-    ax.legend()
+    ax.set_ylim(0, 1.3 * ax.get_ylim()[1])  # room for the legend above the lines
+    ax.legend(loc="upper left")
 
 
 def method_bars(

@@ -22,7 +22,7 @@ import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -448,7 +448,7 @@ class Trainer:
         self,
         recipe: VisionRecipe,
         scenes: Callable[[str], SceneSet],
-        probe_scenes: SceneSet | None,
+        probe_scenes: Callable[[str], SceneSet] | None,
         folder: Path,
     ) -> None:
         self.recipe, self.scenes, self.probe_scenes = recipe, scenes, probe_scenes
@@ -569,10 +569,11 @@ class Trainer:
         self.save()
 
     def measure(self, scenes: int | None = None, depth: int | None = None) -> dict[str, float]:
-        """Return the probe's accuracies, or nothing where there are no scenes for it."""
+        """Probe the encoder in scenes of the stage's colours, or nothing where there are none."""
         if self.probe_scenes is None:
             return {}
-        return probe(self.model.encoder, self.probe_scenes.first(scenes), depth)
+        held_out = self.probe_scenes(self.stage.colours).first(scenes)
+        return probe(self.model.encoder, held_out, depth)
 
     def run_stage(self, stop_after: int | None = None) -> bool:
         """Train to the end of the stage (True), or for ``stop_after`` steps at most (False)."""
@@ -707,9 +708,9 @@ def main() -> None:
     torch.manual_seed(recipe.seed + 1000)
     untrained = build_vision().eval()
     save_vision(untrained, options.out / "vision_untrained.safetensors")
-    held = scenes(recipe.stages[-1].colours, recipe.probe_scenes, PROBE_SEED)
-    print("untrained:", probe(untrained, held.first(1000)), flush=True)
-    trainer = Trainer(recipe, scenes, held, options.cache)
+    held_out = partial(scenes, count=recipe.probe_scenes, seed=PROBE_SEED)
+    print("untrained:", probe(untrained, held_out("own").first(1000)), flush=True)
+    trainer = Trainer(recipe, scenes, held_out, options.cache)
     trained = trainer.run()
     save_vision(trained, options.out / "vision.safetensors")
     keep_curve(options.cache / "vision_log.csv", options.out / "training" / "vision.csv")
@@ -718,7 +719,7 @@ def main() -> None:
         "trained in own colours": trainer.encoder_after("features"),
         "trained in turned colours": trained,
     }
-    rows = colour_table(encoders, lambda c: scenes(c, recipe.probe_scenes, PROBE_SEED))
+    rows = colour_table(encoders, held_out)
     table = options.out / "training" / "colours.csv"
     rows.round(4).to_csv(table, index=False, lineterminator="\n")
     print("saved", options.out / "vision.safetensors")

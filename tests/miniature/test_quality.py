@@ -231,9 +231,10 @@ def test_the_papers_share_of_units_is_ablated(model, found):
 def test_a_noun_that_is_not_there_has_no_overlap_with_its_mask(model, found):
     rng, units = np.random.default_rng(0), [Neuron(0, 1), Neuron(2, 5)]
     scene = found.photographs[0]
-    row = quality._fields(model, scene, DOG, units, rng)
+    prompt = model.prompt([scene.open()])
+    row = quality._fields(model, scene, prompt, DOG, units, rng)
     assert np.isnan([row["iou_top"], row["iou_random"]]).all()
-    assert not np.isnan(quality._fields(model, scene, HORSE, units, rng)["iou_top"])
+    assert not np.isnan(quality._fields(model, scene, prompt, HORSE, units, rng)["iou_top"])
 
 
 def test_a_planted_unit_names_its_concept():
