@@ -128,8 +128,9 @@ def _papermill(path: Path, output: Path, parameters: dict[str, Any], lines: bool
             # Where nobody watches a terminal, a line now and then instead of a moving bar.
             "mininterval": 0.1 if error.isatty() else 10,
         },
-        # or each kernel warns that its messages on this machine are not encrypted
-        extra_arguments=["--IPKernelApp.log_level=ERROR"],
+        # or each kernel warns that its messages on this machine are not encrypted, and reports
+        # the interrupt by which it is shut down; a cell that fails is told of by papermill
+        extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
         stdout_file=out,
         stderr_file=error,
     )
