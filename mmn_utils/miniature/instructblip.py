@@ -49,8 +49,8 @@ from .world import World
 FACTS = InstructBlipFacts(
     name="miniature/instructblip", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3
 )
-CONTRAST = Stage(steps=200, rate=1.5e-3)
-SPEAKING = Stage(steps=800, rate=1e-3)
+CONTRAST = Stage(steps=600, rate=1.5e-3)
+SPEAKING = Stage(steps=1500, rate=1e-3)
 
 
 @dataclass(frozen=True)

@@ -39,8 +39,8 @@ from .vision import PIXEL_MEAN, PIXEL_STD, to_input
 from .world import World
 
 FACTS = LlavaFacts(name="miniature/llava", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
-ALIGNMENT = Stage(steps=300, rate=2e-3)
-TUNING = Stage(steps=400, rate=4e-4)
+ALIGNMENT = Stage(steps=500, rate=2e-3)
+TUNING = Stage(steps=700, rate=4e-4)
 TEXT = LlamaOptions(batch=4)
 
 

@@ -39,7 +39,7 @@ from .vision import PIXEL_MEAN, PIXEL_STD, to_input
 from .world import World
 
 FACTS = MplugOwl2Facts(name="miniature/mplug_owl2", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
-STAGE = Stage(steps=800, rate=1e-3)
+STAGE = Stage(steps=1300, rate=1e-3)
 
 
 @dataclass(frozen=True)
