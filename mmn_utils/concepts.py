@@ -29,7 +29,7 @@ from mmn_utils.scores import METHODS, by_methods
 from mmn_utils.selectivity import same_word
 from mmn_utils.sensitivity import COMPARE
 from mmn_utils.specificity import MS, HeatMap, Specificity, best_neurons, heat_maps, specificity
-from mmn_utils.study import Say, by_content, captions_of, model_identity
+from mmn_utils.study import Say, by_content, captions_of, model_identity, places, with_nouns
 from mmn_utils.targets import ACTIVATIONS, Target, caption_targets
 
 if TYPE_CHECKING:
@@ -72,11 +72,7 @@ class Concepts:
 
     def select(self, ids: Sequence[str]) -> Concepts:
         """Take some of the photographs by id, in the order given; ValueError for others."""
-        place = {image: i for i, image in enumerate(self.ids)}
-        unknown = [image for image in ids if image not in place]
-        if unknown:
-            raise ValueError(f"photograph {unknown[0]!r} is not among the {len(self)} photographs")
-        rows = [place[image] for image in ids]
+        rows = places(ids, self.ids, "photographs", self.skipped)
         lists = (self.photographs, self.captions, self.targets)
         return Concepts(*([values[row] for row in rows] for values in lists))
 
@@ -106,15 +102,9 @@ def concepts(
     captions = captions_of(
         model, photographs, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress
     )
-    kept, skipped = [], {}
-    for photograph, caption in zip(photographs, captions, strict=True):
-        targets = caption_targets(model, photograph.id, caption)
-        if targets:
-            kept.append((photograph, caption, targets))
-        else:
-            skipped[photograph.id] = f"no noun in the caption {caption.text!r}"
-    if not kept:
-        raise ValueError(f"none of the {len(photographs)} captions has a noun: is it trained?")
+    kept, skipped = with_nouns(
+        photographs, captions, lambda photograph, c: caption_targets(model, photograph.id, c)
+    )
     return Concepts(*map(list, zip(*kept, strict=True)), skipped=skipped)
 
 

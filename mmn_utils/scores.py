@@ -69,11 +69,8 @@ def attribution(
     Table S.1. ``positions`` of the prompt other than the image tokens' may be given;
     ``patch`` then counts within them.
     """
-    if positions is None and len({t.image for t in targets}) < len(targets):
-        return _attribution_of_captions(model, images, targets, k, target, rank_by)
-    top = _TopK(k, rank_by)
-    backward(model, embedded(model, images), targets, top.add, target=target, positions=positions)
-    return top.table(targets)
+    options = {"k": k, "target": target, "ranks": (rank_by,), "positions": positions}
+    return attributions(model, images, targets, **options)[rank_by]
 
 
 def attributions(
@@ -84,28 +81,37 @@ def attributions(
     k: int = 100,
     target: str = "logit",
     ranks: Sequence[str] = ("max", "sum"),
+    positions: Positions = None,
 ) -> dict[str, pd.DataFrame]:
     """Score as ``attribution`` by several ``rank_by``, off one backward pass: a table for each."""
+    if positions is None and len({t.image for t in targets}) < len(targets):
+        return _attributions_of_captions(model, images, targets, k, target, ranks)
     tops = {rank: _TopK(k, rank) for rank in ranks}
 
     def consume(layer: int, field: torch.Tensor) -> None:
         for top in tops.values():
             top.add(layer, field)
 
-    backward(model, embedded(model, images), targets, consume, target=target)
+    backward(model, embedded(model, images), targets, consume, target=target, positions=positions)
     return {rank: top.table(targets) for rank, top in tops.items()}
 
 
-def _attribution_of_captions(model, images, targets, k, target, rank_by) -> pd.DataFrame:
-    """Score as ``attribution``, with a forward pass for each caption, not for each target."""
-    tops: dict[tuple[int, ...], _TopK] = {}
+def _attributions_of_captions(model, images, targets, k, target, ranks) -> dict[str, pd.DataFrame]:
+    """Score as ``attributions``, with a forward pass for each caption, not for each target."""
+    tops: dict[tuple[int, ...], dict[str, _TopK]] = {}
 
     def consume(turn: tuple[int, ...], layer: int, field: torch.Tensor) -> None:
-        tops.setdefault(turn, _TopK(k, rank_by)).add(layer, field)
+        if turn not in tops:
+            tops[turn] = {rank: _TopK(k, rank) for rank in ranks}
+        for top in tops[turn].values():
+            top.add(layer, field)
 
     backward_by_turns(model, images, targets, consume, target=target)
-    parts = [top.table([targets[i] for i in turn]) for turn, top in tops.items()]
-    return neuron_table(pd.concat(parts, ignore_index=True))
+    found = {}
+    for rank in ranks:
+        parts = [some[rank].table([targets[i] for i in turn]) for turn, some in tops.items()]
+        found[rank] = neuron_table(pd.concat(parts, ignore_index=True))
+    return found
 
 
 def attribution_layers_field(

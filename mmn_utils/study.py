@@ -60,14 +60,7 @@ class Subjects:
 
         ValueError for an id that is not among them.
         """
-        place = {image: i for i, image in enumerate(self.ids)}
-        unknown = [image for image in ids if image not in place]
-        if unknown:
-            raise ValueError(
-                f"photograph {unknown[0]!r} is not among the {len(self)} subjects"
-                + (f": {self.skipped[unknown[0]]}" if unknown[0] in self.skipped else "")
-            )
-        rows = [place[image] for image in ids]
+        rows = places(ids, self.ids, "subjects", self.skipped)
         lists = (self.photographs, self.captions, self.nouns, self.targets)
         return Subjects(*([values[row] for row in rows] for values in lists))
 
@@ -99,12 +92,26 @@ def subjects(
     captions = captions_of(
         model, photographs, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress
     )
+    kept, skipped = with_nouns(photographs, captions, lambda _, caption: nouns(caption, model))
+    first = [(photograph, caption, found[0]) for photograph, caption, found in kept]
+    rows = [(p, c, noun, Target.of(p.id, noun, c)) for p, c, noun in first]
+    return Subjects(*map(list, zip(*rows, strict=True)), skipped=skipped)
+
+
+def with_nouns(
+    photographs: Sequence[Photograph],
+    captions: Sequence[Caption],
+    find: Callable[[Photograph, Caption], list],
+) -> tuple[list[tuple[Photograph, Caption, list]], dict[str, str]]:
+    """Keep the photographs in whose captions ``find`` finds something; why others are skipped.
+
+    Returns (photograph, caption, what was found) of each, and reasons by id. ValueError
+    where nothing is found in any.
+    """
     kept, skipped = [], {}
     for photograph, caption in zip(photographs, captions, strict=True):
-        found = nouns(caption, model)
-        if found:
-            target = Target.of(photograph.id, found[0], caption)
-            kept.append((photograph, caption, found[0], target))
+        if found := find(photograph, caption):
+            kept.append((photograph, caption, found))
         else:
             skipped[photograph.id] = f"no noun in the caption {caption.text!r}"
     if not kept:
@@ -112,7 +119,21 @@ def subjects(
             f"none of the {len(photographs)} captions has a noun ({captions[0].text!r} is the "
             "first); is the projection trained?"
         )
-    return Subjects(*map(list, zip(*kept, strict=True)), skipped=skipped)
+    return kept, skipped
+
+
+def places(
+    wanted: Sequence[str], ids: Sequence[str], what: str, skipped: dict[str, str]
+) -> list[int]:
+    """Return where the wanted ids are among ``ids``; ValueError for one that is not."""
+    place = {image: i for i, image in enumerate(ids)}
+    unknown = [image for image in wanted if image not in place]
+    if unknown:
+        raise ValueError(
+            f"photograph {unknown[0]!r} is not among the {len(place)} {what}"
+            + (f": {skipped[unknown[0]]}" if unknown[0] in skipped else "")
+        )
+    return [place[image] for image in wanted]
 
 
 def captions_of(

@@ -91,20 +91,11 @@ class ChatRows(Rows):
 # --- stages -------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One round of training."""
-
-    steps: int
-    rate: float
-    save_every: int = 100
-
-
 def train_stage(
     name: str,
     parameters: Sequence[torch.nn.Parameter],
     loss_at: Callable[[int], Tensor],
-    stage: Stage,
+    stage: Schedule,
     work: Path,
     batch: int,
 ) -> None:
@@ -116,7 +107,7 @@ def train_stage(
     train(
         parameters,
         loss_at,
-        Schedule(stage.steps, stage.rate, save_every=stage.save_every),
+        stage,
         work / f"{name}.pt",
         torch.nn.ParameterList(parameters),  # what is frozen has no place in a checkpoint
         Progress(name, stage.steps, work / f"{name}.csv"),

@@ -38,19 +38,19 @@ from ..models.instructblip import (
     save_instructblip,
 )
 from .captioning import Batches, CaptionIds, caption_loss
-from .chat import TEMPLATES, Stage, command, record_training, train_stage
+from .chat import TEMPLATES, command, record_training, train_stage
 from .clip import MAX_WORDS, make_tokenizer, scene_text, tokenize
 from .llama import last_logits, load_llama
 from .scenes import SceneSet
-from .training import fast_autocast
+from .training import Schedule, fast_autocast
 from .vision import PIXEL_MEAN, PIXEL_STD, to_input
 from .world import World
 
 FACTS = InstructBlipFacts(
     name="miniature/instructblip", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3
 )
-CONTRAST = Stage(steps=600, rate=1.5e-3)
-SPEAKING = Stage(steps=1500, rate=1e-3)
+CONTRAST = Schedule(steps=600, rate=1.5e-3, save_every=100)
+SPEAKING = Schedule(steps=1500, rate=1e-3, save_every=100)
 
 
 @dataclass(frozen=True)
@@ -70,9 +70,9 @@ class InstructBlipOptions:
     contrast_width: int = 96
     contrast_batch: int = 128
     tags: float = 0.25
-    contrast: Stage = CONTRAST
+    contrast: Schedule = CONTRAST
     batch: int = 32
-    speaking: Stage = SPEAKING
+    speaking: Schedule = SPEAKING
     seed: int = 0
 
 

@@ -29,18 +29,18 @@ from transformers import (
 
 from ..models.llava import Llava, LlavaFacts, build_llava, save_llava
 from .captioning import Batches, CaptionIds, caption_loss
-from .chat import TEMPLATES, ChatRows, Stage, command, record_training, train_stage
+from .chat import TEMPLATES, ChatRows, command, record_training, train_stage
 from .language import text_loss
 from .llama import LlamaOptions, last_logits, load_llama, next_logits
 from .projection import FeatureStore, fold
 from .scenes import SceneSet
-from .training import fast_autocast
+from .training import Schedule, fast_autocast
 from .vision import PIXEL_MEAN, PIXEL_STD, to_input
 from .world import World
 
 FACTS = LlavaFacts(name="miniature/llava", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
-ALIGNMENT = Stage(steps=500, rate=2e-3)
-TUNING = Stage(steps=700, rate=4e-4)
+ALIGNMENT = Schedule(steps=500, rate=2e-3, save_every=100)
+TUNING = Schedule(steps=700, rate=4e-4, save_every=100)
 TEXT = LlamaOptions(batch=4)
 
 
@@ -49,8 +49,8 @@ class LlavaOptions:
     """Training; ``text`` says what the text rows of the second stage are like."""
 
     batch: int = 32
-    alignment: Stage = ALIGNMENT
-    tuning: Stage = TUNING
+    alignment: Schedule = ALIGNMENT
+    tuning: Schedule = TUNING
     text: LlamaOptions = TEXT
     text_weight: float = 0.5
     seed: int = 0

@@ -31,15 +31,15 @@ from ..models.mplug_owl2 import (
 )
 from ..models.mplug_owl2_modules import AbstractorConfig, VisionConfig
 from .captioning import Batches, CaptionIds, caption_loss
-from .chat import TEMPLATES, Stage, command, record_training, train_stage
+from .chat import TEMPLATES, command, record_training, train_stage
 from .llama import load_llama
 from .scenes import SceneSet
-from .training import fast_autocast
+from .training import Schedule, fast_autocast
 from .vision import PIXEL_MEAN, PIXEL_STD, to_input
 from .world import World
 
 FACTS = MplugOwl2Facts(name="miniature/mplug_owl2", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
-STAGE = Stage(steps=1300, rate=1e-3)
+STAGE = Schedule(steps=1300, rate=1e-3, save_every=100)
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class MplugOwl2Options:
     depth: int = 2
     units: int = 352
     batch: int = 32
-    stage: Stage = STAGE
+    stage: Schedule = STAGE
     seed: int = 0
 
 

@@ -18,7 +18,7 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from mmn_utils.datasets.base import Photograph
 from mmn_utils.miniature import captioning, chat, instructblip, language, llava, mplug_owl2
 from mmn_utils.miniature.captioning import Batches, CaptionIds
-from mmn_utils.miniature.chat import TEMPLATES, Stage
+from mmn_utils.miniature.chat import TEMPLATES
 from mmn_utils.miniature.corpus import CorpusOptions
 from mmn_utils.miniature.instructblip import InstructBlipOptions
 from mmn_utils.miniature.language import save_language_model
@@ -33,6 +33,7 @@ from mmn_utils.miniature.llava import LlavaOptions
 from mmn_utils.miniature.mplug_owl2 import MplugOwl2Options
 from mmn_utils.miniature.projection import fold
 from mmn_utils.miniature.scenes import SceneSet
+from mmn_utils.miniature.training import Schedule
 from mmn_utils.miniature.vision import to_input
 from mmn_utils.miniature.world import load_world
 from mmn_utils.models import load_model
@@ -58,8 +59,8 @@ TEXT = LlamaOptions(
 OPTIONS = {
     "llava": LlavaOptions(
         batch=2,
-        alignment=Stage(3, 1e-2),
-        tuning=Stage(5, 1e-2, save_every=2),
+        alignment=Schedule(3, 1e-2),
+        tuning=Schedule(5, 1e-2, save_every=2),
         text=TEXT,
     ),
     "instructblip": InstructBlipOptions(
@@ -71,12 +72,12 @@ OPTIONS = {
         queries=3,
         contrast_width=8,
         contrast_batch=4,
-        contrast=Stage(3, 1e-2),
+        contrast=Schedule(3, 1e-2),
         batch=2,
-        speaking=Stage(5, 1e-2, save_every=2),
+        speaking=Schedule(5, 1e-2, save_every=2),
     ),
     "mplug_owl2": MplugOwl2Options(
-        queries=3, depth=1, units=20, batch=2, stage=Stage(5, 1e-2, save_every=2)
+        queries=3, depth=1, units=20, batch=2, stage=Schedule(5, 1e-2, save_every=2)
     ),
 }
 MAKE = {
@@ -437,9 +438,9 @@ def test_training_changes_what_learns_and_nothing_else(made, data, scenes, world
 
 
 LEARN = {  # names of what learns, loss, stage, share of the loss that may be left
-    "llava": ("multi_modal|language_model|lm_head", "tuning_loss", Stage(40, 3e-2), 0.8),
-    "instructblip": ("vision_model|query|qformer", "contrast_loss", Stage(60, 1e-2), 0.85),
-    "mplug_owl2": ("vision_model|abstractor|multiway.1", "loss", Stage(40, 3e-2), 0.9),
+    "llava": ("multi_modal|language_model|lm_head", "tuning_loss", Schedule(40, 3e-2), 0.8),
+    "instructblip": ("vision_model|query|qformer", "contrast_loss", Schedule(60, 1e-2), 0.85),
+    "mplug_owl2": ("vision_model|abstractor|multiway.1", "loss", Schedule(40, 3e-2), 0.9),
 }
 
 
