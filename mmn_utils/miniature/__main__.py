@@ -31,11 +31,12 @@ PARTS = (
     ("InstructBLIP", "instructblip"),
     ("mPLUG-Owl2", "mplug_owl2"),
 )
-#: curves and tables that lie beside the checkpoints; vision and clip keep theirs themselves.
+#: curves and tables that lie beside the checkpoints; vision keeps its own.
 CURVES = (
     "language.csv",
     "projection.csv",
     "projection_untrained_encoder.csv",
+    "clip.csv",
     "variants.csv",
     "llama.csv",
     "llava_alignment.csv",

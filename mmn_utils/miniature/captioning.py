@@ -6,7 +6,7 @@ stand in a prompt, and the words of one of the scene's five captions are predict
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -43,6 +43,17 @@ class Drawn:
 
     rows: np.ndarray
     labels: Tensor
+
+    def parts(self, size: int) -> Iterator[tuple[float, Drawn]]:
+        """Yield the scenes ``size`` at a time, with the share of all words that is theirs.
+
+        Sums over parts of share times loss are the loss of the whole: what is worked on
+        at a time then stays in the processor's cache.
+        """
+        words = int((self.labels >= 0).sum())
+        for start in range(0, len(self.rows), size):
+            part = Drawn(self.rows[start : start + size], self.labels[start : start + size])
+            yield int((part.labels >= 0).sum()) / words, part
 
 
 @dataclass(frozen=True)

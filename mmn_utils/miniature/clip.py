@@ -11,12 +11,10 @@ Run ``python -m mmn_utils.miniature.clip``; it picks up where it stopped.
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import re
-import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -39,14 +37,12 @@ from transformers import (
 from mmn_utils.miniature.captioning import SCENES
 from mmn_utils.miniature.phrases import FORMS
 from mmn_utils.miniature.scenes import SIZE, VAL_SEED, SceneSet, rendered_scenes
-from mmn_utils.miniature.training import fast_autocast
+from mmn_utils.miniature.training import Progress, Schedule, fast_autocast, train
 from mmn_utils.miniature.vision import (
     CACHE,
     PIXEL_MEAN,
     PIXEL_STD,
-    keep_curve,
     keep_freed_memory,
-    save_atomically,
     to_input,
 )
 from mmn_utils.miniature.world import WORLD_FILE, World, load_world
@@ -60,16 +56,16 @@ COMMON_WORDS = (
 )
 
 
+SCHEDULE = Schedule(steps=600, rate=1.5e-3, warmup=60, final=0.01, weight_decay=0.1, save_every=50)
+
+
 @dataclass(frozen=True)
 class ClipRecipe:
     """Everything that decides the weights."""
 
-    images: int = 54_000
     scenes: int = SCENES
     batch: int = 192
-    peak_lr: float = 1.5e-3
-    warmup: int = 60
-    weight_decay: float = 0.1
+    schedule: Schedule = SCHEDULE
     tags: float = 0.25  # share of texts that are loose tags instead of a caption
     vision_width: int = 128
     vision_depth: int = 4
@@ -192,6 +188,12 @@ def tokenize(tokenizer: PreTrainedTokenizerFast, texts: Sequence[str]) -> dict[s
 # --- training ---------------------------------------------------------------
 
 
+@torch.no_grad()
+def limit_scale(model: CLIPModel) -> None:
+    """Keep the logits' scale at 100 at most, as CLIP's training does."""
+    model.logit_scale.clamp_(max=float(np.log(100)))
+
+
 def contrastive_loss(model: CLIPModel, pixels: Tensor, text: dict[str, Tensor]) -> Tensor:
     """Return the symmetric contrastive loss of a batch of pairs."""
     logits = model(pixel_values=pixels, **text).logits_per_image.float()
@@ -199,104 +201,35 @@ def contrastive_loss(model: CLIPModel, pixels: Tensor, text: dict[str, Tensor]) 
     return (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
 
 
-def learning_rate(recipe: ClipRecipe, step: int) -> float:
-    """Return the rate of a step: linear warm-up, then a cosine to 1 % of the peak."""
-    total = recipe.images // recipe.batch
-    if step < recipe.warmup:
-        return recipe.peak_lr * (step + 1) / recipe.warmup
-    turn = np.pi * (step - recipe.warmup) / max(1, total - recipe.warmup)
-    return recipe.peak_lr * (0.01 + 0.99 * float(1 + np.cos(turn)) / 2)
+def train_clip(recipe: ClipRecipe, world: World, scenes: SceneSet, work: Path) -> CLIPModel:
+    """Train the CLIP from nothing, or from its last checkpoint in ``work``."""
+    tokenizer = make_tokenizer(world)
+    model = build_clip(recipe, tokenizer)
+    # On a CPU the fused attention's backward pass takes longer than all else together.
+    model.set_attn_implementation("eager")
 
-
-class ClipTrainer:
-    """Trains the CLIP and keeps a checkpoint to resume from."""
-
-    def __init__(self, recipe: ClipRecipe, world: World, scenes: SceneSet, folder: Path) -> None:
-        self.recipe, self.world, self.scenes, self.folder = recipe, world, scenes, folder
-        self.tokenizer = make_tokenizer(world)
-        self.model = build_clip(recipe, self.tokenizer)
-        # On a CPU the fused attention's backward pass takes longer than all else together.
-        self.model.set_attn_implementation("eager")
-        self.step = 0
-        groups = [{"params": [], "weight_decay": d} for d in (recipe.weight_decay, 0.0)]
-        for parameter in self.model.parameters():
-            groups[parameter.ndim < 2]["params"].append(parameter)
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
-
-    @property
-    def checkpoint(self) -> Path:
-        """The file that holds the state of the training."""
-        return self.folder / "clip_checkpoint.pt"
-
-    def resume(self) -> None:
-        """Take up the last checkpoint of the same recipe, if there is one."""
-        if not self.checkpoint.is_file():
-            return
-        state = torch.load(self.checkpoint, weights_only=False)
-        if state["recipe"] != asdict(self.recipe):
-            raise ValueError(f"{self.checkpoint} is of another recipe; move it away to start anew")
-        self.step = state["step"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-
-    def save(self) -> None:
-        """Write the checkpoint."""
-        state = {
-            "recipe": asdict(self.recipe),
-            "step": self.step,
-            "model": self.model.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-        }
-        save_atomically(state, self.checkpoint)
-
-    def _batch(self) -> tuple[Tensor, dict[str, Tensor]]:
-        """Return pixels and texts of this step; they depend on its number alone."""
-        rng = np.random.default_rng([self.recipe.seed, 4, self.step])
-        rows = np.sort(rng.choice(len(self.scenes), self.recipe.batch, replace=False))
-        texts = [scene_text(self.scenes, r, self.world, self.recipe.tags, rng) for r in rows]
-        return to_input(self.scenes.images[rows]), tokenize(self.tokenizer, texts)
-
-    def train_step(self) -> float:
-        """Make one step and return its loss."""
-        for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate(self.recipe, self.step)
+    def loss_at(step: int) -> Tensor:
+        rng = np.random.default_rng([recipe.seed, 4, step])
+        rows = np.sort(rng.choice(len(scenes), recipe.batch, replace=False))
+        texts = [scene_text(scenes, row, world, recipe.tags, rng) for row in rows]
+        limit_scale(model)
         with fast_autocast():
-            loss = contrastive_loss(self.model, *self._batch())
-        self.optimizer.zero_grad()
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self.optimizer.step()
-        with torch.no_grad():
-            self.model.logit_scale.clamp_(max=float(np.log(100)))
-        self.step += 1
-        return float(loss.detach())
+            return contrastive_loss(
+                model, to_input(scenes.images[rows]), tokenize(tokenizer, texts)
+            )
 
-    def run(self, every: float = 20) -> CLIPModel:
-        """Train from where the last run stopped; return the model."""
-        self.resume()
-        total, losses = self.recipe.images // self.recipe.batch, []
-        start = clock = time.monotonic()
-        first = self.step
-        while self.step < total:
-            losses.append(self.train_step())
-            if time.monotonic() - clock > every or self.step == total:
-                clock = time.monotonic()
-                rate = (self.step - first) * self.recipe.batch / (clock - start)
-                self._report(float(np.mean(losses)), rate)
-                self.save()
-                losses = []
-        return self.model.eval()
-
-    def _report(self, loss: float, rate: float) -> None:
-        """Print a line of progress and append it to the log."""
-        seen = self.step * self.recipe.batch
-        left = (self.recipe.images - seen) / rate / 60
-        print(f"images {seen} loss {loss:.4f} images/s {rate:.0f} left {left:.1f} min", flush=True)
-        log = self.folder / "clip_log.csv"
-        rows = [] if log.is_file() else [("images", "loss", "images_per_second")]
-        rows.append((seen, round(loss, 4), round(rate, 1)))
-        with log.open("a", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows(rows)
+    schedule = recipe.schedule
+    train(
+        list(model.parameters()),
+        loss_at,
+        schedule,
+        work / "clip.pt",
+        model,
+        Progress("clip", schedule.steps, work / "clip.csv"),
+        recipe.batch,
+    )
+    limit_scale(model)
+    return model.eval()
 
 
 # --- what it is worth -------------------------------------------------------
@@ -354,9 +287,8 @@ def main() -> None:
     world, recipe = load_world(options.world), ClipRecipe()
     scenes = rendered_scenes(options.cache, world, recipe.scenes, font=options.font)
     held_out = rendered_scenes(options.cache, world, 600, VAL_SEED, options.font)
-    model = ClipTrainer(recipe, world, scenes, options.cache).run()
+    model = train_clip(recipe, world, scenes, options.cache)
     save_clip(model, world, options.out)
-    keep_curve(options.cache / "clip_log.csv", options.out.parent / "training" / "clip.csv")
     quality = retrieval(model, held_out, world)
     (options.out / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", "utf-8")
     print("saved", options.out, quality)

@@ -2,12 +2,14 @@
 
 As with BLIP-2, first pictures and texts learn to find each other, the queries reading the
 picture and the Q-Former's other half the text; then the queries, which now read the
-instruction too, learn to speak to the frozen language model by captions alone. Unlike
-there, the vision tower begins from nothing and learns in both stages.
+instruction too, learn to speak to the frozen language model by captions alone. The vision
+tower begins as the tiny CLIP's, as far as its class can hold it; unlike in BLIP-2 it
+learns on, in both stages.
 """
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,6 +24,8 @@ import mmn_utils.compat  # noqa: F401  (before transformers)
 
 # isort: split
 from transformers import (
+    CLIPModel,
+    CLIPVisionModel,
     InstructBlipConfig,
     InstructBlipForConditionalGeneration,
     InstructBlipQFormerConfig,
@@ -49,23 +53,19 @@ from .world import World
 FACTS = InstructBlipFacts(
     name="miniature/instructblip", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3
 )
-CONTRAST = Schedule(steps=600, rate=1.5e-3, save_every=100)
+CONTRAST = Schedule(steps=400, rate=1.5e-3, save_every=100)
 SPEAKING = Schedule(steps=1500, rate=1e-3, save_every=100)
 
 
 @dataclass(frozen=True)
 class InstructBlipOptions:
-    """Shape and training; ``width`` is that of vision tower and Q-Former.
+    """Shape of the Q-Former, which is as wide as the vision tower, and training.
 
     ``contrast_batch`` pairs are told from each other in a step of the first stage, where
     ``tags`` of the texts are loose tags instead of a caption.
     """
 
-    width: int = 128
-    heads: int = 4
-    vision_depth: int = 4
-    patch: int = 16
-    qformer_depth: int = 4
+    depth: int = 4
     queries: int = 16
     contrast_width: int = 96
     contrast_batch: int = 128
@@ -87,44 +87,105 @@ def qformer_tokenizer(world: World) -> PreTrainedTokenizerFast:
     return tokenizer
 
 
-def join(
+def configure(
+    vision: CLIPVisionModel,
     language: LlamaForCausalLM,
     words: PreTrainedTokenizerFast,
-    side: int,
     options: InstructBlipOptions,
-) -> InstructBlipForConditionalGeneration:
-    """Build transformers' InstructBLIP for pictures of ``side`` pixels, LLaMA in its place."""
-    torch.manual_seed(options.seed)
+) -> InstructBlipConfig:
+    """Take the sizes of the parts that the model begins with."""
+    clip = vision.config
     shape = {
-        "hidden_size": options.width,
-        "intermediate_size": 4 * options.width,
-        "num_attention_heads": options.heads,
-        # The classes' own are for wider models, or for weights that are loaded: with them
+        "hidden_size": clip.hidden_size,
+        "intermediate_size": clip.intermediate_size,
+        "num_attention_heads": clip.num_attention_heads,
+        # The classes' own is for wider models, or for weights that are loaded: with it
         # what the queries become hardly depends on the picture at first.
-        "initializer_range": 0.5 * options.width**-0.5,
+        "initializer_range": 0.5 * clip.hidden_size**-0.5,
     }
-    vision = InstructBlipVisionConfig(
+    tower = InstructBlipVisionConfig(
         **shape,
-        num_hidden_layers=options.vision_depth,
-        image_size=side,
-        patch_size=options.patch,
+        num_hidden_layers=clip.num_hidden_layers,
+        image_size=clip.image_size,
+        patch_size=clip.patch_size,
+        hidden_act=clip.hidden_act,
+        layer_norm_eps=clip.layer_norm_eps,
     )
     qformer = InstructBlipQFormerConfig(
         **shape,
         vocab_size=len(words),
-        num_hidden_layers=options.qformer_depth,
+        num_hidden_layers=options.depth,
         max_position_embeddings=MAX_WORDS,
         pad_token_id=words.pad_token_id,
         hidden_dropout_prob=0.0,  # what a step draws must not depend on the steps before it
         attention_probs_dropout_prob=0.0,
     )
-    config = InstructBlipConfig(
-        vision_config=vision,
+    return InstructBlipConfig(
+        vision_config=tower,
         qformer_config=qformer,
         text_config=language.config,
         num_query_tokens=options.queries,
     )
-    whole = InstructBlipForConditionalGeneration(config)
+
+
+_PART = re.compile(r"(encoder\..*self_attn\.)q_proj\.(weight|bias)")
+
+
+@torch.no_grad()
+def tower_weights(vision: CLIPVisionModel, images: np.ndarray) -> dict[str, Tensor]:
+    """Rename CLIP's weights; query, key and value become one matrix.
+
+    InstructBLIP's class has no norm before its layers. Its gain, bias and centring are
+    folded into the embeddings; what it divides a patch by depends on the patch, and is
+    replaced by its mean over ``images`` (N, H, W, 3). The norm after the layers, which in
+    CLIP is for CLS alone, stays as the class has it.
+    """
+    state, embeddings, norm = vision.state_dict(), vision.embeddings, vision.pre_layrnorm
+    found = {}
+    for name, tensor in state.items():
+        if part := _PART.fullmatch(name):
+            stem, kind = part.groups()
+            three = [state[f"{stem}{one}_proj.{kind}"] for one in "qkv"]
+            found[f"{stem}qkv.{kind}"] = torch.cat(three)
+        elif name.startswith("encoder.") and not re.search(r"\.[kv]_proj\.", name):
+            found[name.replace("out_proj", "projection")] = tensor
+    spread = (embeddings(to_input(images)).var(-1, correction=0) + norm.eps).sqrt().mean(0)
+
+    def normed(x: Tensor, spread: Tensor) -> Tensor:
+        """Centre (..., D), divide and scale; the norm's bias is added where it belongs."""
+        return (x - x.mean(-1, keepdim=True)) / spread * norm.weight
+
+    kernel = embeddings.patch_embedding.weight
+    places = normed(embeddings.position_embedding.weight, spread[:, None])
+    cls = normed(embeddings.class_embedding, spread[0])
+    mean_spread = spread[1:].mean()
+    found["embeddings.patch_embedding.weight"] = normed(kernel.flatten(1).T, mean_spread).T.reshape(
+        kernel.shape
+    )
+    found["embeddings.patch_embedding.bias"] = torch.zeros(len(kernel))
+    found["embeddings.class_embedding"] = cls[None, None]
+    found["embeddings.position_embedding"] = (places + norm.bias)[None]
+    return found
+
+
+def join(
+    vision: CLIPVisionModel,
+    language: LlamaForCausalLM,
+    words: PreTrainedTokenizerFast,
+    images: np.ndarray,
+    options: InstructBlipOptions,
+) -> InstructBlipForConditionalGeneration:
+    """Build transformers' InstructBLIP: CLIP's tower, a fresh Q-Former, LLaMA in its place.
+
+    ``images`` (N, H, W, 3) are some pictures, see ``tower_weights``.
+    """
+    torch.manual_seed(options.seed)
+    whole = InstructBlipForConditionalGeneration(configure(vision, language, words, options))
+    lost = whole.vision_model.load_state_dict(tower_weights(vision, images), strict=False)
+    if lost.unexpected_keys or {name.split(".")[0] for name in lost.missing_keys} != {
+        "post_layernorm"
+    }:
+        raise ValueError(f"CLIP does not fit: {lost.missing_keys + lost.unexpected_keys}")
     whole.language_model = language
     whole.language_projection.reset_parameters()  # of the width of a word's embedding
     nn.init.normal_(whole.query_tokens, std=0.2)  # alike, as the class has them, they stay alike
@@ -171,7 +232,7 @@ class InstructBlipTrainer:
         captions = CaptionIds(scenes, world, tokenizer).ids
         self.batches = Batches(captions, options.batch, (options.seed, 1))
         torch.manual_seed(options.seed + 1)
-        self.contrast = Contrast(options.width, options.contrast_width)
+        self.contrast = Contrast(whole.config.qformer_config.hidden_size, options.contrast_width)
 
     def contrast_loss(self, step: int) -> Tensor:
         """Return the loss of the first stage: which text belongs to which picture."""
@@ -226,10 +287,11 @@ class InstructBlipTrainer:
 def make_instructblip(
     scenes: SceneSet, world: World, data: Path, work: Path, options: InstructBlipOptions
 ) -> InstructBlip:
-    """Train from the language model in ``data`` (or go on), save beside it, return the system."""
+    """Train from the parts in ``data`` (or go on), save beside them, return the system."""
     language, tokenizer = load_llama(data / "llama")
     words = qformer_tokenizer(world)
-    whole = join(language, words, scenes.images.shape[1], options)
+    vision = CLIPModel.from_pretrained(data / "clip", dtype=torch.float32).vision_model
+    whole = join(vision, language, words, scenes.images[:256], options)
     InstructBlipTrainer(whole, tokenizer, words, scenes, world, options).run(work)
     system = build_instructblip(FACTS, whole, tokenizer, words)
     save_instructblip(system, data / "instructblip", language_model="../llama")

@@ -10,6 +10,7 @@ import argparse
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -186,16 +187,21 @@ def _keep(options: LanguageOptions, step: int) -> torch.Tensor:
     return (torch.rand(options.layers, options.batch, generator=generator) >= chance).float()
 
 
-def text_loss(logits_for: Callable, rows: Rows, step: int) -> torch.Tensor:
-    """Return the loss of a step's rows, with some of the MLPs left out.
+def text_losses(
+    logits_for: Callable, rows: Rows, step: int, part: int = 8
+) -> Iterator[torch.Tensor]:
+    """Yield summands of the loss of a step's rows, with some of the MLPs left out.
 
     ``logits_for`` takes ids (B, T) and ``keep`` as ``fused_hidden`` does, to logits
-    (B, T - 1, V) of all tokens but the first.
+    (B, T - 1, V) of all tokens but the first; it is given ``part`` rows at a time.
     """
-    ids = rows.batch(step)
-    with fast_autocast():
-        logits = logits_for(ids, _keep(rows.options, step))
-    return F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+    whole, keep = rows.batch(step), _keep(rows.options, step)
+    for start in range(0, len(whole), part):
+        ids = whole[start : start + part]
+        with fast_autocast():
+            logits = logits_for(ids, keep[:, start : start + part])
+        loss = F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
+        yield loss * len(ids) / len(whole)
 
 
 def fit(name: str, model: torch.nn.Module, logits_for: Callable, rows: Rows, work: Path) -> None:
@@ -203,7 +209,7 @@ def fit(name: str, model: torch.nn.Module, logits_for: Callable, rows: Rows, wor
     options = rows.options
     train(
         list(model.parameters()),
-        lambda step: text_loss(logits_for, rows, step),
+        partial(text_losses, logits_for, rows),
         Schedule(steps=options.steps, rate=options.rate),
         work / f"{name}.pt",
         model,

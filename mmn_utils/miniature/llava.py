@@ -8,6 +8,7 @@ computed once.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -30,7 +31,7 @@ from transformers import (
 from ..models.llava import Llava, LlavaFacts, build_llava, save_llava
 from .captioning import Batches, CaptionIds, caption_loss
 from .chat import TEMPLATES, ChatRows, command, record_training, train_stage
-from .language import text_loss
+from .language import text_losses
 from .llama import LlamaOptions, last_logits, load_llama, next_logits
 from .projection import FeatureStore, fold
 from .scenes import SceneSet
@@ -122,10 +123,11 @@ class LlavaTrainer:
         """Return the loss of the first stage."""
         return self.picture_loss(0, step)
 
-    def tuning_loss(self, step: int) -> Tensor:
-        """Return the loss of the second stage: pictures, and text as the model knew it."""
-        text = text_loss(partial(next_logits, self.language), self.rows, step)
-        return self.picture_loss(1, step) + self.options.text_weight * text
+    def tuning_losses(self, step: int) -> Iterator[Tensor]:
+        """Yield the summands of the second stage's loss: pictures, and text as it was known."""
+        yield self.picture_loss(1, step)
+        for loss in text_losses(partial(next_logits, self.language), self.rows, step):
+            yield self.options.text_weight * loss
 
     def run(self, work: Path) -> None:
         """Train both stages; the projector then takes CLIP's features as they are."""
@@ -134,7 +136,7 @@ class LlavaTrainer:
         parameters = list(self.projector.requires_grad_(True).parameters())
         stage("llava_alignment", parameters, self.alignment_loss, options.alignment)
         parameters += self.language.requires_grad_(True).parameters()
-        stage("llava_tuning", parameters, self.tuning_loss, options.tuning)
+        stage("llava_tuning", parameters, self.tuning_losses, options.tuning)
         first = self.projector.linear_1
         first.load_state_dict(fold(first, self.store))
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from .corpus import PROMPT
 from .language import last_logits
 from .scenes import SceneSet, rendered_scenes
 from .training import Progress, Schedule, train
-from .vision import encode_images, load_vision
+from .vision import encode_images, keep_freed_memory, load_vision
 from .world import WORLD_FILE, World, load_world
 
 
@@ -34,6 +35,7 @@ class ProjectionOptions:
     """Training of a projection."""
 
     batch: int = 32
+    part: int = 8  # of the batch, at a time: does not change what is learnt
     steps: int = 1000
     rate: float = 3e-3
     plainest: float = 0.6  # share of examples that take the plainest of the five captions
@@ -86,16 +88,18 @@ def train_projection(
     batches = Batches(ids, options.batch, (options.seed,), options.plainest)
     around = ([], tokenizer.encode(PROMPT))
 
-    def loss_at(step: int) -> torch.Tensor:
-        drawn = batches.at(step)
-        soft = linear(store.batch(drawn.rows))
-        embed = language.transformer.wte
-        return caption_loss(partial(last_logits, language), embed, around, soft, drawn.labels)
+    def losses_at(step: int) -> Iterator[torch.Tensor]:
+        for share, drawn in batches.at(step).parts(options.part):
+            soft = linear(store.batch(drawn.rows))
+            embed = language.transformer.wte
+            yield share * caption_loss(
+                partial(last_logits, language), embed, around, soft, drawn.labels
+            )
 
     schedule = Schedule(options.steps, options.rate, weight_decay=0.0)
     train(
         list(linear.parameters()),
-        loss_at,
+        losses_at,
         schedule,
         work / f"{name}.pt",
         linear,
@@ -170,6 +174,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=WORLD_FILE.parent)
     parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
     arguments = parser.parse_args()
+    keep_freed_memory()
     world = load_world(arguments.data / "concepts.yaml")
     scenes = rendered_scenes(arguments.work, world, SCENES)
     for recipe in RECIPES:

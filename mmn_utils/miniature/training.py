@@ -6,8 +6,8 @@ import csv
 import math
 import os
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
 import torch
@@ -22,23 +22,32 @@ def fast_autocast() -> torch.autocast:
     return torch.autocast("cpu", dtype=torch.bfloat16, enabled=fast)
 
 
+def rate_factor(step: int, steps: int, warmup: int, final: float) -> float:
+    """Return the learning rate at a step as a share of its peak.
+
+    It rises linearly through the warm-up, then falls by half a cosine to ``final``.
+    """
+    if step < warmup:
+        return (step + 1) / warmup
+    done = (step - warmup) / max(1, steps - warmup)
+    return final + (1 - final) * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+
+
 @dataclass(frozen=True)
 class Schedule:
-    """Length and learning rate of one training: warm-up, then half a cosine to a tenth."""
+    """Length and learning rate of one training, see ``rate_factor``."""
 
     steps: int
     rate: float
     warmup: int = 100
+    final: float = 0.1
     weight_decay: float = 0.01
     clip: float = 1.0
     save_every: int = 200
 
-    def factor(self, step: int) -> float:
-        """Return the learning rate at a step as a share of the peak."""
-        if step < self.warmup:
-            return (step + 1) / self.warmup
-        done = (step - self.warmup) / max(1, self.steps - self.warmup)
-        return 0.1 + 0.9 * 0.5 * (1 + math.cos(math.pi * min(1.0, done)))
+    def rate_at(self, step: int) -> float:
+        """Return the learning rate of a step."""
+        return self.rate * rate_factor(step, self.steps, self.warmup, self.final)
 
 
 @dataclass
@@ -78,7 +87,7 @@ class Progress:
 
 def train(
     parameters: list[torch.nn.Parameter],
-    loss_at: Callable[[int], torch.Tensor],
+    loss_at: Callable[[int], torch.Tensor | Iterator[torch.Tensor]],
     schedule: Schedule,
     checkpoint: Path,
     state: torch.nn.Module,
@@ -89,41 +98,66 @@ def train(
     """Minimise ``loss_at(step)`` with AdamW; resume from ``checkpoint`` if it is there.
 
     ``loss_at`` must depend on the step alone (it seeds its own draws), so that a
-    resumed training ends with the weights of an uninterrupted one.
+    resumed training ends with the weights of an uninterrupted one. It returns the loss,
+    or yields summands of it, which need the memory of one at a time. Only matrices decay.
+    Raises ValueError for a checkpoint of another schedule.
     """
-    optimizer = torch.optim.AdamW(
-        parameters, lr=schedule.rate, betas=(0.9, 0.98), weight_decay=schedule.weight_decay
-    )
-    start = _resume(checkpoint, state, optimizer)
+    decays = {True: schedule.weight_decay, False: 0.0}
+    groups = [
+        {"params": [p for p in parameters if (p.ndim > 1) is matrix], "weight_decay": decay}
+        for matrix, decay in decays.items()
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.98), fused=True)
+    start = _resume(checkpoint, state, optimizer, schedule)
     running = None
     for step in range(start, schedule.steps):
         for group in optimizer.param_groups:
-            group["lr"] = schedule.rate * schedule.factor(step)
-        loss = loss_at(step)
-        loss.backward()
+            group["lr"] = schedule.rate_at(step)
+        loss = _backward(loss_at(step))
         torch.nn.utils.clip_grad_norm_(parameters, schedule.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
-        running = loss.item() if running is None else 0.97 * running + 0.03 * loss.item()
+        running = loss if running is None else 0.97 * running + 0.03 * loss
         if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
-            save_checkpoint(checkpoint, state, optimizer, step + 1)
+            save_checkpoint(checkpoint, state, optimizer, schedule, step + 1)
             progress(step + 1, (step + 1) * items_per_step, loss=running, **report())
 
 
-def _resume(checkpoint: Path, state: torch.nn.Module, optimizer) -> int:
+def _backward(loss: torch.Tensor | Iterator[torch.Tensor]) -> float:
+    """Add the gradient of a loss, or of each of its summands; return its value."""
+    value = 0.0
+    for part in (loss,) if isinstance(loss, torch.Tensor) else loss:
+        part.backward()
+        value += part.item()
+    return value
+
+
+def _resume(checkpoint: Path, state: torch.nn.Module, optimizer, schedule: Schedule) -> int:
     """Load a checkpoint into model and optimiser; return the step to go on from."""
     if not checkpoint.exists():
         return 0
     saved = torch.load(checkpoint, weights_only=True)
+    if saved.get("schedule") != asdict(schedule):
+        raise ValueError(
+            f"{checkpoint} was made with {saved.get('schedule')}, not {asdict(schedule)}: "
+            "move it away to start anew"
+        )
     state.load_state_dict(saved["model"])
     optimizer.load_state_dict(saved["optimizer"])
     return int(saved["step"])
 
 
-def save_checkpoint(path: Path, state: torch.nn.Module, optimizer, step: int) -> None:
-    """Write a checkpoint so that a kill leaves the old one or the new one, never half."""
+def save_checkpoint(
+    path: Path, state: torch.nn.Module, optimizer, schedule: Schedule, step: int
+) -> None:
+    """Write a checkpoint with the schedule that it belongs to."""
+    saved = {"model": state.state_dict(), "optimizer": optimizer.state_dict()}
+    save_atomically({**saved, "schedule": asdict(schedule), "step": step}, path)
+
+
+def save_atomically(content: object, path: Path) -> None:
+    """Write a file so that a kill leaves the old one or the new one, never half."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    saved = {"model": state.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
-    torch.save(saved, temporary)
-    os.replace(temporary, path)
+    fresh = path.with_suffix(".tmp")
+    torch.save(content, fresh)
+    os.replace(fresh, path)

@@ -8,11 +8,12 @@ import torch
 
 from mmn_utils.miniature import clip, phrases
 from mmn_utils.miniature.scenes import SIZE, SceneSet
+from mmn_utils.miniature.training import Schedule
 from mmn_utils.miniature.world import load_world
 
 RECIPE = clip.ClipRecipe(
-    images=24, scenes=8, batch=6, warmup=2, vision_width=16, vision_depth=1, text_width=16,
-    text_depth=1, embed=8,
+    scenes=8, batch=6, schedule=Schedule(steps=4, rate=1.5e-3, warmup=2, save_every=2),
+    vision_width=16, vision_depth=1, text_width=16, text_depth=1, embed=8,
 )  # fmt: skip
 
 
@@ -40,14 +41,32 @@ def test_every_word_of_captions_and_tags_is_known(world):
         assert tokenizer.unk_token_id not in {i for row in ids for i in row}
 
 
-def test_resumed_training_equals_uninterrupted(world, scenes, tmp_path):
-    whole = clip.ClipTrainer(RECIPE, world, scenes, tmp_path).run().state_dict()
-    (tmp_path / "clip_checkpoint.pt").unlink()
-    first = clip.ClipTrainer(RECIPE, world, scenes, tmp_path)
-    first.train_step()
-    first.save()
-    parts = clip.ClipTrainer(RECIPE, world, scenes, tmp_path).run().state_dict()
+def test_resumed_training_equals_uninterrupted(world, scenes, tmp_path, monkeypatch):
+    whole = clip.train_clip(RECIPE, world, scenes, tmp_path / "whole").state_dict()
+    drawn, steps = clip.contrastive_loss, []
+
+    def killed(*arguments):
+        steps.append(arguments)
+        if len(steps) == 4:
+            raise KeyboardInterrupt
+        return drawn(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(clip, "contrastive_loss", killed)
+        with pytest.raises(KeyboardInterrupt):
+            clip.train_clip(RECIPE, world, scenes, tmp_path)
+    assert torch.load(tmp_path / "clip.pt", weights_only=True)["step"] == 2
+    parts = clip.train_clip(RECIPE, world, scenes, tmp_path).state_dict()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
+    start = clip.build_clip(RECIPE, clip.make_tokenizer(world)).state_dict()
+    assert not torch.equal(start["logit_scale"], parts["logit_scale"])
+
+
+def test_the_scale_of_the_logits_is_limited(world):
+    model = clip.build_clip(RECIPE, clip.make_tokenizer(world))
+    model.logit_scale.data.fill_(9.0)
+    clip.limit_scale(model)
+    assert float(model.logit_scale.exp()) == pytest.approx(100)
 
 
 def test_saved_folder_loads_through_transformers(world, tmp_path):

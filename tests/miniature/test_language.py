@@ -71,16 +71,7 @@ def test_later_tokens_do_not_reach_earlier_ones(model):
     torch.testing.assert_close(first, second)
 
 
-# --- schedule and draws -------------------------------------------------------------------
-
-
-def test_schedule_warms_up_and_ends_at_a_tenth():
-    schedule = Schedule(steps=1000, rate=1.0, warmup=100)
-    factors = [schedule.factor(step) for step in range(1000)]
-    assert factors[:100] == sorted(factors[:100])
-    assert factors[99] == pytest.approx(1.0)
-    assert factors[100:] == sorted(factors[100:], reverse=True)
-    assert factors[-1] == pytest.approx(0.1, abs=1e-3)
+# --- draws --------------------------------------------------------------------------------
 
 
 def test_rows_are_a_function_of_seed_and_step_alone():

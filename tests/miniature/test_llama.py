@@ -217,12 +217,26 @@ def test_a_resumed_training_ends_with_the_weights_of_an_uninterrupted_one(
     assert words.encode("A horse in few words") == tokenizer.encode("A horse in few words")
 
 
+def test_summands_of_a_loss_add_up_to_it(tokenizer, world):
+    model = llama.build_llama(TINY, tokenizer)
+    rows = ChatRows(world, tokenizer, TINY, seed=1)
+    whole, *parts = (
+        list(language.text_losses(partial(llama.next_logits, model), rows, 0, part))
+        for part in (TINY.batch, 1, 3)
+    )
+    assert [len(part) for part in parts] == [TINY.batch, -(-TINY.batch // 3)]
+    assert len(whole) == 1
+    for part in parts:
+        torch.testing.assert_close(sum(part), whole[0])
+
+
 def test_bfloat16_changes_the_loss_little(tokenizer, world, monkeypatch):
     model = llama.build_llama(TINY, tokenizer)
     rows, losses = ChatRows(world, tokenizer, TINY, seed=1), []
     for enabled in (False, True):
         cast = partial(torch.autocast, "cpu", dtype=torch.bfloat16, enabled=enabled)
         monkeypatch.setattr(language, "fast_autocast", cast)
-        losses.append(language.text_loss(partial(llama.next_logits, model), rows, 0).item())
+        found = language.text_losses(partial(llama.next_logits, model), rows, 0)
+        losses.append(sum(found).item())
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
     assert losses[1] != losses[0]

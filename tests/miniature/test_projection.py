@@ -52,8 +52,8 @@ def test_the_untrained_projection_is_a_fresh_linear_layer(store):
 # --- training -----------------------------------------------------------------------------
 
 
-def train(language, store, ids, work, steps=6):
-    options = ProjectionOptions(batch=2, steps=steps)
+def train(language, store, ids, work, steps=6, part=1):
+    options = ProjectionOptions(batch=2, part=part, steps=steps)
     return projection.train_projection("toy", language, tiny_tokenizer(), store, ids, options, work)
 
 
@@ -68,7 +68,7 @@ def test_a_resumed_training_ends_with_the_projection_of_an_uninterrupted_one(
 
     def killed(self, rows):
         calls.append(rows)
-        if len(calls) == 6:
+        if len(calls) == 11:  # two parts to a step: in the sixth
             raise KeyboardInterrupt
         return batch(self, rows)
 
@@ -82,6 +82,16 @@ def test_a_resumed_training_ends_with_the_projection_of_an_uninterrupted_one(
         assert torch.equal(whole[key], halves[key])
         assert not torch.equal(whole[key], fresh[key])
     assert all(torch.equal(before[name], value) for name, value in language.state_dict().items())
+
+
+def test_the_size_of_the_parts_does_not_change_what_is_learnt(language, store, tmp_path):
+    ids = np.random.default_rng(1).integers(1, 200, (8, 5, 7))
+    ids[::2, :, 4:] = -100  # captions of different lengths weigh by their words
+    halves, whole = (
+        train(language, store, ids, tmp_path / str(part), part=part) for part in (1, 2)
+    )
+    for key in ("weight", "bias"):
+        torch.testing.assert_close(halves[key], whole[key], atol=1e-5, rtol=1e-4)
 
 
 def test_what_is_saved_is_half_precision_and_says_how_it_was_trained(store, tmp_path):

@@ -1,0 +1,68 @@
+"""What all trainings share: the learning rate's course, decay of matrices alone, checkpoints."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mmn_utils.miniature.training import Progress, Schedule, rate_factor, train
+
+SCHEDULE = Schedule(steps=8, rate=0.1, warmup=2, final=0.25, weight_decay=0.5, save_every=4)
+
+
+def run(folder, schedule=SCHEDULE, loss=None):
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    pixels = torch.randn(5, 3)
+    train(
+        list(model.parameters()),
+        loss or (lambda step: model(pixels * (step + 1)).square().mean()),
+        schedule,
+        folder / "toy.pt",
+        model,
+        Progress("toy", schedule.steps, folder / "toy.csv"),
+        items_per_step=5,
+    )
+    return model
+
+
+def test_the_rate_rises_linearly_and_falls_by_half_a_cosine():
+    rates = [SCHEDULE.rate_at(step) for step in range(9)]
+    assert rates[:3] == pytest.approx([0.05, 0.1, 0.1])
+    assert rates[5] == pytest.approx(0.1 * (0.25 + 0.75 / 2))  # half way
+    assert rates[8] == pytest.approx(0.025)
+    assert rate_factor(99, 8, 2, 0.25) == pytest.approx(0.25)
+    assert rates[2:] == sorted(rates[2:], reverse=True)
+
+
+def test_only_matrices_decay(tmp_path):
+    def nothing(step):
+        return 0.0 * (model.weight.sum() + model.bias.sum())
+
+    torch.manual_seed(0)
+    model = torch.nn.Linear(3, 2)
+    start = {name: value.clone() for name, value in model.state_dict().items()}
+    train(
+        list(model.parameters()), nothing, SCHEDULE, tmp_path / "a.pt", model,
+        Progress("a", 8, tmp_path / "a.csv"), 1,
+    )  # fmt: skip
+    shrunk = torch.tensor([1 - 0.5 * SCHEDULE.rate_at(step) for step in range(8)]).prod()
+    torch.testing.assert_close(model.weight.data, start["weight"] * shrunk)
+    assert torch.equal(model.bias.data, start["bias"])
+
+
+def test_a_checkpoint_of_another_schedule_is_refused(tmp_path):
+    run(tmp_path)
+    again = run(tmp_path)  # at its end: nothing is left to do
+    assert torch.equal(again.weight, run(tmp_path / "anew").weight)
+    with pytest.raises(ValueError, match=r"toy\.pt was made with .*'steps': 8.*move it away"):
+        run(tmp_path, replace(SCHEDULE, steps=9))
+
+
+def test_a_curve_has_a_row_for_each_checkpoint(tmp_path):
+    run(tmp_path)
+    rows = (tmp_path / "toy.csv").read_text().splitlines()
+    assert rows[0] == "step,items,loss"
+    assert [row.split(",")[0] for row in rows[1:]] == ["4", "8"]
