@@ -16,16 +16,13 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mmn_utils.cache import per_image
 from mmn_utils.decoding import decode_vectors
 from mmn_utils.estimates import Estimate, bootstrap, mean_of
 from mmn_utils.interventions import CONDITIONS, ablation_rows, sweep, unit_means
 from mmn_utils.metrics import bertscore
 from mmn_utils.neurons import Neuron, unique_neurons
-from mmn_utils.study import Subjects, by_content, model_identity, top_neurons
+from mmn_utils.study import Say, Subjects, by_content, per_photograph, top_neurons
 from mmn_utils.text import WORDS_NEEDED, is_dictionary_word
-
-Say = Callable[[str], Any] | None
 
 PAPER_COUNTS = (0, 50, 100, 200, 400, 800, 1600, 3200, 6400)  # S.5 ...
 PAPER_UNITS = 28 * 16384  # ... of GPT-J's
@@ -81,32 +78,31 @@ def ablation_table(
     """
     if not ks or ks[0] != 0:
         raise ValueError(f"ks={list(ks)}: begin with 0, the whole model, to compare with")
-    named = by_content(subjects.photographs, subjects.targets)
-    targets = dict(zip(named, subjects.targets, strict=True))
     readable = interpretable_units(model)
     reference = subjects.photographs[:mean_images]
     means = unit_means(model, [p.open() for p in reference]) if value == "mean" else None
     options = {"positions": positions, "value": value, "means": means, "batch_rows": batch_rows}
     ranked = _rank(model, subjects, readable, max(ks), target, rank_by, progress)
 
-    def compute(batch: list[str]) -> pd.DataFrame:
-        prompts = model.prompt([named[name].open() for name in batch])
+    def compute(rows: list[int]) -> pd.DataFrame:
+        prompts = model.prompt([subjects.photographs[row].open() for row in rows])
         frames = []
-        for row, name in enumerate(batch):
-            goal, order = targets[name], ranked[named[name].id]
+        for at, row in enumerate(rows):
+            goal, image = subjects.targets[row], subjects.photographs[row].id
             rng = np.random.default_rng([seed, zlib.crc32(goal.image.encode())])
-            good = {neuron: bool(readable[neuron.layer, neuron.unit]) for neuron in order}
-            rows, labels = ablation_rows(order, good, ks, model.sizes.units, rng)
-            result = sweep(model, prompts.select([row]), goal, rows, max_new_tokens, **options)
-            frames.append(_sweep_rows(name, labels, result))
+            good = {neuron: bool(readable[neuron.layer, neuron.unit]) for neuron in ranked[image]}
+            spec, labels = ablation_rows(ranked[image], good, ks, model.sizes.units, rng)
+            result = sweep(model, prompts.select([at]), goal, spec, max_new_tokens, **options)
+            frames.append(_sweep_rows(image, labels, result))
         return pd.concat(frames, ignore_index=True)
 
     asked = {"ks": list(ks), "target": target, "rank_by": rank_by, "positions": positions}
     more = {"value": value, "max_new_tokens": max_new_tokens, "seed": seed,
             "means_of": _fingerprint(reference) if means else None}  # fmt: skip
-    key = {**model_identity(model), **asked, **more}
-    table = per_image("ablation", key, list(named), compute, batch_size, progress=progress)
-    return table.assign(image=table["image"].map({name: p.id for name, p in named.items()}))
+    return per_photograph(
+        "ablation", model, subjects.photographs, compute, {**asked, **more},
+        targets=subjects.targets, batch_size=batch_size, progress=progress,
+    )  # fmt: skip
 
 
 def _rank(

@@ -18,7 +18,6 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from mmn_utils.cache import per_image
 from mmn_utils.captions import Caption
 from mmn_utils.exhibits import golden
 from mmn_utils.final_norm import frozen_norm
@@ -29,7 +28,7 @@ from mmn_utils.scores import METHODS, by_methods
 from mmn_utils.selectivity import same_word
 from mmn_utils.sensitivity import COMPARE
 from mmn_utils.specificity import MS, HeatMap, Specificity, best_neurons, heat_maps, specificity
-from mmn_utils.study import Say, by_content, captions_of, model_identity, places, with_nouns
+from mmn_utils.study import Say, captions_of, per_photograph, places, with_nouns
 from mmn_utils.targets import ACTIVATIONS, Target, caption_targets
 
 if TYPE_CHECKING:
@@ -192,27 +191,24 @@ def top_neurons(
         return pd.concat([table.assign(method=name) for name, table in found.items()])
 
     key = {"k": k, "activation": activation, "contribution_norm": contribution_norm}
-    table = _per_photograph("concepts", model, some, key, compute, batch_size, progress)
+    table = _opened("concepts", model, some, key, compute, batch_size, progress)
     parts = dict(iter(table.groupby("method", sort=False)))
     return {name: neuron_table(parts[name].drop(columns="method")) for name in methods}
 
 
-def _per_photograph(
+def _opened(
     kind: str, model, some: Concepts, key: dict[str, Any], compute, batch_size: int, progress: Say
 ) -> pd.DataFrame:
-    """Compute a table over batches of photographs, or load it; known by picture and targets."""
-    named = by_content(some.photographs, some.targets)
-    ids = dict(zip(named, some.ids, strict=True))
-    names = {image: name for name, image in ids.items()}
+    """Compute a table from opened pictures and their targets, or load it."""
 
-    def batch(some_names: list[str]) -> pd.DataFrame:
-        chosen = some.select([ids[name] for name in some_names])
-        table = compute(*next(chosen.batches(len(chosen))))
-        return table.assign(image=table["image"].map(names))
+    def batch(rows: list[int]) -> pd.DataFrame:
+        chosen = some.select([some.ids[row] for row in rows])
+        return compute(*next(chosen.batches(len(chosen))))
 
-    key = {**model_identity(model), **key}
-    table = per_image(kind, key, list(named), batch, batch_size, progress=progress)
-    return table.assign(image=table["image"].map(ids))
+    return per_photograph(
+        kind, model, some.photographs, batch, key,
+        targets=some.targets, batch_size=batch_size, progress=progress,
+    )  # fmt: skip
 
 
 def layer_counts(
@@ -399,7 +395,7 @@ def shuffled_regions(
         "ks": list(ks), "seed": seed, "max_new_tokens": max_new_tokens, "methods": list(methods),
         "activation": activation, "contribution_norm": contribution_norm,
     }  # fmt: skip
-    table = _per_photograph("regions", model, some, key, compute, batch_size, progress)
+    table = _opened("regions", model, some, key, compute, batch_size, progress)
     ratios = table[table["method"] != ""].drop(columns=["text", "moved", "change"])
     receipts = table.loc[table["method"] == "", ["image", "text", "moved", "change"]]
     whole = {"token": "int64", "shuffle": "int64", "k": "int64"}

@@ -16,10 +16,9 @@ all edits; those after are kept by the cache under the edited model's own revisi
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -31,10 +30,8 @@ from mmn_utils.editing import Concept, Edit, apply
 from mmn_utils.estimates import mean_of
 from mmn_utils.perturbation import says
 from mmn_utils.selectivity import same_word
-from mmn_utils.study import captions_of
+from mmn_utils.study import Say, captions_of
 from mmn_utils.targets import teacher_forced
-
-Say = Callable[[str], Any] | None
 
 EDITED, SAME, OTHER, NEAR = "edited", "same", "other", "near"
 MEASURES = {  # what is averaged, over which roles

@@ -8,7 +8,7 @@ serve ten concepts at the cost of one, and no photograph counts twice in an inte
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -41,9 +41,8 @@ from mmn_utils.neurons import Neuron, unique_neurons
 from mmn_utils.perturbation import says
 from mmn_utils.scores import contribution
 from mmn_utils.selectivity import same_word
+from mmn_utils.study import Say
 from mmn_utils.targets import Target, caption_targets
-
-Say = Callable[[str], Any] | None
 
 NO_EDIT = "(no edit: g below beta)"
 

@@ -11,7 +11,7 @@ import copy
 import hashlib
 import re
 import zlib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +19,6 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mmn_utils.cache import per_image
 from mmn_utils.captions import generate
 from mmn_utils.capture import capture
 from mmn_utils.datasets import CocoDataset, Photograph
@@ -35,10 +34,8 @@ from mmn_utils.receptive_fields import (
     upsample,
 )
 from mmn_utils.scores import Target, objective
-from mmn_utils.study import by_content, model_identity
+from mmn_utils.study import Say, per_photograph
 from mmn_utils.text import nouns
-
-Say = Callable[[str], Any] | None
 
 TOP, RANDOM = "multimodal", "random"  # conditions, called as the palette calls them
 MEAN_MASK = -1  # rank of the mask cut from the mean map of all units
@@ -139,28 +136,27 @@ def iou_table(
     pixels. Rank ``MEAN_MASK`` is the mask of the mean of the condition's maps, at its own
     quantile. An object too small to be left on the model's pixels has no rows.
     """
-    named, cut = by_content(photographs), cut or Cut()
+    cut = cut or Cut()
 
-    def compute(batch: list[str]) -> pd.DataFrame:
-        chosen = [named[name] for name in batch]
+    def compute(places: list[int]) -> pd.DataFrame:
+        chosen = [photographs[place] for place in places]
         sets = [neurons[photograph.id] for photograph in chosen]
         every = sorted({n for conditions in sets for some in conditions.values() for n in some})
         fields = activation_maps(model, [p.open() for p in chosen], every)
         place = {neuron: i for i, neuron in enumerate(every)}
         rows = []
-        for name, photograph, conditions, field in zip(batch, chosen, sets, fields, strict=True):
+        for photograph, conditions, field in zip(chosen, sets, fields, strict=True):
             for condition, some in conditions.items():
                 maps = field[[place[neuron] for neuron in some]]
                 masks = masks_with_mean(model, maps, some, cut)
-                rows += _against(model, name, photograph, objects, condition, some, masks)
+                rows += _against(model, photograph, objects, condition, some, masks)
         return pd.DataFrame(rows, columns=["image", *IOU_COLUMNS])
 
     asked = {"quantile": cut.quantile, "seen": _digest(objects, neurons, cut)}
-    key = {**model_identity(model), **asked}
-    table = per_image(
-        "iou", key, list(named), compute, batch_size, progress=progress, empty_ok=True
-    )
-    return _by_id(table, named)
+    return per_photograph(
+        "iou", model, photographs, compute, asked,
+        batch_size=batch_size, progress=progress, empty_ok=True,
+    )  # fmt: skip
 
 
 IOU_COLUMNS = ["category", "condition", "rank", "layer", "unit", "iou"]
@@ -178,7 +174,7 @@ def masks_with_mean(model, maps: torch.Tensor, neurons: Sequence[Neuron], cut: C
     return torch.cat([single, mean])
 
 
-def _against(model, name, photograph, objects, condition, neurons, masks) -> list[tuple]:
+def _against(model, photograph, objects, condition, neurons, masks) -> list[tuple]:
     """Compare one condition's masks with each object of one photograph."""
     rows = []
     for category in objects[photograph.id]:
@@ -189,7 +185,7 @@ def _against(model, name, photograph, objects, condition, neurons, masks) -> lis
         ranks = [*range(len(neurons)), MEAN_MASK]
         addresses = [*((n.layer, n.unit) for n in neurons), (-1, -1)]
         rows += [
-            (name, category, condition, rank, *address, value)
+            (photograph.id, category, condition, rank, *address, value)
             for rank, address, value in zip(ranks, addresses, values, strict=True)
         ]
     return rows
@@ -246,24 +242,25 @@ def unit_activations(
     One row per (image, neuron): layer, unit, and over all patches the largest activation
     ``peak`` and the ``mean``, both float32.
     """
-    named, neurons = by_content(photographs), sorted(set(neurons))
+    neurons = sorted(set(neurons))
 
-    def compute(batch: list[str]) -> pd.DataFrame:
-        images = [named[name].open() for name in batch]
-        flat = activation_maps(model, images, neurons).flatten(2)
+    def compute(rows: list[int]) -> pd.DataFrame:
+        chosen = [photographs[row] for row in rows]
+        flat = activation_maps(model, [p.open() for p in chosen], neurons).flatten(2)
         return pd.DataFrame(
             {
-                "image": np.repeat(np.array(batch, dtype=object), len(neurons)),
-                "layer": [n.layer for n in neurons] * len(batch),
-                "unit": [n.unit for n in neurons] * len(batch),
+                "image": np.repeat(np.array([p.id for p in chosen], dtype=object), len(neurons)),
+                "layer": [n.layer for n in neurons] * len(chosen),
+                "unit": [n.unit for n in neurons] * len(chosen),
                 "peak": flat.amax(-1).flatten().cpu().numpy(),
                 "mean": flat.mean(-1).flatten().cpu().numpy(),
             }
         )
 
-    key = {**model_identity(model), "neurons": _digest(list(map(str, neurons)))}
-    table = per_image("activity", key, list(named), compute, batch_size, progress=progress)
-    return _by_id(table, named)
+    return per_photograph(
+        "activity", model, photographs, compute, {"neurons": _digest(list(map(str, neurons)))},
+        batch_size=batch_size, progress=progress,
+    )  # fmt: skip
 
 
 def activation_grid(
@@ -335,23 +332,23 @@ def class_table(
     """
     if rank_by not in ("max", "sum"):
         raise ValueError(f"rank_by={rank_by!r}: give 'max' or 'sum'")
-    named, known = by_content(photographs), {}
+    known = {}
 
-    def compute(batch: list[str]) -> pd.DataFrame:
-        images = [named[name].open() for name in batch]
-        return _caption_and_score(model, batch, images, known, k, target, rank_by, max_new_tokens)
+    def compute(rows: list[int]) -> pd.DataFrame:
+        chosen = [photographs[row] for row in rows]
+        return _caption_and_score(model, chosen, known, k, target, rank_by, max_new_tokens)
 
     asked = {"k": k, "target": target, "rank_by": rank_by, "max_new_tokens": max_new_tokens}
-    key = {**model_identity(model), **asked}
-    table = per_image(
-        "classes", key, list(named), compute, batch_size, progress=progress, empty_ok=True
-    )
-    return neuron_table(_by_id(table, named))
+    table = per_photograph(
+        "classes", model, photographs, compute, asked,
+        batch_size=batch_size, progress=progress, empty_ok=True,
+    )  # fmt: skip
+    return neuron_table(table)
 
 
-def _caption_and_score(model, names, images, known, k, target, rank_by, max_new_tokens):
+def _caption_and_score(model, photographs, known, k, target, rank_by, max_new_tokens):
     """Score one batch; ``known`` remembers the noun of every caption that came before."""
-    prompt = model.prompt(images)
+    prompt = model.prompt([photograph.open() for photograph in photographs])
     with torch.enable_grad(), capture(model, "pre", grad=True) as seen:
         logits, past = model.forward(prompt, use_cache=True)
         fields = dict(sorted(seen.values.items()))
@@ -362,8 +359,8 @@ def _caption_and_score(model, names, images, known, k, target, rank_by, max_new_
     kept = [row for row, caption in enumerate(captions) if known[caption.ids]]
     # A row without a noun still needs some target; its scores are dropped.
     targets = [
-        Target.of(name, known[c.ids], c) if known[c.ids] else Target(name, "", 0, ())
-        for name, c in zip(names, captions, strict=True)
+        Target.of(p.id, known[c.ids], c) if known[c.ids] else Target(p.id, "", 0, ())
+        for p, c in zip(photographs, captions, strict=True)
     ]
     with torch.enable_grad():
         y = objective(_at_target(model, prompt, past, logits, targets), targets, target)
@@ -489,11 +486,6 @@ def prefers_own(
 
 
 # --- inside -----------------------------------------------------------------------------
-
-
-def _by_id(table: pd.DataFrame, named: Mapping[str, Photograph]) -> pd.DataFrame:
-    """Turn the names that the cache knows images by back into their ids."""
-    return table.assign(image=table["image"].map({name: p.id for name, p in named.items()}))
 
 
 def _digest(*parts: Any) -> str:

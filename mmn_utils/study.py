@@ -145,16 +145,17 @@ def captions_of(
     progress: Say = print,
 ) -> list[Caption]:
     """Caption photographs greedily, or load the captions: one each, in their order."""
-    named = by_content(photographs)
 
-    def compute(batch: list[str]) -> pd.DataFrame:
-        images = [named[name].open() for name in batch]
+    def compute(rows: list[int]) -> pd.DataFrame:
+        images = [photographs[row].open() for row in rows]
         found = caption_images(model, images, max_new_tokens, batch_size)
         columns = {"text": [c.text for c in found], "ids": [list(c.ids) for c in found]}
-        return pd.DataFrame({"image": batch, **columns})
+        return pd.DataFrame({"image": [photographs[row].id for row in rows], **columns})
 
-    key = {**model_identity(model), "max_new_tokens": max_new_tokens}
-    table = per_image("captions", key, list(named), compute, batch_size, progress=progress)
+    table = per_photograph(
+        "captions", model, photographs, compute, {"max_new_tokens": max_new_tokens},
+        batch_size=batch_size, progress=progress,
+    )  # fmt: skip
     rows = zip(table["text"], table["ids"], strict=True)
     return [Caption(text, tuple(int(i) for i in ids)) for text, ids in rows]
 
@@ -175,28 +176,22 @@ def top_neurons(
     rankings of units are kept to ``DEPTH`` or deeper, so that whoever asks for another
     ``k``, or the other ranking, finds it computed.
     """
-    named = by_content(subjects.photographs, subjects.targets)
-    targets = dict(zip(named, subjects.targets, strict=True))
     ranks = RANKS if rank_by in RANKS else (rank_by,)
     depth = max(k, DEPTH) if rank_by in RANKS else k
 
-    def compute(batch: list[str]) -> pd.DataFrame:
-        images = [named[name].open() for name in batch]
-        chosen = [targets[name] for name in batch]
-        names = {t.image: name for t, name in zip(chosen, batch, strict=True)}
+    def compute(rows: list[int]) -> pd.DataFrame:
+        images = [subjects.photographs[row].open() for row in rows]
+        chosen = [subjects.targets[row] for row in rows]
         found = attributions(model, images, chosen, k=depth, target=target, ranks=ranks)
-        parts = [_renamed(table, names).assign(rank_by=rank) for rank, table in found.items()]
-        return pd.concat(parts, ignore_index=True)
+        return pd.concat([table.assign(rank_by=rank) for rank, table in found.items()])
 
-    key = {**model_identity(model), "k": depth, "target": target, "ranks": list(ranks)}
-    table = per_image("attribution", key, list(named), compute, batch_size, progress=progress)
-    table = table[table["rank_by"] == rank_by].drop(columns="rank_by")
-    table = neuron_table(_renamed(table, {name: p.id for name, p in named.items()}))
+    table = per_photograph(
+        "attribution", model, subjects.photographs, compute,
+        {"k": depth, "target": target, "ranks": list(ranks)},
+        targets=subjects.targets, batch_size=batch_size, progress=progress,
+    )  # fmt: skip
+    table = neuron_table(table[table["rank_by"] == rank_by].drop(columns="rank_by"))
     return table.groupby("image", sort=False).head(k).reset_index(drop=True)
-
-
-def _renamed(table: pd.DataFrame, names: dict[str, str]) -> pd.DataFrame:
-    return table.assign(image=table["image"].map(names))
 
 
 def nearest_to_patches(
@@ -218,6 +213,40 @@ def nearest_to_patches(
     if not ids:
         raise ValueError("no photographs; give at least one")
     return np.concatenate(ids), np.concatenate(cosines)
+
+
+def per_photograph(
+    kind: str,
+    model,
+    photographs: Sequence[Photograph],
+    compute: Callable[[list[int]], pd.DataFrame],
+    key: dict[str, Any],
+    *,
+    targets: Sequence | None = None,
+    batch_size: int = 8,
+    progress: Say = print,
+    empty_ok: bool = False,
+) -> pd.DataFrame:
+    """Compute a table over batches of photographs, or load what is kept of it.
+
+    ``compute`` takes the places of some photographs in the sequence to a table with their
+    ids in ``image``. The cache knows a photograph by its content and its target, the table
+    by ``kind``, model and ``key``. ``empty_ok`` as in ``cache.per_image``.
+    """
+    named = by_content(photographs, targets)
+    place = {name: row for row, name in enumerate(named)}
+    ids = {name: photograph.id for name, photograph in named.items()}
+    names = {image: name for name, image in ids.items()}
+
+    def batch(some: list[str]) -> pd.DataFrame:
+        table = compute([place[name] for name in some])
+        return table.assign(image=table["image"].map(names))
+
+    key = {**model_identity(model), **key}
+    table = per_image(
+        kind, key, list(named), batch, batch_size, progress=progress, empty_ok=empty_ok
+    )
+    return table.assign(image=table["image"].map(ids))
 
 
 def by_content(
