@@ -62,12 +62,12 @@ class Colours:
 
 
 # In their own colours many objects can be told by colour alone, and that much the patches
-# of an untrained encoder hold as well. The world varies them, so that they have to be told
-# by shape; what the encoder learns shape from turns them further.
+# of an untrained encoder hold as well. The world varies them, in more than hue, so that
+# they have to be told by shape.
 COLOURS = {
     "own": Colours(0.22, (0.8, 1.15), (0.85, 1.1)),
-    "varied": Colours(1.0, (0.7, 1.2), (0.75, 1.15)),
     "turned": Colours(np.pi / 2, (0.7, 1.2), (0.75, 1.15)),
+    "varied": Colours(np.pi / 2, (0.6, 1.2), (0.7, 1.2)),
 }
 SHOWN = "varied"  # the colours of the world's pictures, where no others are asked for
 

@@ -7,7 +7,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
@@ -58,18 +58,17 @@ class Progress:
     steps: int
     curve: Path
     every: float = 20.0
-    started: float = field(default_factory=time.monotonic)
     _last: float = 0.0
-    _first_step: int | None = None
+    _first: tuple[int, float] | None = None  # step and time of the first report
 
     def __call__(self, step: int, items: int, **values: float) -> None:
         """Report ``values`` at ``step``; ``items`` is how many examples were seen."""
-        self._first_step = step if self._first_step is None else self._first_step
         now = time.monotonic()
+        self._first = self._first or (step, now)
         if now - self._last < self.every and step < self.steps:
             return
         self._last = now
-        speed = (step - self._first_step) / max(1e-9, now - self.started)
+        speed = (step - self._first[0]) / max(1e-9, now - self._first[1])
         left = (self.steps - step) / speed if speed else float("nan")
         shown = "  ".join(f"{key} {value:.3f}" for key, value in values.items())
         print(f"{self.name}  {step}/{self.steps}  {shown}  {left / 60:.1f} min left", flush=True)

@@ -5,9 +5,10 @@ of what is hidden. The codes come from k-means, first of the pixels in a window
 around each patch, then (as in HuBERT) of the encoder's own middle layer. No label takes
 part in the training; a linear probe of the categories is logged to watch it.
 
-The last two stages are in scenes whose objects have had their hues turned: codes of
+The last three stages are in scenes whose objects are not in their own colours: codes of
 light and dark alone, and then, as one who colours a picture in, the codes that each
-scene had in its own colours.
+scene had in its own colours, first with hues turned and at last in all the variety of
+the world.
 
 Run ``python -m mmn_utils.miniature.vision``; it picks up where it stopped.
 """
@@ -44,7 +45,7 @@ from mmn_utils.miniature.scenes import (
     SceneSet,
     rendered_scenes,
 )
-from mmn_utils.miniature.training import fast_autocast
+from mmn_utils.miniature.training import fast_autocast, rate_factor, save_atomically
 from mmn_utils.miniature.world import WORLD_FILE, load_world
 
 VISION_CONFIG = {
@@ -252,11 +253,15 @@ class Stage:
 STAGES = (
     Stage("pixels", images=67_200, rate_images=90_000, final_lr=0.3),
     Stage("features", images=56_000, scenes=16_000, layer=5, peak_lr=1.2e-3, final_lr=0.01),
-    # Two more, after which objects are known in other colours than their own.
+    # Three more, after which objects are known in other colours than their own.
     Stage("shades", images=36_000, rate_images=48_000, grey=True, colours="turned", final_lr=0.02),
     Stage(
         "colours", images=112_000, cycles=4, scenes=16_000, layer=5, teacher="features",
         visible_weight=1.0, colours="turned", peak_lr=1.2e-3, final_lr=0.01,
+    ),
+    Stage(
+        "variety", images=112_000, cycles=4, scenes=24_000, layer=5, teacher="features",
+        visible_weight=1.0, colours="varied", peak_lr=1.2e-3, final_lr=0.01,
     ),
 )  # fmt: skip
 
@@ -382,21 +387,10 @@ def colour_table(encoders: Mapping[str, Beit], scenes: Callable[[str], SceneSet]
 
 
 def learning_rate(stage: Stage, recipe: VisionRecipe, step: int) -> float:
-    """Return the rate of a step: linear warm-up, then a cosine to ``final_lr`` of the peak."""
+    """Return the rate of a step; with cycles it starts anew with each."""
     total = max(1, (stage.rate_images or stage.images) // stage.cycles // recipe.batch)
     step = step % total if stage.cycles > 1 else step
-    if step < recipe.warmup:
-        return stage.peak_lr * (step + 1) / recipe.warmup
-    turn = (1 + np.cos(np.pi * (step - recipe.warmup) / max(1, total - recipe.warmup))) / 2
-    return stage.peak_lr * (stage.final_lr + (1 - stage.final_lr) * float(turn))
-
-
-def save_atomically(content: object, path: Path) -> None:
-    """Write a file so that at any moment either the old or the new one is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fresh = path.with_suffix(".new")
-    torch.save(content, fresh)
-    fresh.replace(path)
+    return stage.peak_lr * rate_factor(step, total, recipe.warmup, stage.final_lr)
 
 
 def pixel_codes(recipe: VisionRecipe, stage: Stage, images: np.ndarray) -> Tensor:
@@ -588,7 +582,7 @@ class Trainer:
             made += 1
             if self.log.due("checkpoint", 120):
                 self.save()
-            if self.log.due("probe", 150):
+            if self.log.due("probe", 300):
                 self.log.write(self.measure(scenes=1000))
         return True
 
@@ -597,7 +591,7 @@ class Trainer:
         weights = self.model.encoder.state_dict()
         save_atomically(weights, self._after(self.stage.name))
         for depth in range(1, len(self.model.encoder.blocks) + 1):
-            known = self.measure(depth=depth)
+            known = self.measure(scenes=1000, depth=depth)
             print(f"stage {self.stage.name}, layer {depth}: {known}", flush=True)
 
     def run(self) -> Beit:
@@ -717,7 +711,7 @@ def main() -> None:
     encoders = {
         "untrained": untrained,
         "trained in own colours": trainer.encoder_after("features"),
-        "trained in turned colours": trained,
+        "trained in other colours": trained,
     }
     rows = colour_table(encoders, held_out)
     table = options.out / "training" / "colours.csv"

@@ -66,3 +66,16 @@ def test_a_curve_has_a_row_for_each_checkpoint(tmp_path):
     rows = (tmp_path / "toy.csv").read_text().splitlines()
     assert rows[0] == "step,items,loss"
     assert [row.split(",")[0] for row in rows[1:]] == ["4", "8"]
+
+
+def test_the_time_left_counts_from_the_first_report(tmp_path, monkeypatch, capsys):
+    clock = iter([100.0, 160.0])
+    monkeypatch.setattr("time.monotonic", lambda: next(clock))
+    progress = Progress("toy", 500, tmp_path / "toy.csv")
+    progress(200, 0, loss=1.0)
+    progress(300, 0, loss=0.5)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [
+        "toy  200/500  loss 1.000  nan min left",
+        "toy  300/500  loss 0.500  2.0 min left",
+    ]
