@@ -31,6 +31,7 @@ from transformers import (
     CLIPImageProcessor,
     CLIPModel,
     CLIPProcessor,
+    CLIPVisionModel,
     PreTrainedTokenizerFast,
 )
 
@@ -271,6 +272,20 @@ def save_clip(model: CLIPModel, world: World, folder: Path) -> None:
     half.load_state_dict(model.state_dict())
     half.half().save_pretrained(folder)
     make_processor(world).save_pretrained(folder)
+
+
+def load_tower(folder: Path) -> CLIPVisionModel:
+    """Load the vision tower of a saved CLIP, float32."""
+    return CLIPModel.from_pretrained(folder, dtype=torch.float32).vision_model
+
+
+def tower_shape(vision: CLIPVisionModel) -> dict[str, int | float]:
+    """Return the sizes of a vision tower, for the configuration of one that begins as it."""
+    names = (
+        "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads",
+        "image_size", "patch_size", "layer_norm_eps",
+    )  # fmt: skip
+    return {name: getattr(vision.config, name) for name in names}
 
 
 def main() -> None:

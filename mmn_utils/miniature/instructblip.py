@@ -24,7 +24,6 @@ import mmn_utils.compat  # noqa: F401  (before transformers)
 
 # isort: split
 from transformers import (
-    CLIPModel,
     CLIPVisionModel,
     InstructBlipConfig,
     InstructBlipForConditionalGeneration,
@@ -43,7 +42,7 @@ from ..models.instructblip import (
 )
 from .captioning import Batches, CaptionIds, caption_loss
 from .chat import TEMPLATES, command, record_training, train_stage
-from .clip import MAX_WORDS, make_tokenizer, scene_text, tokenize
+from .clip import MAX_WORDS, load_tower, make_tokenizer, scene_text, tokenize, tower_shape
 from .llama import last_logits, load_llama
 from .scenes import SceneSet
 from .training import Schedule, fast_autocast
@@ -95,24 +94,15 @@ def configure(
 ) -> InstructBlipConfig:
     """Take the sizes of the parts that the model begins with."""
     clip = vision.config
-    shape = {
-        "hidden_size": clip.hidden_size,
-        "intermediate_size": clip.intermediate_size,
-        "num_attention_heads": clip.num_attention_heads,
-        # The classes' own is for wider models, or for weights that are loaded: with it
-        # what the queries become hardly depends on the picture at first.
-        "initializer_range": 0.5 * clip.hidden_size**-0.5,
-    }
-    tower = InstructBlipVisionConfig(
-        **shape,
-        num_hidden_layers=clip.num_hidden_layers,
-        image_size=clip.image_size,
-        patch_size=clip.patch_size,
-        hidden_act=clip.hidden_act,
-        layer_norm_eps=clip.layer_norm_eps,
-    )
+    # The classes' own is for wider models, or for weights that are loaded: with it what the
+    # queries become hardly depends on the picture at first.
+    start = {"initializer_range": 0.5 * clip.hidden_size**-0.5}
+    tower = InstructBlipVisionConfig(**tower_shape(vision), **start, hidden_act=clip.hidden_act)
     qformer = InstructBlipQFormerConfig(
-        **shape,
+        **start,
+        hidden_size=clip.hidden_size,
+        intermediate_size=clip.intermediate_size,
+        num_attention_heads=clip.num_attention_heads,
         vocab_size=len(words),
         num_hidden_layers=options.depth,
         max_position_embeddings=MAX_WORDS,
@@ -290,7 +280,7 @@ def make_instructblip(
     """Train from the parts in ``data`` (or go on), save beside them, return the system."""
     language, tokenizer = load_llama(data / "llama")
     words = qformer_tokenizer(world)
-    vision = CLIPModel.from_pretrained(data / "clip", dtype=torch.float32).vision_model
+    vision = load_tower(data / "clip")
     whole = join(vision, language, words, scenes.images[:256], options)
     InstructBlipTrainer(whole, tokenizer, words, scenes, world, options).run(work)
     system = build_instructblip(FACTS, whole, tokenizer, words)

@@ -21,7 +21,6 @@ import mmn_utils.compat  # noqa: F401  (before transformers)
 
 # isort: split
 from transformers import (
-    CLIPModel,
     CLIPVisionModel,
     LlamaForCausalLM,
     LlavaConfig,
@@ -31,6 +30,7 @@ from transformers import (
 from ..models.llava import Llava, LlavaFacts, build_llava, save_llava
 from .captioning import Batches, CaptionIds, caption_loss
 from .chat import TEMPLATES, ChatRows, command, record_training, train_stage
+from .clip import load_tower
 from .language import text_losses
 from .llama import LlamaOptions, last_logits, load_llama, next_logits
 from .projection import FeatureStore, fold
@@ -146,7 +146,7 @@ def make_llava(
 ) -> Llava:
     """Train from the parts in ``data`` (or go on), save beside them, return the system."""
     language, tokenizer = load_llama(data / "llama")
-    vision = CLIPModel.from_pretrained(data / "clip", dtype=torch.float32).vision_model
+    vision = load_tower(data / "clip")
     whole = join(vision, language, options.seed)
     store = patch_features(vision, scenes.images, whole.config.vision_feature_layer)
     captions = CaptionIds(scenes, world, tokenizer).ids

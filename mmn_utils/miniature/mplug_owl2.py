@@ -18,7 +18,7 @@ from torch import Tensor, nn
 import mmn_utils.compat  # noqa: F401  (before transformers)
 
 # isort: split
-from transformers import CLIPModel, CLIPVisionModel, LlamaForCausalLM
+from transformers import CLIPVisionModel, LlamaForCausalLM
 
 from ..models.mplug_owl2 import (
     MplugOwl2,
@@ -32,6 +32,7 @@ from ..models.mplug_owl2 import (
 from ..models.mplug_owl2_modules import AbstractorConfig, VisionConfig
 from .captioning import Batches, CaptionIds, caption_loss
 from .chat import TEMPLATES, command, record_training, train_stage
+from .clip import load_tower, tower_shape
 from .llama import load_llama
 from .scenes import SceneSet
 from .training import Schedule, fast_autocast
@@ -69,15 +70,7 @@ def configure(
         max_position_embeddings=llama.max_position_embeddings,
         rms_norm_eps=llama.rms_norm_eps,
         rope_theta=llama.rope_parameters["rope_theta"],
-        vision=VisionConfig(
-            hidden_size=clip.hidden_size,
-            intermediate_size=clip.intermediate_size,
-            num_hidden_layers=clip.num_hidden_layers,
-            num_attention_heads=clip.num_attention_heads,
-            image_size=clip.image_size,
-            patch_size=clip.patch_size,
-            layer_norm_eps=clip.layer_norm_eps,
-        ),
+        vision=VisionConfig(**tower_shape(vision)),
         abstractor=AbstractorConfig(
             num_learnable_queries=options.queries,
             hidden_size=clip.hidden_size,
@@ -190,7 +183,7 @@ def make_mplug_owl2(
 ) -> MplugOwl2:
     """Train from the parts in ``data`` (or go on), save beside them, return the system."""
     language, tokenizer = load_llama(data / "llama")
-    vision = CLIPModel.from_pretrained(data / "clip", dtype=torch.float32).vision_model
+    vision = load_tower(data / "clip")
     network = join(vision, language, tokenizer, options)
     MplugOwl2Trainer(network, tokenizer, scenes, world, options).run(work)
     system = build_mplug_owl2(FACTS, network, tokenizer)
