@@ -36,6 +36,7 @@ CURVES = (
     "language.csv",
     "projection.csv",
     "projection_untrained_encoder.csv",
+    "clip_seeing.csv",
     "clip.csv",
     "variants.csv",
     "llama.csv",

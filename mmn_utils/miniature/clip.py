@@ -1,9 +1,9 @@
-"""The miniature's CLIP: tells how well a text fits a picture, for CLIPScore.
+"""The miniature's CLIP: tells how well a text fits a picture, and sees for paper B's systems.
 
-transformers' ``CLIPModel``, small, trained contrastively from nothing on the
-training scenes and what can be said of them: their captions and, as on the web,
-loose tags. It has seen neither the held-out scenes nor any output of the models
-that it judges.
+transformers' ``CLIPModel``, small. Its tower first learns to see (``distillation``);
+then the whole is trained contrastively on the training scenes and what can be said of
+them: their captions and, as on the web, loose tags. It has seen neither the held-out
+scenes nor any output of the models that it judges.
 
 Run ``python -m mmn_utils.miniature.clip``; it picks up where it stopped.
 """
@@ -36,7 +36,9 @@ from transformers import (
 )
 
 from mmn_utils.miniature.captioning import SCENES
+from mmn_utils.miniature.distillation import DistillationOptions, distil
 from mmn_utils.miniature.phrases import FORMS
+from mmn_utils.miniature.projection import FeatureStore, kept_features
 from mmn_utils.miniature.scenes import SIZE, VAL_SEED, SceneSet, rendered_scenes
 from mmn_utils.miniature.training import Progress, Schedule, fast_autocast, train
 from mmn_utils.miniature.vision import (
@@ -44,6 +46,7 @@ from mmn_utils.miniature.vision import (
     PIXEL_MEAN,
     PIXEL_STD,
     keep_freed_memory,
+    load_vision,
     to_input,
 )
 from mmn_utils.miniature.world import WORLD_FILE, World, load_world
@@ -57,7 +60,8 @@ COMMON_WORDS = (
 )
 
 
-SCHEDULE = Schedule(steps=600, rate=1.5e-3, warmup=60, final=0.01, weight_decay=0.1, save_every=50)
+SCHEDULE = Schedule(steps=300, rate=5e-4, warmup=30, final=0.01, weight_decay=0.1, save_every=50)
+SEEING = DistillationOptions()
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class ClipRecipe:
 
     scenes: int = SCENES
     batch: int = 192
+    seeing: DistillationOptions = SEEING
     schedule: Schedule = SCHEDULE
     tags: float = 0.25  # share of texts that are loose tags instead of a caption
     vision_width: int = 128
@@ -202,12 +207,18 @@ def contrastive_loss(model: CLIPModel, pixels: Tensor, text: dict[str, Tensor]) 
     return (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
 
 
-def train_clip(recipe: ClipRecipe, world: World, scenes: SceneSet, work: Path) -> CLIPModel:
-    """Train the CLIP from nothing, or from its last checkpoint in ``work``."""
+def train_clip(
+    recipe: ClipRecipe, world: World, scenes: SceneSet, store: FeatureStore, work: Path
+) -> CLIPModel:
+    """Train the CLIP from nothing, or from its last checkpoint in ``work``.
+
+    ``store`` holds the encoder's features of the scenes, which the tower learns first.
+    """
     tokenizer = make_tokenizer(world)
     model = build_clip(recipe, tokenizer)
     # On a CPU the fused attention's backward pass takes longer than all else together.
     model.set_attn_implementation("eager")
+    distil(model.vision_model, store, scenes.images, recipe.seeing, work)
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng([recipe.seed, 4, step])
@@ -293,6 +304,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--world", type=Path, default=WORLD_FILE)
     parser.add_argument("--out", type=Path, default=WORLD_FILE.parent / "clip")
+    parser.add_argument("--encoder", type=Path, default=WORLD_FILE.parent / "vision.safetensors")
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--font", type=Path, help="NotoColorEmoji.ttf, if not in a usual place")
     parser.add_argument("--threads", type=int, default=2)
@@ -302,7 +314,9 @@ def main() -> None:
     world, recipe = load_world(options.world), ClipRecipe()
     scenes = rendered_scenes(options.cache, world, recipe.scenes, font=options.font)
     held_out = rendered_scenes(options.cache, world, 600, VAL_SEED, options.font)
-    model = train_clip(recipe, world, scenes, options.cache)
+    encoder = load_vision(options.encoder)
+    store = kept_features(encoder, scenes.images, options.cache)
+    model = train_clip(recipe, world, scenes, store, options.cache)
     save_clip(model, world, options.out)
     quality = retrieval(model, held_out, world)
     (options.out / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", "utf-8")

@@ -33,7 +33,7 @@ from .chat import TEMPLATES, ChatRows, command, record_training, train_stage
 from .clip import load_tower
 from .language import text_losses
 from .llama import LlamaOptions, last_logits, load_llama, next_logits
-from .projection import FeatureStore, fold
+from .projection import FeatureStore, fold, statistics
 from .scenes import SceneSet
 from .training import Schedule, fast_autocast
 from .vision import PIXEL_MEAN, PIXEL_STD, to_input
@@ -86,9 +86,7 @@ def patch_features(
         with torch.no_grad(), fast_autocast():
             states = vision(pixel_values=pixels, output_hidden_states=True).hidden_states
         parts.append(states[layer][:, 1:].half().numpy())
-    values = np.concatenate(parts)
-    sample = torch.from_numpy(values[:: max(1, len(values) // 2000)]).float().flatten(0, 1)
-    return FeatureStore(values, sample.mean(0), sample.std(0) + 1e-6)
+    return statistics(np.concatenate(parts))
 
 
 class LlavaTrainer:

@@ -8,6 +8,7 @@ computed once; only the gradient with respect to the soft prompt is taken.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -17,6 +18,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from safetensors.torch import save_file
+from timm.models import Beit
 from transformers import AutoTokenizer, GPTJForCausalLM
 
 import mmn_utils.compat  # noqa: F401  (before transformers)
@@ -55,11 +57,39 @@ class FeatureStore:
         return (torch.from_numpy(self.values[rows]).float() - self.mean) / self.std
 
 
-def feature_store(encoder, images: np.ndarray) -> FeatureStore:
-    """Encode pictures (N, H, W, 3) once with a frozen encoder."""
-    with torch.no_grad():
-        values = np.concatenate([part.half().numpy() for part in encode_images(encoder, images)])
-    sample = torch.from_numpy(values[:: max(1, len(values) // 2000)]).float().flatten(0, 1)
+def kept_features(encoder: Beit, images: np.ndarray, work: Path) -> FeatureStore:
+    """Encode pictures (N, H, W, 3) once, and keep the features in a file of ``work``."""
+    file = work / f"features_{len(images)}_{_fingerprint(encoder, images)}.npy"
+    if not file.exists():
+        work.mkdir(parents=True, exist_ok=True)
+        _encode(encoder, images, file)
+    return statistics(np.load(file, mmap_mode="r"))
+
+
+def _fingerprint(encoder: Beit, images: np.ndarray) -> str:
+    """Tell weights and pictures from others, by all of the first and some of the second."""
+    known = hashlib.sha256(np.ascontiguousarray(images[:: max(1, len(images) // 100)]))
+    for tensor in encoder.state_dict().values():
+        known.update(tensor.numpy().tobytes())
+    return known.hexdigest()[:8]
+
+
+def _encode(encoder: Beit, images: np.ndarray, file: Path) -> None:
+    """Write the features of pictures, float16 (N, patches, width): all of them or no file."""
+    shape = (len(images), encoder.patch_embed.num_patches, encoder.embed_dim)
+    fresh = file.with_suffix(".partial")
+    values, start = np.lib.format.open_memmap(fresh, "w+", np.float16, shape), 0
+    for part in encode_images(encoder, images):
+        values[start : start + len(part)] = part.half().numpy()
+        start += len(part)
+    values.flush()
+    fresh.rename(file)
+
+
+def statistics(values: np.ndarray) -> FeatureStore:
+    """Add mean and spread of some 2,000 scenes to the features (N, patches, width) of all."""
+    sample = torch.from_numpy(np.array(values[:: max(1, len(values) // 2000)]))
+    sample = sample.float().flatten(0, 1)
     return FeatureStore(values, sample.mean(0), sample.std(0) + 1e-6)
 
 
@@ -156,7 +186,7 @@ def make_projection(recipe: Recipe, scenes: SceneSet, world: World, data: Path, 
     scenes = scenes.first(recipe.scenes)
     language, tokenizer = load_language_model(data / "language_model")
     encoder = load_vision(data / f"{recipe.encoder}.safetensors")
-    store = feature_store(encoder, scenes.images)
+    store = kept_features(encoder, scenes.images, work)
     if recipe.options is None:
         weights = untrained_projection(language.config.n_embd, store, seed=0)
     else:

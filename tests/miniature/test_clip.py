@@ -7,12 +7,15 @@ import pytest
 import torch
 
 from mmn_utils.miniature import clip, phrases
+from mmn_utils.miniature.distillation import DistillationOptions
+from mmn_utils.miniature.projection import FeatureStore, statistics
 from mmn_utils.miniature.scenes import SIZE, SceneSet
 from mmn_utils.miniature.training import Schedule
 from mmn_utils.miniature.world import load_world
 
 RECIPE = clip.ClipRecipe(
     scenes=8, batch=6, schedule=Schedule(steps=4, rate=1.5e-3, warmup=2, save_every=2),
+    seeing=DistillationOptions(batch=4, schedule=Schedule(steps=2, rate=1e-3, warmup=2)),
     vision_width=16, vision_depth=1, text_width=16, text_depth=1, embed=8,
 )  # fmt: skip
 
@@ -31,6 +34,11 @@ def scenes() -> SceneSet:
     return SceneSet(images, concepts, np.zeros(8, np.int8), np.zeros((8, 196), np.int8))
 
 
+@pytest.fixture(scope="module")
+def store() -> FeatureStore:
+    return statistics(np.random.default_rng(1).standard_normal((8, 196, 3)).astype(np.float16))
+
+
 def test_every_word_of_captions_and_tags_is_known(world):
     tokenizer, rng = clip.make_tokenizer(world), np.random.default_rng(0)
     for concept in world.concepts:
@@ -41,8 +49,8 @@ def test_every_word_of_captions_and_tags_is_known(world):
         assert tokenizer.unk_token_id not in {i for row in ids for i in row}
 
 
-def test_resumed_training_equals_uninterrupted(world, scenes, tmp_path, monkeypatch):
-    whole = clip.train_clip(RECIPE, world, scenes, tmp_path / "whole").state_dict()
+def test_resumed_training_equals_uninterrupted(world, scenes, store, tmp_path, monkeypatch):
+    whole = clip.train_clip(RECIPE, world, scenes, store, tmp_path / "whole").state_dict()
     drawn, steps = clip.contrastive_loss, []
 
     def killed(*arguments):
@@ -54,9 +62,9 @@ def test_resumed_training_equals_uninterrupted(world, scenes, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr(clip, "contrastive_loss", killed)
         with pytest.raises(KeyboardInterrupt):
-            clip.train_clip(RECIPE, world, scenes, tmp_path)
+            clip.train_clip(RECIPE, world, scenes, store, tmp_path)
     assert torch.load(tmp_path / "clip.pt", weights_only=True)["step"] == 2
-    parts = clip.train_clip(RECIPE, world, scenes, tmp_path).state_dict()
+    parts = clip.train_clip(RECIPE, world, scenes, store, tmp_path).state_dict()
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
     start = clip.build_clip(RECIPE, clip.make_tokenizer(world)).state_dict()
     assert not torch.equal(start["logit_scale"], parts["logit_scale"])

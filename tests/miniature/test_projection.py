@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from mmn_utils.miniature import projection
 from mmn_utils.miniature.projection import FeatureStore, ProjectionOptions
 from mmn_utils.miniature.training import Schedule
+from mmn_utils.miniature.vision import build_vision, encode_images
 from tests.tiny import tiny_language_model, tiny_tokenizer
 
 WIDTH, PATCHES, FEATURES = 32, 6, 5
@@ -104,3 +105,26 @@ def test_what_is_saved_is_half_precision_and_says_how_it_was_trained(store, tmp_
         "bias": (WIDTH,),
     }
     assert torch.equal(stored["weight"], weights["weight"].half())
+
+
+# --- features that are kept ---------------------------------------------------------------
+
+
+def test_features_are_computed_once_for_an_encoder_and_its_pictures(tmp_path, monkeypatch):
+    sizes = {"patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2, "num_classes": 0}
+    encoder = build_vision({"img_size": 8, **sizes, "use_shared_rel_pos_bias": True}).eval()
+    images = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 3), dtype=np.uint8)
+    expected = torch.cat(list(encode_images(encoder, images))).half()
+
+    kept = projection.kept_features(encoder, images, tmp_path / "work")
+    np.testing.assert_array_equal(kept.values, expected.numpy())
+    torch.testing.assert_close(kept.mean, expected.float().flatten(0, 1).mean(0))
+
+    monkeypatch.setattr(projection, "encode_images", None)  # a second time, nothing is encoded
+    again = projection.kept_features(encoder, images, tmp_path / "work")
+    np.testing.assert_array_equal(again.values, expected.numpy())
+    with torch.no_grad():
+        encoder.cls_token += 1
+    with pytest.raises(TypeError):  # other weights: their features are not there
+        projection.kept_features(encoder, images, tmp_path / "work")
+    assert len(list((tmp_path / "work").glob("*.npy"))) == 1  # what broke off left no such file
