@@ -98,26 +98,34 @@ def train_stage(
     stage: Schedule,
     work: Path,
     batch: int,
+    gently: Sequence[torch.nn.Parameter] = (),
 ) -> None:
     """Train parameters in place, from their values or from the stage's last checkpoint.
 
-    A stage that has ended before is only loaded.
+    A stage that has ended before is only loaded. For ``gently`` see ``training.train``.
     """
-    parameters = list(parameters)
+    parameters, gently = list(parameters), list(gently)
     train(
         parameters,
         loss_at,
         stage,
         work / f"{name}.pt",
-        torch.nn.ParameterList(parameters),  # what is frozen has no place in a checkpoint
+        # what is frozen has no place in a checkpoint
+        torch.nn.ParameterList([*parameters, *gently]),
         Progress(name, stage.steps, work / f"{name}.csv"),
         batch,
+        gently=gently,
     )
 
 
-def record_training(folder: Path, options) -> None:
-    """Write how a system was trained beside its weights."""
-    text = json.dumps(asdict(options), indent=1)
+def count_trained(network: torch.nn.Module) -> int:
+    """Count the parameters that a training has unfrozen."""
+    return sum(p.numel() for p in network.parameters() if p.requires_grad)
+
+
+def record_training(folder: Path, options, trained: int) -> None:
+    """Write how a system was trained, and how many of its parameters, beside its weights."""
+    text = json.dumps({"trained_parameters": trained, **asdict(options)}, indent=1)
     (folder / "training.json").write_text(text + "\n", encoding="utf-8")
 
 

@@ -72,6 +72,7 @@ class ClipRecipe:
     batch: int = 192
     seeing: DistillationOptions = SEEING
     schedule: Schedule = SCHEDULE
+    kept: float = 5.0  # weight of the first stage's loss in the second, lest patches forget
     tags: float = 0.25  # share of texts that are loose tags instead of a caption
     vision_width: int = 128
     vision_depth: int = 4
@@ -200,9 +201,8 @@ def limit_scale(model: CLIPModel) -> None:
     model.logit_scale.clamp_(max=float(np.log(100)))
 
 
-def contrastive_loss(model: CLIPModel, pixels: Tensor, text: dict[str, Tensor]) -> Tensor:
-    """Return the symmetric contrastive loss of a batch of pairs."""
-    logits = model(pixel_values=pixels, **text).logits_per_image.float()
+def contrastive_loss(logits: Tensor) -> Tensor:
+    """Return the symmetric contrastive loss of a batch's pictures (rows) and texts (B, B)."""
     truth = torch.arange(len(logits))
     return (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
 
@@ -218,25 +218,27 @@ def train_clip(
     model = build_clip(recipe, tokenizer)
     # On a CPU the fused attention's backward pass takes longer than all else together.
     model.set_attn_implementation("eager")
-    distil(model.vision_model, store, scenes.images, recipe.seeing, work)
+    taught = distil(model.vision_model, store, scenes.images, recipe.seeing, work)
+    whole = torch.nn.ModuleList([model, taught.heads])
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng([recipe.seed, 4, step])
         rows = np.sort(rng.choice(len(scenes), recipe.batch, replace=False))
         texts = [scene_text(scenes, row, world, recipe.tags, rng) for row in rows]
+        pixels, text = to_input(scenes.images[rows]), tokenize(tokenizer, texts)
         limit_scale(model)
         with fast_autocast():
-            return contrastive_loss(
-                model, to_input(scenes.images[rows]), tokenize(tokenizer, texts)
-            )
+            out = model(pixel_values=pixels, **text, output_hidden_states=True)
+        kept = taught.error(out.vision_model_output.hidden_states, store.batch(rows))
+        return contrastive_loss(out.logits_per_image.float()) + recipe.kept * kept
 
     schedule = recipe.schedule
     train(
-        list(model.parameters()),
+        list(whole.parameters()),
         loss_at,
         schedule,
         work / "clip.pt",
-        model,
+        whole,
         Progress("clip", schedule.steps, work / "clip.csv"),
         recipe.batch,
     )

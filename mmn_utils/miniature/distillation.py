@@ -8,6 +8,7 @@ guesses what the miniature's encoder, which saw pictures alone, makes of a pictu
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -67,6 +68,11 @@ class Distillation(nn.Module):
         """Return the mean squared error; pixels (B, 3, H, W), features (B, P, D), standardised."""
         with fast_autocast():
             states = self.tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        return self.error(states, features)
+
+    def error(self, states: Sequence[Tensor], features: Tensor) -> Tensor:
+        """Return the same from the tower's hidden states, each (B, 1 + squares, d)."""
+        with fast_autocast():
             guessed = [head(states[i][:, 1:]) for i, head in zip(TAUGHT, self.heads, strict=True)]
         truth = gathered(features, self.side)
         return torch.stack([F.mse_loss(guess.float(), truth) for guess in guessed]).mean()
@@ -78,8 +84,11 @@ def distil(
     images: np.ndarray,
     options: DistillationOptions,
     work: Path,
-) -> None:
-    """Teach a tower in place, from its values or from the last checkpoint in ``work``."""
+) -> Distillation:
+    """Teach a tower in place, from its values or from the last checkpoint in ``work``.
+
+    Returns it with the heads that read its layers.
+    """
     patches, width = store.values.shape[1:]
     config = tower.config
     squares = (config.image_size // config.patch_size) ** 2
@@ -101,3 +110,4 @@ def distil(
         Progress("clip_seeing", schedule.steps, work / "clip_seeing.csv"),
         options.batch,
     )
+    return model

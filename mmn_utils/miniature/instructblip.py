@@ -4,7 +4,7 @@ As with BLIP-2, first pictures and texts learn to find each other, the queries r
 picture and the Q-Former's other half the text; then the queries, which now read the
 instruction too, learn to speak to the frozen language model by captions alone. The vision
 tower begins as the tiny CLIP's, as far as its class can hold it; unlike in BLIP-2 it
-learns on, in both stages.
+learns on, gently, in both stages.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from ..models.instructblip import (
     save_instructblip,
 )
 from .captioning import Batches, CaptionIds, caption_loss
-from .chat import TEMPLATES, command, record_training, train_stage
+from .chat import TEMPLATES, command, count_trained, record_training, train_stage
 from .clip import MAX_WORDS, load_tower, make_tokenizer, scene_text, tokenize, tower_shape
 from .llama import last_logits, load_llama
 from .scenes import SceneSet
@@ -254,23 +254,27 @@ class InstructBlipTrainer:
 
     def run(self, work: Path) -> None:
         """Train both stages."""
-        options, eyes = self.options, list(self.queries.parameters())
+        options, tower = self.options, list(self.queries.vision_model.parameters())
+        known = {id(parameter) for parameter in tower}
+        reader = [p for p in self.queries.parameters() if id(p) not in known]
         self.language.requires_grad_(False)
         train_stage(
             "instructblip_contrast",
-            [*eyes, *self.contrast.parameters()],
+            [*reader, *self.contrast.parameters()],
             self.contrast_loss,
             options.contrast,
             work,
             options.contrast_batch,
+            gently=tower,
         )
         train_stage(
             "instructblip_speaking",
-            [*eyes, *self.projection.parameters()],
+            [*reader, *self.projection.parameters()],
             self.speaking_loss,
             options.speaking,
             work,
             options.batch,
+            gently=tower,
         )
 
 
@@ -283,9 +287,10 @@ def make_instructblip(
     vision = load_tower(data / "clip")
     whole = join(vision, language, words, scenes.images[:256], options)
     InstructBlipTrainer(whole, tokenizer, words, scenes, world, options).run(work)
+    trained_parameters = count_trained(whole)
     system = build_instructblip(FACTS, whole, tokenizer, words)
     save_instructblip(system, data / "instructblip", language_model="../llama")
-    record_training(data / "instructblip", options)
+    record_training(data / "instructblip", options, trained_parameters)
     return system
 
 

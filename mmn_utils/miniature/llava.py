@@ -29,7 +29,7 @@ from transformers import (
 
 from ..models.llava import Llava, LlavaFacts, build_llava, save_llava
 from .captioning import Batches, CaptionIds, caption_loss
-from .chat import TEMPLATES, ChatRows, command, record_training, train_stage
+from .chat import TEMPLATES, ChatRows, command, count_trained, record_training, train_stage
 from .clip import load_tower
 from .language import text_losses
 from .llama import LlamaOptions, last_logits, load_llama, next_logits
@@ -149,9 +149,10 @@ def make_llava(
     store = patch_features(vision, scenes.images, whole.config.vision_feature_layer)
     captions = CaptionIds(scenes, world, tokenizer).ids
     LlavaTrainer(whole, language, tokenizer, store, captions, world, options).run(work)
+    trained_parameters = count_trained(whole)
     system = build_llava(FACTS, whole, tokenizer)
     save_llava(system, data / "llava")
-    record_training(data / "llava", options)
+    record_training(data / "llava", options, trained_parameters)
     return system
 
 

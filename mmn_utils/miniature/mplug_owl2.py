@@ -1,9 +1,9 @@
 """Train the miniature of mPLUG-Owl2: a ViT, an abstractor, LLaMA's weights for image tokens.
 
-The vision tower begins as the tiny CLIP's, whose modules are the same, and learns with
-the abstractor. In the language model only what image tokens go through is trained: their
-norms, keys and values, which begin as those for text. All else is frozen, so text alone
-is processed as by the language model that it came from.
+The vision tower begins as the tiny CLIP's, whose modules are the same, and learns on,
+gently, with the abstractor. In the language model only what image tokens go through is
+trained: their norms, keys and values, which begin as those for text. All else is frozen,
+so text alone is processed as by the language model that it came from.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from ..models.mplug_owl2 import (
 )
 from ..models.mplug_owl2_modules import AbstractorConfig, VisionConfig
 from .captioning import Batches, CaptionIds, caption_loss
-from .chat import TEMPLATES, command, record_training, train_stage
+from .chat import TEMPLATES, command, count_trained, record_training, train_stage
 from .clip import load_tower, tower_shape
 from .llama import load_llama
 from .scenes import SceneSet
@@ -41,6 +41,8 @@ from .world import World
 
 FACTS = MplugOwl2Facts(name="miniature/mplug_owl2", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
 STAGE = Schedule(steps=1300, rate=1e-3, save_every=100)
+TOWER = r"\.vision_model\."
+FRESH = r"\.visual_abstractor\.|\.multiway\.1\."  # of two ways, the one of image tokens
 
 
 @dataclass(frozen=True)
@@ -130,16 +132,9 @@ def join(
     return network.eval().requires_grad_(False)
 
 
-_TRAINED = ("model.vision_model.", "model.visual_abstractor.")
-
-
-def trained(network: MplugOwl2ForCausalLM) -> list[nn.Parameter]:
-    """Unfreeze and return tower, abstractor, and what image tokens alone go through."""
-    found = [
-        parameter
-        for name, parameter in network.named_parameters()
-        if name.startswith(_TRAINED) or ".multiway.1." in name
-    ]
+def unfrozen(network: MplugOwl2ForCausalLM, names: str) -> list[nn.Parameter]:
+    """Unfreeze and return the parameters in whose names a pattern is found."""
+    found = [part for name, part in network.named_parameters() if re.search(names, name)]
     return [parameter.requires_grad_(True) for parameter in found]
 
 
@@ -174,7 +169,13 @@ class MplugOwl2Trainer:
         """Train."""
         options = self.options
         train_stage(
-            "mplug_owl2", trained(self.network), self.loss, options.stage, work, options.batch
+            "mplug_owl2",
+            unfrozen(self.network, FRESH),
+            self.loss,
+            options.stage,
+            work,
+            options.batch,
+            gently=unfrozen(self.network, TOWER),
         )
 
 
@@ -186,9 +187,10 @@ def make_mplug_owl2(
     vision = load_tower(data / "clip")
     network = join(vision, language, tokenizer, options)
     MplugOwl2Trainer(network, tokenizer, scenes, world, options).run(work)
+    trained_parameters = count_trained(network)
     system = build_mplug_owl2(FACTS, network, tokenizer)
     save_mplug_owl2(system, data / "mplug_owl2", data / "llama", dtype=torch.float16)
-    record_training(data / "mplug_owl2", options)
+    record_training(data / "mplug_owl2", options, trained_parameters)
     return system
 
 

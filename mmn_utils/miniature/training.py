@@ -6,11 +6,13 @@ import csv
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
+
+GENTLY = 0.1  # share of the rate at which parameters learn that begin trained
 
 
 def fast_autocast() -> torch.autocast:
@@ -93,25 +95,27 @@ def train(
     progress: Progress,
     items_per_step: int,
     report: Callable[[], dict[str, float]] = dict,
+    gently: Sequence[torch.nn.Parameter] = (),
 ) -> None:
     """Minimise ``loss_at(step)`` with AdamW; resume from ``checkpoint`` if it is there.
 
     ``loss_at`` must depend on the step alone (it seeds its own draws), so that a
     resumed training ends with the weights of an uninterrupted one. It returns the loss,
     or yields summands of it, which need the memory of one at a time. Only matrices decay.
-    Raises ValueError for a checkpoint of another schedule.
+    ``gently`` are parameters that begin trained: they learn at ``GENTLY`` of the rate, lest
+    what is fresh beside them spoils them first. Raises ValueError for a checkpoint of
+    another schedule.
     """
-    decays = {True: schedule.weight_decay, False: 0.0}
-    groups = [
-        {"params": [p for p in parameters if (p.ndim > 1) is matrix], "weight_decay": decay}
-        for matrix, decay in decays.items()
-    ]
+    groups = _groups(parameters, schedule.weight_decay, 1.0)
+    if gently:
+        groups += _groups(gently, schedule.weight_decay, GENTLY)
+        parameters = [*parameters, *gently]
     optimizer = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.98), fused=True)
     start = _resume(checkpoint, state, optimizer, schedule)
     running = None
     for step in range(start, schedule.steps):
         for group in optimizer.param_groups:
-            group["lr"] = schedule.rate_at(step)
+            group["lr"] = group["share"] * schedule.rate_at(step)
         loss = _backward(loss_at(step))
         torch.nn.utils.clip_grad_norm_(parameters, schedule.clip)
         optimizer.step()
@@ -120,6 +124,18 @@ def train(
         if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
             save_checkpoint(checkpoint, state, optimizer, schedule, step + 1)
             progress(step + 1, (step + 1) * items_per_step, loss=running, **report())
+
+
+def _groups(parameters: Sequence[torch.nn.Parameter], decay: float, share: float) -> list[dict]:
+    """Split parameters into those that decay, the matrices, and others."""
+    return [
+        {
+            "params": [p for p in parameters if (p.ndim > 1) is matrix],
+            "weight_decay": decay if matrix else 0.0,
+            "share": share,
+        }
+        for matrix in (True, False)
+    ]
 
 
 def _backward(loss: torch.Tensor | Iterator[torch.Tensor]) -> float:

@@ -345,7 +345,8 @@ def test_queries_begin_unlike(data, scenes, world):
 
 def test_mplug_owl2_teaches_nothing_that_text_goes_through(data, scenes, world):
     whole, ours = trainer("mplug_owl2", data, scenes, world)
-    chosen = {id(parameter) for parameter in mplug_owl2.trained(whole)}
+    names = (mplug_owl2.FRESH, mplug_owl2.TOWER)
+    chosen = {id(parameter) for part in names for parameter in mplug_owl2.unfrozen(whole, part)}
     ours.loss(0).backward()
     found = reached(whole)
     assert {id(p) for name, p in whole.named_parameters() if name in found} <= chosen
@@ -488,10 +489,15 @@ def test_eight_pictures_are_learnt(name, data, scenes, world, tmp_path):
 
 
 @pytest.mark.parametrize("name", SYSTEMS)
-def test_a_saved_system_loads_by_its_folder_and_the_doctor_passes(name, made, data, scenes):
+def test_a_saved_system_loads_by_its_folder_and_the_doctor_passes(name, made, data, scenes, world):
     model = load_model(data / name)
     assert (type(model), model.name) == (type(made[name]), f"miniature/{name}")
     recipe = json.loads((data / name / "training.json").read_text())
+    whole, _ = trainer(name, data, scenes, world)
+    learns = f"{LEARN[name][0]}|language_projection"
+    assert recipe.pop("trained_parameters") == sum(
+        parameter.numel() for n, parameter in whole.named_parameters() if re.search(learns, n)
+    )
     assert recipe == json.loads(json.dumps(asdict(OPTIONS[name])))
     report = doctor(model, pictures(scenes, slice(3)))
     assert report["passed"].all(), report.to_string()

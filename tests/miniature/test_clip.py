@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -95,3 +97,15 @@ def test_saved_folder_loads_through_transformers(world, tmp_path):
         model, clip.to_input(image[None]), clip.tokenize(clip.make_tokenizer(world), texts)
     )
     torch.testing.assert_close(theirs / model.logit_scale.exp(), ours, atol=1e-2, rtol=0)
+
+
+@pytest.mark.parametrize("kept", [0.0, 5.0])
+def test_patches_are_held_to_what_they_told(kept, world, scenes, store, tmp_path):
+    recipe = replace(RECIPE, kept=kept)
+    clip.train_clip(recipe, world, scenes, store, tmp_path)
+    seen = torch.load(tmp_path / "clip_seeing.pt", weights_only=True)["model"]
+    after = torch.load(tmp_path / "clip.pt", weights_only=True)["model"]
+    name = "1.1.bias"  # of the last head; no decay moves it
+    assert torch.equal(seen[f"heads.{name}"], after[f"1.{name}"]) is (kept == 0)
+    tower = "embeddings.patch_embedding.weight"
+    assert not torch.equal(seen[f"tower.{tower}"], after[f"0.vision_model.{tower}"])

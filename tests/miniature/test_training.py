@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmn_utils.miniature.training import Progress, Schedule, rate_factor, train
+from mmn_utils.miniature.training import GENTLY, Progress, Schedule, rate_factor, train
 
 SCHEDULE = Schedule(steps=8, rate=0.1, warmup=2, final=0.25, weight_decay=0.5, save_every=4)
 
@@ -51,6 +51,19 @@ def test_only_matrices_decay(tmp_path):
     shrunk = torch.tensor([1 - 0.5 * SCHEDULE.rate_at(step) for step in range(8)]).prod()
     torch.testing.assert_close(model.weight.data, start["weight"] * shrunk)
     assert torch.equal(model.bias.data, start["bias"])
+
+
+def test_what_begins_trained_learns_gently(tmp_path):
+    fast, slow = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
+    both = torch.nn.ParameterList([fast, slow])
+    one = replace(SCHEDULE, steps=1, weight_decay=0.0)
+    train(
+        [fast], lambda step: fast.sum() + slow.sum(), one, tmp_path / "a.pt", both,
+        Progress("a", 1, tmp_path / "a.csv"), 1, gently=[slow],
+    )  # fmt: skip
+    # Adam's first step is the rate itself, whatever the gradient
+    torch.testing.assert_close(1 - fast.data, torch.full((3,), SCHEDULE.rate_at(0)))
+    torch.testing.assert_close(1 - slow.data, GENTLY * (1 - fast.data))
 
 
 def test_a_checkpoint_of_another_schedule_is_refused(tmp_path):
