@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
 
 import mmn_utils.compat  # noqa: F401  (before transformers)
 
@@ -32,7 +31,6 @@ from .corpus import PROMPT
 from .language import Rows
 from .quality import caption_quality, mean
 from .scenes import rendered_scenes
-from .training import Progress, Schedule, train
 from .vision import keep_freed_memory
 from .world import WORLD_FILE, World, load_world
 
@@ -88,34 +86,7 @@ class ChatRows(Rows):
         return [*before, *seen, *behind, *said, self.tokenizer.eos_token_id]
 
 
-# --- stages -------------------------------------------------------------------------------
-
-
-def train_stage(
-    name: str,
-    parameters: Sequence[torch.nn.Parameter],
-    loss_at: Callable[[int], Tensor],
-    stage: Schedule,
-    work: Path,
-    batch: int,
-    gently: Sequence[torch.nn.Parameter] = (),
-) -> None:
-    """Train parameters in place, from their values or from the stage's last checkpoint.
-
-    A stage that has ended before is only loaded. For ``gently`` see ``training.train``.
-    """
-    parameters, gently = list(parameters), list(gently)
-    train(
-        parameters,
-        loss_at,
-        stage,
-        work / f"{name}.pt",
-        # what is frozen has no place in a checkpoint
-        torch.nn.ParameterList([*parameters, *gently]),
-        Progress(name, stage.steps, work / f"{name}.csv"),
-        batch,
-        gently=gently,
-    )
+# --- how they were trained ----------------------------------------------------------------
 
 
 def count_trained(network: torch.nn.Module) -> int:

@@ -40,7 +40,7 @@ from mmn_utils.miniature.distillation import DistillationOptions, distil
 from mmn_utils.miniature.phrases import FORMS
 from mmn_utils.miniature.projection import FeatureStore, kept_features
 from mmn_utils.miniature.scenes import SIZE, VAL_SEED, SceneSet, rendered_scenes
-from mmn_utils.miniature.training import Progress, Schedule, fast_autocast, train
+from mmn_utils.miniature.training import Schedule, fast_autocast, train
 from mmn_utils.miniature.vision import (
     CACHE,
     PIXEL_MEAN,
@@ -60,7 +60,7 @@ COMMON_WORDS = (
 )
 
 
-SCHEDULE = Schedule(steps=300, rate=5e-4, warmup=30, final=0.01, weight_decay=0.1, save_every=50)
+SCHEDULE = Schedule(steps=300, rate=1e-3, warmup=30, final=0.01, weight_decay=0.1, save_every=50)
 SEEING = DistillationOptions()
 
 
@@ -232,16 +232,8 @@ def train_clip(
         kept = taught.error(out.vision_model_output.hidden_states, store.batch(rows))
         return contrastive_loss(out.logits_per_image.float()) + recipe.kept * kept
 
-    schedule = recipe.schedule
-    train(
-        list(whole.parameters()),
-        loss_at,
-        schedule,
-        work / "clip.pt",
-        whole,
-        Progress("clip", schedule.steps, work / "clip.csv"),
-        recipe.batch,
-    )
+    parameters = list(whole.parameters())
+    train("clip", parameters, loss_at, recipe.schedule, work, recipe.batch, state=whole)
     limit_scale(model)
     return model.eval()
 

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
 from .projection import FeatureStore
-from .training import Progress, Schedule, fast_autocast, train
+from .training import Schedule, fast_autocast, train
 from .vision import to_input
 
 #: layers of the tower that are taught: LLaVA reads the last but one, mPLUG-Owl2 the last.
@@ -100,14 +100,13 @@ def distil(
         rows = np.sort(rng.choice(len(images), options.batch, replace=False))
         return model(to_input(images[rows]), store.batch(rows))
 
-    schedule = options.schedule
     train(
+        "clip_seeing",
         list(model.parameters()),
         loss_at,
-        schedule,
-        work / "clip_seeing.pt",
-        model,
-        Progress("clip_seeing", schedule.steps, work / "clip_seeing.csv"),
+        options.schedule,
+        work,
         options.batch,
+        state=model,
     )
     return model

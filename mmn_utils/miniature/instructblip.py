@@ -41,11 +41,11 @@ from ..models.instructblip import (
     save_instructblip,
 )
 from .captioning import Batches, CaptionIds, caption_loss
-from .chat import TEMPLATES, command, count_trained, record_training, train_stage
+from .chat import TEMPLATES, command, count_trained, record_training
 from .clip import MAX_WORDS, load_tower, make_tokenizer, scene_text, tokenize, tower_shape
 from .llama import last_logits, load_llama
 from .scenes import SceneSet
-from .training import Schedule, fast_autocast
+from .training import Schedule, fast_autocast, train
 from .vision import PIXEL_MEAN, PIXEL_STD, to_input
 from .world import World
 
@@ -258,7 +258,7 @@ class InstructBlipTrainer:
         known = {id(parameter) for parameter in tower}
         reader = [p for p in self.queries.parameters() if id(p) not in known]
         self.language.requires_grad_(False)
-        train_stage(
+        train(
             "instructblip_contrast",
             [*reader, *self.contrast.parameters()],
             self.contrast_loss,
@@ -267,7 +267,7 @@ class InstructBlipTrainer:
             options.contrast_batch,
             gently=tower,
         )
-        train_stage(
+        train(
             "instructblip_speaking",
             [*reader, *self.projection.parameters()],
             self.speaking_loss,

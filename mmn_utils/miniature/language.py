@@ -21,7 +21,7 @@ from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 import mmn_utils.compat  # noqa: F401  (before transformers)
 
 from .corpus import CorpusOptions, documents
-from .training import Progress, Schedule, fast_autocast, train
+from .training import Schedule, fast_autocast, train
 from .world import World, load_world
 
 END = "<|endoftext|>"
@@ -208,13 +208,13 @@ def fit(name: str, model: torch.nn.Module, logits_for: Callable, rows: Rows, wor
     """Train a language model on rows, from nothing or from its last checkpoint."""
     options = rows.options
     train(
+        name,
         list(model.parameters()),
         partial(text_losses, logits_for, rows),
         Schedule(steps=options.steps, rate=options.rate),
-        work / f"{name}.pt",
-        model,
-        Progress(name, options.steps, work / f"{name}.csv"),
+        work,
         items_per_step=options.batch * options.row,
+        state=model,
     )
 
 

@@ -29,13 +29,13 @@ from transformers import (
 
 from ..models.llava import Llava, LlavaFacts, build_llava, save_llava
 from .captioning import Batches, CaptionIds, caption_loss
-from .chat import TEMPLATES, ChatRows, command, count_trained, record_training, train_stage
+from .chat import TEMPLATES, ChatRows, command, count_trained, record_training
 from .clip import load_tower
 from .language import text_losses
 from .llama import LlamaOptions, last_logits, load_llama, next_logits
 from .projection import FeatureStore, fold, statistics
 from .scenes import SceneSet
-from .training import Schedule, fast_autocast
+from .training import Schedule, fast_autocast, train
 from .vision import PIXEL_MEAN, PIXEL_STD, to_input
 from .world import World
 
@@ -130,11 +130,14 @@ class LlavaTrainer:
     def run(self, work: Path) -> None:
         """Train both stages; the projector then takes CLIP's features as they are."""
         options = self.options
-        stage = partial(train_stage, work=work, batch=options.batch)
-        parameters = list(self.projector.requires_grad_(True).parameters())
-        stage("llava_alignment", parameters, self.alignment_loss, options.alignment)
-        parameters += self.language.requires_grad_(True).parameters()
-        stage("llava_tuning", parameters, self.tuning_losses, options.tuning)
+        stages = (
+            ("alignment", self.projector, self.alignment_loss, options.alignment),
+            ("tuning", self.language, self.tuning_losses, options.tuning),
+        )
+        parameters = []
+        for stage, learns, loss_at, schedule in stages:
+            parameters += learns.requires_grad_(True).parameters()
+            train(f"llava_{stage}", parameters, loss_at, schedule, work, options.batch)
         first = self.projector.linear_1
         first.load_state_dict(fold(first, self.store))
 

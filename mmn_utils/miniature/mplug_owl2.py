@@ -31,11 +31,11 @@ from ..models.mplug_owl2 import (
 )
 from ..models.mplug_owl2_modules import AbstractorConfig, VisionConfig
 from .captioning import Batches, CaptionIds, caption_loss
-from .chat import TEMPLATES, command, count_trained, record_training, train_stage
+from .chat import TEMPLATES, command, count_trained, record_training
 from .clip import load_tower, tower_shape
 from .llama import load_llama
 from .scenes import SceneSet
-from .training import Schedule, fast_autocast
+from .training import Schedule, fast_autocast, train
 from .vision import PIXEL_MEAN, PIXEL_STD, to_input
 from .world import World
 
@@ -168,7 +168,7 @@ class MplugOwl2Trainer:
     def run(self, work: Path) -> None:
         """Train."""
         options = self.options
-        train_stage(
+        train(
             "mplug_owl2",
             unfrozen(self.network, FRESH),
             self.loss,

@@ -27,7 +27,7 @@ from .captioning import SCENES, Batches, CaptionIds, caption_loss
 from .corpus import PROMPT
 from .language import last_logits
 from .scenes import SceneSet, rendered_scenes
-from .training import Progress, Schedule, train
+from .training import Schedule, train
 from .vision import encode_images, keep_freed_memory, load_vision
 from .world import WORLD_FILE, World, load_world
 
@@ -127,15 +127,8 @@ def train_projection(
             )
 
     schedule = Schedule(options.steps, options.rate, weight_decay=0.0)
-    train(
-        list(linear.parameters()),
-        losses_at,
-        schedule,
-        work / f"{name}.pt",
-        linear,
-        Progress(name, options.steps, work / f"{name}.csv"),
-        options.batch,
-    )
+    parameters = list(linear.parameters())
+    train(name, parameters, losses_at, schedule, work, options.batch, state=linear)
     return fold(linear, store)
 
 

@@ -87,17 +87,20 @@ class Progress:
 
 
 def train(
-    parameters: list[torch.nn.Parameter],
+    name: str,
+    parameters: Sequence[torch.nn.Parameter],
     loss_at: Callable[[int], torch.Tensor | Iterator[torch.Tensor]],
     schedule: Schedule,
-    checkpoint: Path,
-    state: torch.nn.Module,
-    progress: Progress,
+    work: Path,
     items_per_step: int,
-    report: Callable[[], dict[str, float]] = dict,
+    *,
     gently: Sequence[torch.nn.Parameter] = (),
+    state: torch.nn.Module | None = None,
 ) -> None:
-    """Minimise ``loss_at(step)`` with AdamW; resume from ``checkpoint`` if it is there.
+    """Minimise ``loss_at(step)`` with AdamW; go on from the checkpoint of the name, if any.
+
+    Checkpoint and curve are ``name``.pt and ``name``.csv in ``work``; the first holds
+    ``state``, or the parameters alone: what is frozen has no place in it.
 
     ``loss_at`` must depend on the step alone (it seeds its own draws), so that a
     resumed training ends with the weights of an uninterrupted one. It returns the loss,
@@ -110,7 +113,10 @@ def train(
     if gently:
         groups += _groups(gently, schedule.weight_decay, GENTLY)
         parameters = [*parameters, *gently]
+    state = state or torch.nn.ParameterList(parameters)
     optimizer = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.98), fused=True)
+    checkpoint = work / f"{name}.pt"
+    progress = Progress(name, schedule.steps, work / f"{name}.csv")
     start = _resume(checkpoint, state, optimizer, schedule)
     running = None
     for step in range(start, schedule.steps):
@@ -123,7 +129,7 @@ def train(
         running = loss if running is None else 0.97 * running + 0.03 * loss
         if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
             save_checkpoint(checkpoint, state, optimizer, schedule, step + 1)
-            progress(step + 1, (step + 1) * items_per_step, loss=running, **report())
+            progress(step + 1, (step + 1) * items_per_step, loss=running)
 
 
 def _groups(parameters: Sequence[torch.nn.Parameter], decay: float, share: float) -> list[dict]:

@@ -33,7 +33,7 @@ from mmn_utils.miniature.llava import LlavaOptions
 from mmn_utils.miniature.mplug_owl2 import MplugOwl2Options
 from mmn_utils.miniature.projection import fold
 from mmn_utils.miniature.scenes import SceneSet
-from mmn_utils.miniature.training import Schedule
+from mmn_utils.miniature.training import Schedule, train
 from mmn_utils.miniature.vision import to_input
 from mmn_utils.miniature.world import load_world
 from mmn_utils.models import load_model
@@ -481,7 +481,7 @@ def test_eight_pictures_are_learnt(name, data, scenes, world, tmp_path):
         parameter.requires_grad_(True)
     loss_at, steps = getattr(ours, loss), range(90, 98)
     before = sum(whole_loss(loss_at(step)).item() for step in steps)
-    chat.train_stage("toy", parameters, loss_at, stage, tmp_path, 2)
+    train("toy", parameters, loss_at, stage, tmp_path, 2)
     assert sum(whole_loss(loss_at(step)).item() for step in steps) < share * before
 
 

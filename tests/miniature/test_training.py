@@ -17,13 +17,13 @@ def run(folder, schedule=SCHEDULE, loss=None):
     model = torch.nn.Linear(3, 2)
     pixels = torch.randn(5, 3)
     train(
+        "toy",
         list(model.parameters()),
         loss or (lambda step: model(pixels * (step + 1)).square().mean()),
         schedule,
-        folder / "toy.pt",
-        model,
-        Progress("toy", schedule.steps, folder / "toy.csv"),
+        folder,
         items_per_step=5,
+        state=model,
     )
     return model
 
@@ -44,10 +44,7 @@ def test_only_matrices_decay(tmp_path):
     torch.manual_seed(0)
     model = torch.nn.Linear(3, 2)
     start = {name: value.clone() for name, value in model.state_dict().items()}
-    train(
-        list(model.parameters()), nothing, SCHEDULE, tmp_path / "a.pt", model,
-        Progress("a", 8, tmp_path / "a.csv"), 1,
-    )  # fmt: skip
+    train("a", list(model.parameters()), nothing, SCHEDULE, tmp_path, 1)
     shrunk = torch.tensor([1 - 0.5 * SCHEDULE.rate_at(step) for step in range(8)]).prod()
     torch.testing.assert_close(model.weight.data, start["weight"] * shrunk)
     assert torch.equal(model.bias.data, start["bias"])
@@ -55,12 +52,8 @@ def test_only_matrices_decay(tmp_path):
 
 def test_what_begins_trained_learns_gently(tmp_path):
     fast, slow = (torch.nn.Parameter(torch.ones(3)) for _ in range(2))
-    both = torch.nn.ParameterList([fast, slow])
     one = replace(SCHEDULE, steps=1, weight_decay=0.0)
-    train(
-        [fast], lambda step: fast.sum() + slow.sum(), one, tmp_path / "a.pt", both,
-        Progress("a", 1, tmp_path / "a.csv"), 1, gently=[slow],
-    )  # fmt: skip
+    train("a", [fast], lambda step: fast.sum() + slow.sum(), one, tmp_path, 1, gently=[slow])
     # Adam's first step is the rate itself, whatever the gradient
     torch.testing.assert_close(1 - fast.data, torch.full((3,), SCHEDULE.rate_at(0)))
     torch.testing.assert_close(1 - slow.data, GENTLY * (1 - fast.data))
