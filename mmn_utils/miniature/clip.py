@@ -13,11 +13,12 @@ from __future__ import annotations
 import argparse
 import json
 import re
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
@@ -39,7 +40,7 @@ from mmn_utils.miniature.captioning import SCENES
 from mmn_utils.miniature.distillation import DistillationOptions, distil
 from mmn_utils.miniature.phrases import FORMS
 from mmn_utils.miniature.projection import FeatureStore, kept_features
-from mmn_utils.miniature.scenes import SIZE, VAL_SEED, SceneSet, rendered_scenes
+from mmn_utils.miniature.scenes import PROBE_SEED, SIZE, VAL_SEED, SceneSet, rendered_scenes
 from mmn_utils.miniature.training import Schedule, fast_autocast, train
 from mmn_utils.miniature.vision import (
     CACHE,
@@ -47,6 +48,7 @@ from mmn_utils.miniature.vision import (
     PIXEL_STD,
     keep_freed_memory,
     load_vision,
+    probe_features,
     to_input,
 )
 from mmn_utils.miniature.world import WORLD_FILE, World, load_world
@@ -81,6 +83,10 @@ class ClipRecipe:
     text_depth: int = 2
     embed: int = 96
     seed: int = 0
+
+
+#: the control: no encoder behind it, and twice as many pairs
+PAIRS_ALONE = ClipRecipe(schedule=replace(SCHEDULE, steps=600, rate=1.5e-3, warmup=60))
 
 
 def vocabulary(world: World) -> list[str]:
@@ -208,18 +214,26 @@ def contrastive_loss(logits: Tensor) -> Tensor:
 
 
 def train_clip(
-    recipe: ClipRecipe, world: World, scenes: SceneSet, store: FeatureStore, work: Path
+    recipe: ClipRecipe,
+    world: World,
+    scenes: SceneSet,
+    store: FeatureStore | None,
+    work: Path,
+    name: str = "clip",
 ) -> CLIPModel:
-    """Train the CLIP from nothing, or from its last checkpoint in ``work``.
+    """Train a CLIP from nothing, or from the last checkpoint of its name in ``work``.
 
-    ``store`` holds the encoder's features of the scenes, which the tower learns first.
+    ``store`` holds the encoder's features of the scenes, which the tower learns first;
+    without it, it learns from pairs alone.
     """
     tokenizer = make_tokenizer(world)
     model = build_clip(recipe, tokenizer)
     # On a CPU the fused attention's backward pass takes longer than all else together.
     model.set_attn_implementation("eager")
-    taught = distil(model.vision_model, store, scenes.images, recipe.seeing, work)
-    whole = torch.nn.ModuleList([model, taught.heads])
+    whole, taught = model, None
+    if store is not None:
+        taught = distil(model.vision_model, store, scenes.images, recipe.seeing, work)
+        whole = torch.nn.ModuleList([model, taught.heads])
 
     def loss_at(step: int) -> Tensor:
         rng = np.random.default_rng([recipe.seed, 4, step])
@@ -229,11 +243,14 @@ def train_clip(
         limit_scale(model)
         with fast_autocast():
             out = model(pixel_values=pixels, **text, output_hidden_states=True)
+        loss = contrastive_loss(out.logits_per_image.float())
+        if taught is None:
+            return loss
         kept = taught.error(out.vision_model_output.hidden_states, store.batch(rows))
-        return contrastive_loss(out.logits_per_image.float()) + recipe.kept * kept
+        return loss + recipe.kept * kept
 
     parameters = list(whole.parameters())
-    train("clip", parameters, loss_at, recipe.schedule, work, recipe.batch, state=whole)
+    train(name, parameters, loss_at, recipe.schedule, work, recipe.batch, state=whole)
     limit_scale(model)
     return model.eval()
 
@@ -271,6 +288,33 @@ def retrieval(
     return dict(zip(names, np.mean(rows, 0).round(4).tolist(), strict=True))
 
 
+def tower_table(
+    towers: Mapping[str, CLIPVisionModel], scenes: SceneSet, layer: int = -2
+) -> pd.DataFrame:
+    """Probe a layer of towers, the one that LLaVA reads, as encoders are probed.
+
+    Columns: tower, patch, object: how often a linear map names the concept.
+    """
+    return pd.DataFrame(
+        {"tower": name, **probe_features(patch_states(tower, scenes.images, layer).float(), scenes)}
+        for name, tower in towers.items()
+    )
+
+
+@torch.no_grad()
+def patch_states(
+    tower: CLIPVisionModel, images: np.ndarray, layer: int, batch: int = 128
+) -> Tensor:
+    """Return a layer's states (N, P, D), float16, of the patches of pictures (N, H, W, 3)."""
+    parts = []
+    for start in range(0, len(images), batch):
+        pixels = to_input(images[start : start + batch])
+        with fast_autocast():
+            states = tower(pixel_values=pixels, output_hidden_states=True).hidden_states
+        parts.append(states[layer][:, 1:].half())
+    return torch.cat(parts)
+
+
 def save_clip(model: CLIPModel, world: World, folder: Path) -> None:
     """Save the model in half precision, with its processor."""
     half = CLIPModel(model.config)
@@ -302,6 +346,9 @@ def main() -> None:
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--font", type=Path, help="NotoColorEmoji.ttf, if not in a usual place")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument(
+        "--control", action="store_true", help="also train one from pairs alone, and probe towers"
+    )
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     keep_freed_memory()
@@ -315,6 +362,19 @@ def main() -> None:
     quality = retrieval(model, held_out, world)
     (options.out / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", "utf-8")
     print("saved", options.out, quality)
+    if options.control:
+        seeing = build_clip(recipe, make_tokenizer(world)).vision_model
+        distil(seeing, store, scenes.images, recipe.seeing, options.cache)  # done, so only loaded
+        control = train_clip(PAIRS_ALONE, world, scenes, None, options.cache, "clip_pairs_alone")
+        towers = {
+            "pairs alone": control.vision_model,
+            "pictures alone": seeing,
+            "pictures, then pairs": model.vision_model,
+        }
+        probed = rendered_scenes(options.cache, world, 2000, PROBE_SEED, options.font)
+        table = tower_table(towers, probed).round(4)
+        table.to_csv(options.out.parent / "training" / "towers.csv", index=False)
+        print(table.to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -30,13 +30,13 @@ from transformers import (
 from ..models.llava import Llava, LlavaFacts, build_llava, save_llava
 from .captioning import Batches, CaptionIds, caption_loss
 from .chat import TEMPLATES, ChatRows, command, count_trained, record_training
-from .clip import load_tower
+from .clip import load_tower, patch_states
 from .language import text_losses
 from .llama import LlamaOptions, last_logits, load_llama, next_logits
 from .projection import FeatureStore, fold, statistics
 from .scenes import SceneSet
 from .training import Schedule, fast_autocast, train
-from .vision import PIXEL_MEAN, PIXEL_STD, to_input
+from .vision import PIXEL_MEAN, PIXEL_STD
 from .world import World
 
 FACTS = LlavaFacts(name="miniature/llava", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
@@ -74,19 +74,6 @@ def join(
     for linear in (projector.linear_1, projector.linear_2):
         linear.reset_parameters()  # of the width of a word's embedding from the start
     return whole.eval().requires_grad_(False)
-
-
-def patch_features(
-    vision: CLIPVisionModel, images: np.ndarray, layer: int, batch: int = 128
-) -> FeatureStore:
-    """Encode pictures (N, H, W, 3) once: a hidden state of CLIP, without CLS."""
-    parts = []
-    for start in range(0, len(images), batch):
-        pixels = to_input(images[start : start + batch])
-        with torch.no_grad(), fast_autocast():
-            states = vision(pixel_values=pixels, output_hidden_states=True).hidden_states
-        parts.append(states[layer][:, 1:].half().numpy())
-    return statistics(np.concatenate(parts))
 
 
 class LlavaTrainer:
@@ -149,7 +136,8 @@ def make_llava(
     language, tokenizer = load_llama(data / "llama")
     vision = load_tower(data / "clip")
     whole = join(vision, language, options.seed)
-    store = patch_features(vision, scenes.images, whole.config.vision_feature_layer)
+    states = patch_states(vision, scenes.images, whole.config.vision_feature_layer)
+    store = statistics(states.numpy())
     captions = CaptionIds(scenes, world, tokenizer).ids
     LlavaTrainer(whole, language, tokenizer, store, captions, world, options).run(work)
     trained_parameters = count_trained(whole)

@@ -364,8 +364,16 @@ def probe(model: Beit, scenes: SceneSet, depth: int | None = None) -> dict[str, 
 
     Three quarters of the scenes teach the linear map, the rest test it.
     """
-    x = torch.cat(list(encode_images(model, scenes.images, depth)))
+    return probe_features(torch.cat(list(encode_images(model, scenes.images, depth))), scenes)
+
+
+def probe_features(x: Tensor, scenes: SceneSet) -> dict[str, float]:
+    """Return the same for features (N, P, D); a patch of theirs may be several of the scenes'."""
     y = torch.from_numpy(np.array(scenes.patch_concepts)).long()
+    side = round(x.shape[1] ** 0.5)
+    reach = round(y.shape[1] ** 0.5) // side
+    x = x.unflatten(1, (side, side)).repeat_interleave(reach, 1).repeat_interleave(reach, 2)
+    x = x.flatten(1, 2)
     scene = torch.arange(len(x))[:, None].expand_as(y)
     teaches = scene < len(x) * 3 // 4
     parts = [(x[m], y[m], scene[m]) for m in ((y >= 0) & teaches, (y >= 0) & ~teaches)]

@@ -19,6 +19,7 @@ from mmn_utils.datasets.base import Photograph
 from mmn_utils.miniature import captioning, chat, instructblip, language, llava, mplug_owl2
 from mmn_utils.miniature.captioning import Batches, CaptionIds
 from mmn_utils.miniature.chat import TEMPLATES
+from mmn_utils.miniature.clip import patch_states
 from mmn_utils.miniature.corpus import CorpusOptions
 from mmn_utils.miniature.instructblip import InstructBlipOptions
 from mmn_utils.miniature.language import save_language_model
@@ -31,7 +32,7 @@ from mmn_utils.miniature.llama import (
 )
 from mmn_utils.miniature.llava import LlavaOptions
 from mmn_utils.miniature.mplug_owl2 import MplugOwl2Options
-from mmn_utils.miniature.projection import fold
+from mmn_utils.miniature.projection import fold, statistics
 from mmn_utils.miniature.scenes import SceneSet
 from mmn_utils.miniature.training import Schedule, train
 from mmn_utils.miniature.vision import to_input
@@ -163,7 +164,7 @@ def trainer(name, data, scenes, world, **changes):
     language_model, tokenizer = load_llama(data / "llama")
     if name == "llava":
         whole = llava.join(vision_of(data), language_model)
-        store = llava.patch_features(whole.model.vision_tower, scenes.images, -2)
+        store = statistics(patch_states(whole.model.vision_tower, scenes.images, -2).numpy())
         ids = CaptionIds(scenes, world, tokenizer).ids
         return whole, llava.LlavaTrainer(
             whole, language_model, tokenizer, store, ids, world, options
@@ -541,7 +542,7 @@ def test_the_language_model_is_stored_once(made, data):
 
 
 def test_features_are_the_adapters(made, data, scenes):
-    store = llava.patch_features(vision_of(data), scenes.images, -2, batch=3)
+    store = statistics(patch_states(vision_of(data), scenes.images, -2, batch=3).numpy())
     expected = made["llava"].image_features(pictures(scenes))
     found = torch.from_numpy(store.values).float()
     torch.testing.assert_close(found, expected, atol=5e-3, rtol=2e-3)

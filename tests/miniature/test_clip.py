@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from mmn_utils.miniature import clip, phrases
+from mmn_utils.miniature import clip, phrases, vision
 from mmn_utils.miniature.distillation import DistillationOptions
 from mmn_utils.miniature.projection import FeatureStore, statistics
 from mmn_utils.miniature.scenes import SIZE, SceneSet
@@ -109,3 +109,26 @@ def test_patches_are_held_to_what_they_told(kept, world, scenes, store, tmp_path
     assert torch.equal(seen[f"heads.{name}"], after[f"1.{name}"]) is (kept == 0)
     tower = "embeddings.patch_embedding.weight"
     assert not torch.equal(seen[f"tower.{tower}"], after[f"0.vision_model.{tower}"])
+
+
+def test_without_an_encoder_a_clip_learns_from_pairs_alone(world, scenes, tmp_path):
+    clip.train_clip(RECIPE, world, scenes, None, tmp_path, "control")
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["control.csv", "control.pt"]
+
+
+def test_towers_are_probed_square_by_square(world, scenes):
+    rng = np.random.default_rng(2)
+    squares = rng.integers(0, 3, (8, 7, 7)).repeat(2, axis=1).repeat(2, axis=2).reshape(8, 196)
+    marked = replace(scenes, patch_concepts=squares.astype(np.int8))
+    told = torch.nn.functional.one_hot(torch.from_numpy(squares)).float()
+    one_a_square = told.view(8, 7, 2, 7, 2, 3)[:, :, 0, :, 0].reshape(8, 49, 3)
+    assert vision.probe_features(one_a_square, marked)["patch"] == 1.0
+    assert vision.probe_features(told, marked) == vision.probe_features(one_a_square, marked)
+
+    tower = clip.build_clip(RECIPE, clip.make_tokenizer(world)).vision_model.eval()
+    table = clip.tower_table({"fresh": tower}, marked)
+    states = tower(pixel_values=clip.to_input(scenes.images), output_hidden_states=True)
+    expected = vision.probe_features(states.hidden_states[-2][:, 1:].detach(), marked)
+    [row] = table.to_dict("records")
+    assert row.pop("tower") == "fresh"
+    assert row == pytest.approx(expected, abs=0.02)
