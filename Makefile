@@ -1,6 +1,6 @@
 # The front door. Everything that is ordered or cached lives in the Snakefile.
 #
-#   make figures                 all exhibits of the miniature, then where the report is
+#   make figures                 all exhibits of the miniatures, then where the reports are
 #   make test                    the whole test suite
 #   make figures PRESET=limber   the notebooks of another preset
 #   make figures PRESET="a b"    those of several presets, side by side
@@ -12,7 +12,7 @@ SHELL := /bin/bash
 
 PYTHON ?= $(firstword $(shell command -v python3.11 || command -v python3 || echo python3))
 VENV   ?= .venv
-PRESET ?= miniature
+PRESET ?= miniature miniature-llava miniature-instructblip miniature-mplug_owl2
 CORES  ?= all
 ARGS   ?=
 

@@ -16,6 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from mmn_utils.exhibits import SHIPPED
 from mmn_utils.presets import ROOT
 
 PINNED = {"torch": "2.13.0", "torchvision": "0.28.0", "timm": "1.0.31",
@@ -179,3 +180,7 @@ def test_make_passes_the_presets_and_prints_the_reports(presets):
     said = done.stdout.rstrip().splitlines()[-1]
     reports = [f'"{ROOT}/figures/{name}/report.html"' for name in presets.split()]
     assert said == " ".join([r"printf 'Report: %s\n'", *reports])
+
+
+def test_make_figures_makes_every_run_that_ships():
+    assert f'--config preset="{" ".join(SHIPPED)}"' in make("figures").stdout
