@@ -28,11 +28,11 @@ RUNS = [preset.name for preset in PRESETS]
 SECONDS = {
     "00_miniature": 140,
     "01_projection_decoding": 50,
-    "02_attribution": 55,
-    "03_selectivity": 175,
+    "02_attribution": 65,
+    "03_selectivity": 160,
     "04_ablation": 90,
-    "05_llava_contribution_scoring": 70,
-    "06_editing": 150,
+    "05_llava_contribution_scoring": 50,
+    "06_editing": 80,
 }
 
 # What makes the miniature is not what reads it: only notebook 00 tells of both.
