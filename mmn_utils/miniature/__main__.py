@@ -4,32 +4,50 @@
 
 Each part is a process of its own that goes on from its last checkpoint, so the
 command can be stopped and called again. Finished parts are skipped until
-``--fresh`` forgets them. Cores with fast bfloat16 are several times as fast as others.
+``--fresh`` forgets them. Parts that do not need each other run side by side, one core
+each: two small trainings of one thread do more than one of two. Cores with fast
+bfloat16 are several times as fast as others.
 """
 
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from .world import WORLD_FILE
 
-#: part, module; in the order in which one needs the other.
+
+@dataclass(frozen=True)
+class Part:
+    """A part, its module, the parts that it needs, and how many cores serve it well."""
+
+    title: str
+    module: str
+    after: tuple[str, ...] = ()
+    cores: int = 1
+
+
+#: Of those that could begin, the first in this order does.
 PARTS = (
-    ("held-out scenes and class folders", "scenes"),
-    ("vision encoder, pictures alone", "vision"),
-    ("language model, text alone", "language"),
-    ("projections", "projection"),
-    ("CLIP, for the metric and for paper B's systems", "clip"),
-    ("variants of the text", "variants"),
-    ("language model of paper B's systems, text alone", "llama"),
-    ("LLaVA", "llava"),
-    ("InstructBLIP", "instructblip"),
-    ("mPLUG-Owl2", "mplug_owl2"),
+    Part("held-out scenes and class folders", "scenes", cores=2),
+    Part("vision encoder, pictures alone", "vision", cores=2),
+    Part("language model, text alone", "language"),
+    Part("CLIP, for the metric and for paper B's systems", "clip", ("vision",)),
+    Part("projections", "projection", ("vision", "language")),
+    Part("language model of paper B's systems, text alone", "llama", ("language",)),
+    Part("InstructBLIP", "instructblip", ("llama", "clip")),
+    Part("LLaVA", "llava", ("llama", "clip")),
+    Part("mPLUG-Owl2", "mplug_owl2", ("llama", "clip")),
+    Part("variants of the text", "variants"),
 )
 #: curves and tables that lie beside the checkpoints; vision keeps its own.
 CURVES = (
@@ -48,16 +66,42 @@ CURVES = (
 )
 
 
-def make_part(module: str, work: Path) -> None:
+def make_part(part: Part, work: Path) -> None:
     """Run one part to its end, unless it was finished before."""
-    done = work / "done" / module
+    done = work / "done" / part.module
     if done.exists():
-        print(f"finished before, in {done.read_text().strip()}", flush=True)
+        print(f"{part.title}: finished before, in {done.read_text().strip()}", flush=True)
         return
+    print(f"{part.title}: begins", flush=True)
     started = time.monotonic()
-    subprocess.run([sys.executable, "-m", f"mmn_utils.miniature.{module}"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", f"mmn_utils.miniature.{part.module}"],
+        check=True,
+        env={**os.environ, "OMP_NUM_THREADS": str(part.cores)},
+    )
+    took = f"{time.monotonic() - started:.0f} s"
     done.parent.mkdir(parents=True, exist_ok=True)
-    done.write_text(f"{time.monotonic() - started:.0f} s\n")
+    done.write_text(f"{took}\n")
+    print(f"{part.title}: finished, in {took}", flush=True)
+
+
+def run_parts(parts: Sequence[Part], make: Callable[[Part], None], cores: int) -> None:
+    """Call ``make`` for each part when those that it needs are made and enough cores are free.
+
+    Where one fails, those that run come to their end, no other begins, and its error is raised.
+    """
+    waiting, running, made = list(parts), {}, set()
+    with ThreadPoolExecutor(max(1, cores)) as pool:
+        while waiting or running:
+            free = cores - sum(part.cores for part in running.values())
+            for part in list(waiting):
+                if made.issuperset(part.after) and (part.cores <= free or not running):
+                    running[pool.submit(make, part)] = part
+                    waiting.remove(part)
+                    free -= part.cores
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                made.add(running.pop(future).module)
+                future.result()
 
 
 def keep_curves(work: Path, data: Path) -> None:
@@ -73,12 +117,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
     parser.add_argument("--fresh", action="store_true", help="forget checkpoints, start anew")
+    parser.add_argument("--cores", type=int, default=os.cpu_count())
     arguments = parser.parse_args()
     if arguments.fresh:
         shutil.rmtree(arguments.work, ignore_errors=True)
-    for number, (title, module) in enumerate(PARTS, start=1):
-        print(f"[{number}/{len(PARTS)}] {title}", flush=True)
-        make_part(module, arguments.work)
+    run_parts(PARTS, partial(make_part, work=arguments.work), arguments.cores)
     keep_curves(arguments.work, WORLD_FILE.parent)
     subprocess.run([sys.executable, "-m", "mmn_utils.miniature.quality"], check=True)
 

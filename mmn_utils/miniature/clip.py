@@ -345,12 +345,10 @@ def main() -> None:
     parser.add_argument("--encoder", type=Path, default=WORLD_FILE.parent / "vision.safetensors")
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--font", type=Path, help="NotoColorEmoji.ttf, if not in a usual place")
-    parser.add_argument("--threads", type=int, default=2)
     parser.add_argument(
         "--control", action="store_true", help="also train one from pairs alone, and probe towers"
     )
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     keep_freed_memory()
     world, recipe = load_world(options.world), ClipRecipe()
     scenes = rendered_scenes(options.cache, world, recipe.scenes, font=options.font)

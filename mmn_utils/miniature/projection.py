@@ -23,6 +23,7 @@ from transformers import AutoTokenizer, GPTJForCausalLM
 
 import mmn_utils.compat  # noqa: F401  (before transformers)
 
+from ..cache import locked
 from .captioning import SCENES, Batches, CaptionIds, caption_loss
 from .corpus import PROMPT
 from .language import last_logits
@@ -61,8 +62,9 @@ def kept_features(encoder: Beit, images: np.ndarray, work: Path) -> FeatureStore
     """Encode pictures (N, H, W, 3) once, and keep the features in a file of ``work``."""
     file = work / f"features_{len(images)}_{_fingerprint(encoder, images)}.npy"
     if not file.exists():
-        work.mkdir(parents=True, exist_ok=True)
-        _encode(encoder, images, file)
+        with locked(work):  # of two trainings that need the same features, one computes them
+            if not file.exists():
+                _encode(encoder, images, file)
     return statistics(np.load(file, mmap_mode="r"))
 
 

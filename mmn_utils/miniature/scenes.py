@@ -24,6 +24,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter, ImageFont
 from pycocotools import mask as mask_tools
 
+from mmn_utils.cache import locked
 from mmn_utils.miniature import phrases
 from mmn_utils.miniature.world import WORLD_FILE, Concept, World, load_world
 
@@ -508,7 +509,10 @@ def rendered_scenes(
     """Return the scenes of consecutive seeds, rendered once and kept in a cache folder."""
     folder = cache / f"scenes_{first_seed}_{count}_{_fingerprint(world, colours)}"
     if not folder.is_dir():
-        _render(folder, world, count, first_seed, find_font(font), workers, colours)
+        font = find_font(font)
+        with locked(cache):  # of two trainings that need the same scenes, one renders them
+            if not folder.is_dir():
+                _render(folder, world, count, first_seed, font, workers, colours)
     return SceneSet(**_open_arrays(folder, "r"))
 
 

@@ -13,7 +13,6 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-import torch
 
 from .corpus import CorpusOptions
 from .language import LanguageOptions, train_language_model
@@ -52,9 +51,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
-    parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
     table = arguments.work / "variants.csv"
     rows = pd.read_csv(table).to_dict("records") if table.exists() else []
     rows = [row for row in rows if row["steps"] == arguments.steps]

@@ -697,9 +697,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=WORLD_FILE.parent)
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--font", type=Path, help="NotoColorEmoji.ttf, if not in a usual place")
-    parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
     keep_freed_memory()
     world, recipe = load_world(options.world), VisionRecipe()
 

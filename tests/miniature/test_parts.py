@@ -1,0 +1,83 @@
+"""Making all parts: what needs another waits for it, and no more run than there are cores."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+
+import pytest
+
+from mmn_utils.miniature.__main__ import PARTS, Part, make_part, run_parts
+
+
+class Maker:
+    """Makes parts, and notes when each began and ended and how many cores were busy."""
+
+    def __init__(self, cores: int) -> None:
+        self.cores, self.busy, self.most = cores, 0, 0
+        self.notes: list[tuple[str, str]] = []
+        self.lock = threading.Lock()
+
+    def __call__(self, part: Part) -> None:
+        with self.lock:
+            self.notes.append(("begins", part.module))
+            self.busy += min(part.cores, self.cores)
+            self.most = max(self.most, self.busy)
+        time.sleep(0.01)
+        with self.lock:
+            self.notes.append(("ends", part.module))
+            self.busy -= min(part.cores, self.cores)
+
+    def place(self, what: str, module: str) -> int:
+        return self.notes.index((what, module))
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4])
+def test_every_part_is_made_once_after_those_it_needs(cores):
+    make = Maker(cores)
+    run_parts(PARTS, make, cores)
+    assert sorted(name for what, name in make.notes if what == "begins") == sorted(
+        part.module for part in PARTS
+    )
+    for part in PARTS:
+        for needed in part.after:
+            assert make.place("ends", needed) < make.place("begins", part.module)
+    assert make.most <= cores
+    assert cores == 1 or make.most > 1
+
+
+def test_parts_are_listed_after_those_they_need():
+    for place, part in enumerate(PARTS):
+        assert set(part.after) <= {earlier.module for earlier in PARTS[:place]}
+
+
+def failing(module: str, make: Callable[[Part], None]) -> Callable[[Part], None]:
+    def made(part: Part) -> None:
+        make(part)
+        if part.module == module:
+            raise RuntimeError(f"{module} broke")
+
+    return made
+
+
+def test_a_failure_stops_what_has_not_begun():
+    make = Maker(1)
+    parts = (Part("a", "a"), Part("b", "b", ("a",)), Part("c", "c"))
+    with pytest.raises(RuntimeError, match="a broke"):
+        run_parts(parts, failing("a", make), 1)
+    assert [name for what, name in make.notes if what == "begins"] == ["a"]
+
+
+def test_a_part_runs_in_a_process_of_its_own_and_only_once(tmp_path, monkeypatch, capsys):
+    calls = []
+
+    def run(command, check, env):
+        calls.append((command[-1], check, env["OMP_NUM_THREADS"]))
+
+    monkeypatch.setattr("mmn_utils.miniature.__main__.subprocess.run", run)
+    part = Part("the scenes", "scenes", cores=2)
+    make_part(part, tmp_path)
+    make_part(part, tmp_path)
+    assert calls == [("mmn_utils.miniature.scenes", True, "2")]
+    assert "the scenes: finished before, in 0 s" in capsys.readouterr().out
