@@ -656,7 +656,8 @@ class ProgressLog:
         row |= {"images_per_second": round(self.rate, 1)}
         row |= {name: round(value, 4) for name, value in measured.items()}
         print(*(f"{k} {v}" for k, v in row.items()), f"left {left:.1f} min", flush=True)
-        self._append(row)
+        if self.stage:  # a run that had nothing left to train adds nothing to its curve
+            self._append(row)
         self.losses, self.counted, self.clock = [], None, time.monotonic()
 
     def _append(self, row: dict) -> None:

@@ -154,3 +154,14 @@ def test_saved_encoder_loads_into_timm(tmp_path):
     torch.testing.assert_close(
         vi.features(loaded, pixels), vi.features(model, pixels), atol=2e-2, rtol=0
     )
+
+
+def test_a_run_that_trains_nothing_adds_nothing_to_the_curve(tmp_path):
+    log = vi.ProgressLog(tmp_path / "log.csv", total=10)
+    log.write({"patch": 0.5})
+    assert not log.path.exists()
+    log.note("pixels", 8, 2.5)
+    log.write({"patch": 0.5})
+    header, row = log.path.read_text().splitlines()
+    assert header.split(",") == list(log.FIELDS)
+    assert row.startswith("pixels,8,2.5,")
