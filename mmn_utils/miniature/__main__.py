@@ -67,18 +67,23 @@ CURVES = (
 
 
 def make_part(part: Part, work: Path) -> None:
-    """Run one part to its end, unless it was finished before."""
+    """Run one part to its end, unless it was finished before; RuntimeError if it breaks off."""
     done = work / "done" / part.module
     if done.exists():
         print(f"{part.title}: finished before, in {done.read_text().strip()}", flush=True)
         return
     print(f"{part.title}: begins", flush=True)
     started = time.monotonic()
-    subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-m", f"mmn_utils.miniature.{part.module}"],
-        check=True,
+        check=False,
         env={**os.environ, "OMP_NUM_THREADS": str(part.cores)},
     )
+    if ended.returncode:
+        raise RuntimeError(
+            f"{part.title}: broke off (status {ended.returncode}), its own words are above; "
+            "the same command goes on from the last checkpoints"
+        )
     took = f"{time.monotonic() - started:.0f} s"
     done.parent.mkdir(parents=True, exist_ok=True)
     done.write_text(f"{took}\n")
@@ -121,7 +126,10 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.fresh:
         shutil.rmtree(arguments.work, ignore_errors=True)
-    run_parts(PARTS, partial(make_part, work=arguments.work), arguments.cores)
+    try:
+        run_parts(PARTS, partial(make_part, work=arguments.work), arguments.cores)
+    except RuntimeError as error:
+        sys.exit(str(error))
     keep_curves(arguments.work, WORLD_FILE.parent)
     subprocess.run([sys.executable, "-m", "mmn_utils.miniature.quality"], check=True)
 

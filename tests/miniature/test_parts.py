@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 import threading
 import time
 from collections.abc import Callable
@@ -73,11 +74,15 @@ def test_a_part_runs_in_a_process_of_its_own_and_only_once(tmp_path, monkeypatch
     calls = []
 
     def run(command, check, env):
-        calls.append((command[-1], check, env["OMP_NUM_THREADS"]))
+        calls.append((command[-1], env["OMP_NUM_THREADS"]))
+        return subprocess.CompletedProcess(command, returncode=len(calls) - 1)
 
     monkeypatch.setattr("mmn_utils.miniature.__main__.subprocess.run", run)
     part = Part("the scenes", "scenes", cores=2)
     make_part(part, tmp_path)
     make_part(part, tmp_path)
-    assert calls == [("mmn_utils.miniature.scenes", True, "2")]
+    assert calls == [("mmn_utils.miniature.scenes", "2")]
     assert "the scenes: finished before, in 0 s" in capsys.readouterr().out
+    with pytest.raises(RuntimeError, match=r"LLaVA: broke off \(status 1\)"):
+        make_part(Part("LLaVA", "llava"), tmp_path)
+    assert not (tmp_path / "done" / "llava").exists()
