@@ -42,7 +42,15 @@ from ..models.instructblip import (
 )
 from .captioning import Batches, CaptionIds, caption_loss
 from .chat import TEMPLATES, command, count_trained, record_training
-from .clip import MAX_WORDS, load_tower, make_tokenizer, scene_text, tokenize, tower_shape
+from .clip import (
+    MAX_WORDS,
+    contrastive_loss,
+    load_tower,
+    make_tokenizer,
+    scene_text,
+    tokenize,
+    tower_shape,
+)
 from .llama import last_logits, load_llama
 from .scenes import SceneSet
 from .training import Schedule, fast_autocast, train
@@ -197,9 +205,7 @@ class Contrast(nn.Module):
         seen = F.normalize(self.seen(queries), dim=-1)
         said = F.normalize(self.said(texts), dim=-1)
         cosine = torch.einsum("pqe,te->ptq", seen, said).amax(-1)
-        logits = cosine * self.scale.exp().clamp(max=100)
-        truth = torch.arange(len(logits))
-        return (F.cross_entropy(logits, truth) + F.cross_entropy(logits.T, truth)) / 2
+        return contrastive_loss(cosine * self.scale.exp().clamp(max=100))
 
 
 class InstructBlipTrainer:

@@ -23,7 +23,8 @@ from transformers import AutoTokenizer, GPTJForCausalLM
 
 import mmn_utils.compat  # noqa: F401  (before transformers)
 
-from ..cache import locked
+from ..cache import atomic, locked
+from ..models.base import state_hash
 from .captioning import SCENES, Batches, CaptionIds, caption_loss
 from .corpus import PROMPT
 from .language import last_logits
@@ -60,7 +61,9 @@ class FeatureStore:
 
 def kept_features(encoder: Beit, images: np.ndarray, work: Path) -> FeatureStore:
     """Encode pictures (N, H, W, 3) once, and keep the features in a file of ``work``."""
-    file = work / f"features_{len(images)}_{_fingerprint(encoder, images)}.npy"
+    some = np.ascontiguousarray(images[:: max(1, len(images) // 100)])
+    pictures = hashlib.sha256(some).hexdigest()[:8]
+    file = work / f"features_{len(images)}_{pictures}_{state_hash(encoder)}.npy"
     if not file.exists():
         with locked(work):  # of two trainings that need the same features, one computes them
             if not file.exists():
@@ -68,24 +71,15 @@ def kept_features(encoder: Beit, images: np.ndarray, work: Path) -> FeatureStore
     return statistics(np.load(file, mmap_mode="r"))
 
 
-def _fingerprint(encoder: Beit, images: np.ndarray) -> str:
-    """Tell weights and pictures from others, by all of the first and some of the second."""
-    known = hashlib.sha256(np.ascontiguousarray(images[:: max(1, len(images) // 100)]))
-    for tensor in encoder.state_dict().values():
-        known.update(tensor.numpy().tobytes())
-    return known.hexdigest()[:8]
-
-
 def _encode(encoder: Beit, images: np.ndarray, file: Path) -> None:
     """Write the features of pictures, float16 (N, patches, width): all of them or no file."""
-    shape = (len(images), encoder.patch_embed.num_patches, encoder.embed_dim)
-    fresh = file.with_suffix(".partial")
-    values, start = np.lib.format.open_memmap(fresh, "w+", np.float16, shape), 0
-    for part in encode_images(encoder, images):
-        values[start : start + len(part)] = part.half().numpy()
-        start += len(part)
-    values.flush()
-    fresh.rename(file)
+    shape, start = (len(images), encoder.patch_embed.num_patches, encoder.embed_dim), 0
+    with atomic(file) as fresh:
+        values = np.lib.format.open_memmap(fresh, "w+", np.float16, shape)
+        for part in encode_images(encoder, images):
+            values[start : start + len(part)] = part.half().numpy()
+            start += len(part)
+        values.flush()
 
 
 def statistics(values: np.ndarray) -> FeatureStore:

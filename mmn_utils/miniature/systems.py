@@ -114,14 +114,14 @@ def _shape(model, system: System) -> dict:
     return {
         "language_model": type(model.language_model).__name__,
         "image_tokens": model.image_tokens.count,
-        "trained": trained_parameters(system),
+        "trained": trained_parameters(model, system),
     }
 
 
-def trained_parameters(system: System) -> int:
+def trained_parameters(model, system: System) -> int:
     """Return how many parameters captions have taught, as its training has noted."""
     if system.model == "miniature":
-        *_, projection = load_model(system.model).modules()
+        *_, projection = model.modules()
         return sum(parameter.numel() for parameter in projection.parameters())
     record = data_path(*system.model.split("/")) / "training.json"
     return json.loads(record.read_text(encoding="utf-8"))["trained_parameters"]
