@@ -11,7 +11,7 @@ another order.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 
 import numpy as np
@@ -20,7 +20,9 @@ from torch import Tensor
 
 from mmn_utils.captions import Caption, generate
 from mmn_utils.datasets import Photograph
+from mmn_utils.editing import Edit
 from mmn_utils.models.base import Prompt
+from mmn_utils.row_edits import apply_by_row
 from mmn_utils.targets import teacher_forced
 
 TOLERANCE = 1e-3  # of the spread of logits, between the whole model and its upper layers
@@ -134,21 +136,25 @@ def captions_now(
     images: Sequence[str] | None = None,
     reads: Sequence[tuple[int, int, int] | None] | None = None,
     batch_size: int = 16,
+    edits: Sequence[Edit | None] | None = None,
 ) -> tuple[list[Caption], np.ndarray]:
     """Caption pictures with the model as it is now: captions, and logit differences.
 
     ``images`` are some of the drafts', by default all. ``reads[i]`` asks for a difference at
     the old caption's ``(step, first token, second token)``: the first logit less the second,
-    NaN where it is None. ``KeyError`` for a picture without a draft.
+    NaN where it is None. ``edits[i]`` is put in for picture i alone. ``KeyError`` for a
+    picture without a draft, ``ValueError`` for an edit that reaches below the drafts.
     """
     place = {image: row for row, image in enumerate(drafts.images)}
     rows = [place[image] for image in (drafts.images if images is None else images)]
     reads = [None] * len(rows) if reads is None else list(reads)
+    _check_depth(drafts, edits or ())
     found: list[Caption | None] = []
     differences = np.full(len(rows), np.nan)
     for start in range(0, len(rows), batch_size):
         some = rows[start : start + batch_size]
-        logits = _look(model, drafts, some)
+        with _edited(model, edits, range(start, start + len(some))):
+            logits = _look(model, drafts, some)
         for i, row in enumerate(some):
             stands = _stands(model, drafts, row, logits[i].argmax(-1).tolist())
             found.append(drafts.captions[row] if stands else None)
@@ -160,9 +166,28 @@ def captions_now(
     for start in range(0, len(fresh), batch_size):
         some = fresh[start : start + batch_size]
         prompt = _on(model, drafts.prompts.select([rows[i] for i in some]))
-        for i, caption in zip(some, generate(model, prompt, drafts.max_new_tokens), strict=True):
+        with _edited(model, edits, some) as rows_of:
+            kept = rows_of.keep if rows_of is not None else None
+            captions = generate(model, prompt, drafts.max_new_tokens, kept=kept)
+        for i, caption in zip(some, captions, strict=True):
             found[i] = caption
     return found, differences
+
+
+def _check_depth(drafts: Drafts, edits: Sequence[Edit | None]) -> None:
+    """Raise ``ValueError`` for an edit of layers that the drafts have behind them."""
+    for edit in edits:
+        if edit is not None and min(neuron.layer for neuron in edit.neurons) < drafts.layer:
+            words = ", ".join(f"{c.source!r} into {c.target!r}" for c in edit.concepts)
+            raise ValueError(
+                f"the edit of {words} lies below the drafts' layer {drafts.layer}; make the "
+                "drafts again, for its layers"
+            )
+
+
+def _edited(model, edits: Sequence[Edit | None] | None, places: Sequence[int]):
+    """Put the edits of some pictures in, each for its own row; nothing without any."""
+    return nullcontext() if edits is None else apply_by_row(model, [edits[i] for i in places])
 
 
 def _look(model, drafts: Drafts, rows: Sequence[int]) -> Tensor:

@@ -38,13 +38,18 @@ def ways_figure(summary: pd.DataFrame, ways: Sequence[str]) -> Figure:
         ax.bar(x, rows["mean"], width * 0.9, color=WAYS[i], label=way)
         gap = np.clip([rows["mean"] - rows["low"], rows["high"] - rows["mean"]], 0, None)
         ax.errorbar(x, rows["mean"], gap, fmt="none", ecolor=INK, elinewidth=0.8, capsize=2)
-    counts = summary.groupby("measure")["n"].max()
-    names = [f"{QUESTIONS[name]}\nn = {counts[name]}" for name in measures]
-    ax.set_xticks(places, names)
+    ax.set_xticks(places, [f"{QUESTIONS[name]}\n{_counts(summary, name)}" for name in measures])
     ax.tick_params(axis="x", length=0)
     ax.set(ylim=(0, 1.04), ylabel="mean over images")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=len(ways), borderaxespad=0.2)
     return fig
+
+
+def _counts(summary: pd.DataFrame, measure: str) -> str:
+    """Say over how many images a measure is the mean: the most, and the fewest if that differs."""
+    counts = summary.loc[summary["measure"] == measure, "n"]
+    most, fewest = counts.max(), counts.min()
+    return f"n = {most}" + (f", others {fewest}" if fewest < most else "")
 
 
 def sweep_figure(summary: pd.DataFrame) -> Figure:

@@ -77,12 +77,13 @@ def before_edit(
     captions = captions_of(
         model, photographs, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress
     )
+    known = [_sources(caption.text, concepts) for caption in captions]
     rows = []
     for concept in concepts:
-        for photograph, caption in zip(photographs, captions, strict=True):
+        for photograph, caption, sources in zip(photographs, captions, known, strict=True):
             step, token = find_word(model, caption, concept.source)
             words = (photograph.id, concept.source, concept.target)
-            rows.append((*words, _role(photograph, caption, concept, concepts), step, token))
+            rows.append((*words, _role(photograph.id, concept, *sources), step, token))
     names = ["image", "source", "target", "role", "step", "token"]
     rows = pd.DataFrame(rows, columns=names)
     margin = _margins(model, photographs, captions, concepts, rows, batch_size)
@@ -106,17 +107,20 @@ def _merged(concepts: Sequence[Concept]) -> tuple[Concept, ...]:
     return tuple(found.values())
 
 
-def _role(photograph, caption: Caption, concept: Concept, concepts) -> str:
-    """Say what part a photograph plays for one concept of an edit."""
-    if says(caption.text, concept.source):
-        return EDITED if photograph.id in concept.images else SAME
-    words = re.findall(r"[^\W\d_]+", caption.text)
-    for source in (one.source for one in concepts):
-        if says(caption.text, source) or any(
-            same_word(word, source) or same_word(source, word) for word in words
-        ):
-            return NEAR
-    return OTHER
+def _sources(text: str, concepts: Sequence[Concept]) -> tuple[set[str], bool]:
+    """Return the source words that a caption has, and whether any is there in either number."""
+    sources = {concept.source for concept in concepts}
+    words = set(re.findall(r"[^\W\d_]+", text))
+    near = any(same_word(w, s) or same_word(s, w) for w in words for s in sources)
+    spoken = {source for source in sources if says(text, source)}
+    return spoken, near or bool(spoken)
+
+
+def _role(image: str, concept: Concept, spoken: set[str], near: bool) -> str:
+    """Say what part an image plays for one concept of an edit; see ``_sources``."""
+    if concept.source in spoken:
+        return EDITED if image in concept.images else SAME
+    return NEAR if near else OTHER
 
 
 def find_word(model, caption: Caption, word: str) -> tuple[int, int]:
@@ -189,20 +193,23 @@ def evaluate(
         margins = _margins(
             model, before.photographs, before.captions, before.concepts, before.rows, batch_size
         )
-    said = {p.id: c.text for p, c in zip(before.photographs, before.captions, strict=True)}
-    says_now = {p.id: c.text for p, c in zip(before.photographs, captions, strict=True)}
-    return judged(before.rows, said, says_now, margins)
+    texts = (
+        before.rows["image"].map(
+            {p.id: c.text for p, c in zip(before.photographs, some, strict=True)}
+        )
+        for some in (before.captions, captions)
+    )
+    return judged(before.rows, *texts, margins)
 
 
 def judged(
-    rows: pd.DataFrame, said: Mapping[str, str], says_now: Mapping[str, str], margins: np.ndarray
+    rows: pd.DataFrame, said: Sequence[str], says_now: Sequence[str], margins: np.ndarray
 ) -> pd.DataFrame:
     """Set captions before and after beside rows of ``Before``, and compare: see ``evaluate``."""
     rows = rows.rename(columns={"margin": "margin_before"}).drop(columns=["step", "token"])
     rows = rows.reset_index(drop=True).assign(
-        margin_after=margins, before=rows["image"].map(said).to_numpy()
+        margin_after=margins, before=list(said), after=list(says_now)
     )
-    rows["after"] = rows["image"].map(says_now)
     return pd.concat([rows, pd.DataFrame([_judge(row) for row in rows.itertuples()])], axis=1)
 
 
@@ -285,6 +292,11 @@ def sweep(
     return pd.concat(parts, ignore_index=True)
 
 
+def per_photograph(rows: pd.DataFrame, column: str) -> pd.Series:
+    """Average a column over the trials of each image, so that it counts once: by image."""
+    return rows.groupby("image", sort=False)[column].mean()
+
+
 def summarise(
     table: pd.DataFrame, by: Sequence[str] = (), seed: int = 0, concepts: bool = True
 ) -> pd.DataFrame:
@@ -292,12 +304,13 @@ def summarise(
 
     One row per group of ``by`` (such as neurons and strength), concept and measure:
     efficacy, generality, locality, fluency, exact; mean, low, high, n. Without ``concepts``
-    the images of all of them count together. A measure without images has no row.
+    the images of all of them count together, one that was tried twice once, with its mean. A
+    measure without images has no row.
     """
     rows, keys = [], [*by, *(("source", "target") if concepts else ())]
     for names, group in table.groupby(keys, sort=True):
         for measure, (column, roles) in MEASURES.items():
-            values = group.loc[group["role"].isin(roles), column]
+            values = per_photograph(group[group["role"].isin(roles)], column)
             if len(values):
                 mean = mean_of(values, seed)
                 rows.append((*names, measure, mean.value, mean.low, mean.high, mean.n))

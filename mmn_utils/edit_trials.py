@@ -1,8 +1,9 @@
-"""Many edits, each found on one photograph and tried on the others.
+"""Many edits, found on some photographs and tried on those and on others.
 
-Every photograph is judged once for each way of editing, for one concept: that of the source
-word in its caption, or, where there is none, one that it is dealt. So a thousand photographs
-serve ten concepts at the cost of one, and no photograph counts twice in an interval.
+For the edits of a few concepts every photograph is dealt one of them: that of the source word
+in its caption, or, where there is none, one by turns. So a thousand photographs serve ten
+concepts at the cost of one. Whether an edit works where it was found takes an edit for each
+photograph (``find_on_each``). No photograph counts twice in an interval.
 """
 
 from __future__ import annotations
@@ -10,42 +11,34 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
 
-from mmn_utils.captions import Caption, caption_images, generate
+from mmn_utils.captions import Caption
 from mmn_utils.datasets import Photograph
 from mmn_utils.drafts import Drafts, captions_now, drafts_of
-from mmn_utils.edit_study import EDITED, MEASURES, OTHER, SAME, Before, judged
+from mmn_utils.edit_study import EDITED, MEASURES, OTHER, SAME, Before, judged, per_photograph
 from mmn_utils.editing import (
     Edit,
     EmptyEdit,
     JointSettings,
     Settings,
-    apply,
     closed_form,
-    combine,
     descend,
     joint_edit,
-    load_edit,
     make_edit,
-    pull_of,
-    save_edit,
+    make_edits,
+    pulls_of,
     word_tokens,
 )
 from mmn_utils.estimates import Estimate, difference_of, mean_of
 from mmn_utils.neurons import Neuron, unique_neurons
-from mmn_utils.perturbation import says
 from mmn_utils.scores import contribution
 from mmn_utils.selectivity import same_word
 from mmn_utils.study import Say
 from mmn_utils.targets import Target, caption_targets
-
-NO_EDIT = "(no edit: g below beta)"
-
 
 # --- concepts ---------------------------------------------------------------------------
 
@@ -145,17 +138,34 @@ class Finding:
 
 
 def top_neurons(
-    model, photographs: Sequence[Photograph], targets: Sequence[Target], n: int, **switches
+    model,
+    photographs: Sequence[Photograph],
+    targets: Sequence[Target],
+    n: int,
+    *,
+    batch_size: int = 16,
+    **switches,
 ) -> list[list[Neuron]]:
     """Find the ``n`` neurons that contribute most to each target (paper B, Eq. 2).
 
-    ``photographs[i]`` belongs to ``targets[i]``; ``switches`` as ``scores.contribution``.
+    ``photographs[i]`` belongs to ``targets[i]``; an image has each noun once. ``switches`` as
+    ``scores.contribution``.
     """
     found = []
-    for photograph, target in zip(photographs, targets, strict=True):
-        table = contribution(model, [photograph.open()], [target], k=n, **switches)
-        found.append(unique_neurons(table))
+    for start in range(0, len(targets), batch_size):
+        batch = slice(start, start + batch_size)
+        some = targets[batch]
+        table = contribution(model, opened(photographs[batch]), some, k=n, **switches)
+        parts = dict(list(table.groupby(["image", "target"])))
+        found += [unique_neurons(parts[target.image, target.noun]) for target in some]
     return found
+
+
+def opened(photographs: Sequence[Photograph]) -> list:
+    """Open photographs, one that comes several times once."""
+    pictures = {photograph.id: photograph for photograph in photographs}
+    pictures = {name: photograph.open() for name, photograph in pictures.items()}
+    return [pictures[photograph.id] for photograph in photographs]
 
 
 def find_on_first(
@@ -167,17 +177,47 @@ def find_on_first(
     **switches,
 ) -> list[Finding]:
     """Take the first photograph that names each source, and its word's top neurons."""
-    found = []
-    for source, word in concepts:
-        photograph, target = next(
-            (photograph, target)
+    places = [
+        next(
+            (photograph, target, word)
             for photograph, some in zip(photographs, said, strict=True)
             for target in some
             if target.noun.lower() == source
         )
-        (neurons,) = top_neurons(model, [photograph], [target], n_neurons, **switches)
-        found.append(Finding(photograph, target, word, tuple(neurons)))
-    return found
+        for source, word in concepts
+    ]
+    return _found(model, places, n_neurons, **switches)
+
+
+def find_on_each(
+    model,
+    photographs: Sequence[Photograph],
+    said: Sequence[Sequence[Target]],
+    rows: pd.DataFrame,
+    n_neurons: int,
+    **switches,
+) -> tuple[list[Finding], pd.DataFrame]:
+    """Find edits also on the dealt photographs with a source word that serve to try others'.
+
+    Returns findings and their rows, in the order of ``rows`` (see ``deal``), now with the
+    role of a photograph that the edit was found on: each is a trial of efficacy.
+    """
+    of_image = {p.id: (p, some) for p, some in zip(photographs, said, strict=True)}
+    places, kept = [], []
+    for row in rows[rows["role"] == SAME].itertuples():
+        photograph, some = of_image[row.image]
+        target = next((t for t in some if t.noun.lower() == row.source), None)
+        if target is not None:  # the tagger may take the word for no noun
+            places.append((photograph, target, row.target))
+            kept.append(row.Index)
+    return _found(model, places, n_neurons, **switches), rows.loc[kept].assign(role=EDITED)
+
+
+def _found(model, places, n_neurons: int, **switches) -> list[Finding]:
+    """Add the top neurons to places: photograph, target, new word."""
+    photographs, targets = [place[0] for place in places], [place[1] for place in places]
+    tops = top_neurons(model, photographs, targets, n_neurons, **switches)
+    return [Finding(*place, tuple(top)) for place, top in zip(places, tops, strict=True)]
 
 
 def edit_of(
@@ -190,17 +230,40 @@ def edit_of(
 
 
 def edits_of(
-    model, findings: Sequence[Finding], settings: Settings | JointSettings
-) -> dict[tuple[str, str], Edit]:
-    """Make the edit of each finding, by its concept; ``EmptyEdit`` where all are empty.
+    model,
+    findings: Sequence[Finding],
+    settings: Settings | JointSettings,
+    *,
+    batch_size: int = 16,
+) -> list[Edit]:
+    """Make the edit of each finding; ``EmptyEdit`` where there are some and all are empty.
 
     A single empty one counts as an edit that failed.
     """
-    edits = {f.concept: edit_of(model, f, settings, allow_empty=True) for f in findings}
-    if not any(bool((edit.norms > 0).any()) for edit in edits.values()):
+    if isinstance(settings, JointSettings):
+        edits = [edit_of(model, finding, settings, allow_empty=True) for finding in findings]
+    else:
+        edits = []
+        for start in range(0, len(findings), batch_size):
+            some = findings[start : start + batch_size]
+            edits += make_edits(
+                model,
+                opened([finding.photograph for finding in some]),
+                [finding.target for finding in some],
+                [finding.word for finding in some],
+                [finding.neurons for finding in some],
+                settings,
+                allow_empty=True,
+            )
+    if findings and not any(bool((edit.norms > 0).any()) for edit in edits):
         edit_of(model, findings[0], settings)  # says why
         raise EmptyEdit("none of the edits changes anything")
     return edits
+
+
+def by_concept(edits: Sequence[Edit]) -> dict[tuple[str, str], Edit]:
+    """Name edits of one concept each by their source and target word."""
+    return {(edit.concepts[0].source, edit.concepts[0].target): edit for edit in edits}
 
 
 @torch.no_grad()
@@ -212,11 +275,14 @@ def closed_against_steps(
     For neurons whose pull exceeds beta; NaN where none does. All are stepped at once, since
     neurons do not meet in the loss.
     """
-    found = []
-    for finding in findings:
-        tokens = word_tokens(model, finding.word)
-        place = (finding.photograph.open(), finding.target, tokens, finding.neurons)
-        found.append(pull_of(model, *place, settings.activation))
+    found = pulls_of(
+        model,
+        opened([finding.photograph for finding in findings]),
+        [finding.target for finding in findings],
+        [word_tokens(model, finding.word) for finding in findings],
+        [finding.neurons for finding in findings],
+        settings.activation,
+    )
     pulls = torch.cat(found)
     numbers = (settings.beta, settings.lr, settings.epochs)
     closed, steps = closed_form(pulls, *numbers), descend(pulls, *numbers)
@@ -291,16 +357,17 @@ def drafts_for(
 
 def trials(
     model,
-    edits: Mapping[tuple[str, str], Edit],
+    edits: Sequence[Edit],
     before: Before,
     drafts: Drafts,
     rows: pd.DataFrame,
     *,
     batch_size: int = 16,
 ) -> pd.DataFrame:
-    """Try each concept's edit on the photographs dealt to it: rows as ``edit_study.evaluate``.
+    """Try an edit on the photograph of each of ``rows``: rows as ``edit_study.evaluate``.
 
-    ``ValueError`` where an edit reaches below the drafts, or the model bears another one.
+    ``edits[i]`` is put in for row i alone; ``norm`` is the length of its dw in the mean of the
+    neurons. ``ValueError`` where one reaches below the drafts, or the model bears another one.
     """
     if model.revision != drafts.revision:
         raise ValueError(
@@ -308,22 +375,18 @@ def trials(
             f"{model.revision}; undo its edits"
         )
     tokens = {(c.source, c.target): c.tokens[0] for c in before.concepts}
-    parts, now = [], {}
-    for concept, some in rows.groupby(["source", "target"], sort=False):
-        edit = edits[concept]
-        if min(neuron.layer for neuron in edit.neurons) < drafts.layer:
-            raise ValueError(f"the edit of {concept} lies below the drafts' layer {drafts.layer}")
-        asked = [
-            (step, tokens[concept], token) if step >= 0 else None
-            for step, token in zip(some["step"], some["token"], strict=True)
-        ]
-        with apply(model, edit, hash_weights=False, allow_empty=True):
-            found = captions_now(model, drafts, list(some["image"]), asked, batch_size)
-        now.update(zip(some["image"], (caption.text for caption in found[0]), strict=True))
-        parts.append(some.assign(margin_after=found[1]))
-    dealt = pd.concat(parts)
+    columns = (rows[name] for name in ("source", "target", "step", "token"))
+    asked = [
+        (step, tokens[source, target], token) if step >= 0 else None
+        for source, target, step, token in zip(*columns, strict=True)
+    ]
+    captions, margins = captions_now(
+        model, drafts, list(rows["image"]), asked, batch_size, list(edits)
+    )
     said = {i: caption.text for i, caption in zip(drafts.images, drafts.captions, strict=True)}
-    return judged(dealt.drop(columns="margin_after"), said, now, dealt["margin_after"].to_numpy())
+    texts = (rows["image"].map(said), [caption.text for caption in captions])
+    lengths = [float(edit.norms.mean()) for edit in edits]
+    return judged(rows, *texts, margins).assign(norm=lengths)
 
 
 def compared(
@@ -336,16 +399,15 @@ def compared(
     batch_size: int = 16,
     progress: Say = print,
 ) -> pd.DataFrame:
-    """Try several ways of editing on the same photographs: ``trials`` with ``method``, ``norm``.
+    """Try several ways of editing on the same photographs: ``trials`` with ``method``.
 
-    ``norm`` is the mean length of dw.
+    Each way has an edit for each concept, by its words.
     """
     parts = []
     for name, edits in ways.items():
-        table = trials(model, edits, before, drafts, rows, batch_size=batch_size)
-        lengths = {concept: float(edit.norms.mean()) for concept, edit in edits.items()}
-        concepts = zip(table["source"], table["target"], strict=True)
-        parts.append(table.assign(method=name, norm=[lengths[one] for one in concepts]))
+        own = [edits[concept] for concept in zip(rows["source"], rows["target"], strict=True)]
+        table = trials(model, own, before, drafts, rows, batch_size=batch_size)
+        parts.append(table.assign(method=name))
         if progress is not None:
             progress(f"{name}: {len(table)} photographs")
     return pd.concat(parts, ignore_index=True)
@@ -371,142 +433,24 @@ def swept(table: pd.DataFrame) -> pd.DataFrame:
 def measured(table: pd.DataFrame, measure: str, seed: int = 0) -> Estimate | None:
     """Average one of ``edit_study.MEASURES`` over the images it applies to; None without any."""
     column, roles = MEASURES[measure]
-    values = table.loc[table["role"].isin(roles), column]
+    values = per_photograph(table[table["role"].isin(roles)], column)
     return mean_of(values, seed) if len(values) else None
 
 
 def paired(
     table: pd.DataFrame, first: str, second: str, measure: str, seed: int = 0
 ) -> Estimate | None:
-    """Compare two ways of editing image by image: the first's measure less the second's."""
+    """Compare two ways of editing on the images of both: the first's measure less the second's."""
     column, roles = MEASURES[measure]
-    values = table[table["role"].isin(roles)].pivot(index="image", columns="method", values=column)
-    return difference_of(values[first], values[second], seed) if len(values) else None
+    some = table[table["role"].isin(roles)]
+    values = pd.concat(
+        [per_photograph(some[some["method"] == name], column) for name in (first, second)],
+        axis=1, keys=["first", "second"], join="inner",
+    )  # fmt: skip
+    return difference_of(values["first"], values["second"], seed) if len(values) else None
 
 
 def by_image(table: pd.DataFrame, column: str) -> pd.DataFrame:
     """Average a column of a perturbation table over each image's nouns: images by condition."""
     values = table.assign(value=table[column].astype(float))
     return values.pivot_table(index="image", columns="condition", values="value", sort=False)
-
-
-# --- tables -----------------------------------------------------------------------------
-
-
-def perturbation_exhibit(table: pd.DataFrame, images: Sequence[str]) -> pd.DataFrame:
-    """Lay a perturbation table of some images out as paper B's Table 5 does."""
-    some = table[table["image"].isin(list(images))]
-    return pd.DataFrame(
-        {
-            "image": some["image"],
-            "original output": some["before"],
-            "concept": some["target"],
-            "neurons": some["condition"].map({"multimodal": "top", "random": "random"}),
-            "noise / write vector": some["relative"].round(1),
-            "perturbed output": some["after"],
-            "changed": some["changed"],
-            "word kept": some["kept"],
-        }
-    )
-
-
-def edit_exhibit(
-    model,
-    findings: Sequence[Finding],
-    settings: Settings,
-    max_new_tokens: int = 20,
-) -> pd.DataFrame:
-    """Edit each finding's own photograph: paper B's Table 6, with g, dw and the captions.
-
-    ``g`` is the largest pull, ``dw`` the mean length of what was added over that of the write
-    vectors; an edit that comes out as zero says so in ``after``. ``steps`` is how far the
-    closed form lies from Algorithm 1's steps.
-    """
-    gaps, rows = closed_against_steps(model, findings, settings), []
-    for finding in findings:
-        picture = [finding.photograph.open()]
-        edit = edit_of(model, finding, settings, allow_empty=True)
-        before = caption_images(model, picture, max_new_tokens)[0].text
-        after, relative = NO_EDIT, 0.0
-        if bool((edit.norms > 0).any()):
-            with apply(model, edit, hash_weights=False) as receipt:
-                after = caption_images(model, picture, max_new_tokens)[0].text
-            relative = float(np.mean(receipt.relative))
-        source, target = finding.concept
-        row = (finding.photograph.id, source, target, max(edit.pulls), relative)
-        swapped = says(after, target) and not says(after, source)
-        rows.append((*row, gaps[finding.concept], before, after, swapped))
-    names = ["image", "source", "target", "g", "dw / write vector", "steps", "before", "after"]
-    names.append("swapped")
-    return pd.DataFrame(rows, columns=names)
-
-
-def others_exhibit(table: pd.DataFrame, concepts: Sequence[tuple[str, str]]) -> pd.DataFrame:
-    """Show what edits do to three images each, as paper B's Table 7 does.
-
-    The image that the edit was found on, another with the source word, and one without it,
-    the first of each in a table of ``trials``.
-    """
-    roles = {EDITED: "edited on it", SAME: "another with the source", OTHER: "without the source"}
-    rows = []
-    for source, target in concepts:
-        some = table[(table["source"] == source) & (table["target"] == target)]
-        for role, name in roles.items():
-            for one in some[some["role"] == role].head(1).itertuples():
-                rows.append((source, target, one.image, name, one.before, one.after))
-    names = ["source", "target", "image", "role", "unedited output", "edited output"]
-    return pd.DataFrame(rows, columns=names)
-
-
-def uses_exhibit(
-    model,
-    findings: Sequence[Finding],
-    settings: Settings,
-    joint: JointSettings,
-    long_word: str,
-    path,
-    max_new_tokens: int = 20,
-) -> pd.DataFrame:
-    """Try what else an edit can be: of several tokens, of two concepts, on disk, undone.
-
-    One row per photograph: captions before, with the edit, and after it is gone; hashes of
-    the layers' weights at the same three times. ``path`` is where the edit is saved.
-    An edit of several tokens that comes out as zero says so. ``ValueError`` where
-    ``long_word`` is one token only.
-    """
-    first, second = findings[:2]
-    if len(word_tokens(model, long_word)) < 2:
-        raise ValueError(f"{long_word!r} is one token of {model.name}; take a longer word")
-    long = first.into(long_word)
-    pair = [edit_of(model, finding, settings, allow_empty=True) for finding in (first, second)]
-    both = combine(pair, shared="sum")
-    save_edit(pair[0], path)
-    cases = [
-        ("several tokens, Algorithm 1", edit_of(model, long, settings, allow_empty=True), long),
-        ("several tokens, whole model", edit_of(model, long, joint), long),
-        ("two concepts at once, the first", both, first),
-        ("two concepts at once, the second", both, second),
-        (f"saved ({path.stat().st_size:,} bytes), loaded", load_edit(path, model), first),
-    ]
-    return pd.DataFrame([_use(model, *case, max_new_tokens) for case in cases])
-
-
-def _use(model, what: str, edit: Edit, finding: Finding, max_new_tokens: int) -> dict[str, Any]:
-    """Apply an edit, undo it, and tell what was said and what the weights were."""
-    prompt = model.prompt([finding.photograph.open()])
-    empty = not bool((edit.norms > 0).any())
-    options = {"max_new_tokens": max_new_tokens, "allow_empty": empty}
-    with apply(model, edit, prompt=prompt, **options) as receipt:
-        pass
-    return {
-        "edit": what,
-        "concept": " → ".join(finding.concept),
-        "neurons": len(edit.neurons),
-        "before": receipt.caption_before[0],
-        "edited": NO_EDIT if empty else receipt.caption_after[0],
-        "target said": says(receipt.caption_after[0], finding.word),
-        "undone": generate(model, prompt, max_new_tokens)[0].text,
-        "weights before": receipt.weights_before,
-        "weights edited": receipt.weights_within,
-        "weights undone": receipt.weights_after,
-    }

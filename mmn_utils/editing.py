@@ -256,7 +256,6 @@ def descend(
     return moved.float()
 
 
-@torch.no_grad()
 def pull_of(
     model,
     image,
@@ -265,27 +264,56 @@ def pull_of(
     neurons: Sequence[Neuron],
     activation: str = "gated",
 ) -> torch.Tensor:
-    """Measure each neuron's pull on one image: (n, d) float32 on the CPU.
+    """Measure each neuron's pull on one image: (n, d) float32 on the CPU; see ``pulls_of``."""
+    return pulls_of(model, [image], [target], [tokens], [neurons], activation)[0]
 
-    o (v0 - v1), with o the activation at the step that predicts ``target.token``, whose row
-    of the unembedding is v0; v1 is the row of the new word's first token. A word of several
-    tokens adds a term for each: there o and the rival v0, the model's own choice, are read
-    behind the tokens that go before. One forward pass.
+
+@torch.no_grad()
+def pulls_of(
+    model,
+    images: Sequence,
+    targets: Sequence[Target],
+    tokens: Sequence[Sequence[int]],
+    neurons: Sequence[Sequence[Neuron]],
+    activation: str = "gated",
+) -> list[torch.Tensor]:
+    """Measure the pulls of each image's neurons by one pass: (n, d) float32 each, on the CPU.
+
+    ``images[i]``, ``targets[i]``, the ``tokens[i]`` of a new word and ``neurons[i]`` belong
+    together. A pull is o (v0 - v1), with o the activation at the step that predicts the
+    target's token, whose row of the unembedding is v0; v1 is the row of the new word's first
+    token. A word of several tokens adds a term for each: there o and the rival v0, the
+    model's own choice, are read behind the tokens that go before.
     """
-    check_neurons(neurons, model.sizes.layers, model.sizes.units)
-    prefixes = [(*target.prefix, *tokens[:step]) for step in range(len(tokens))]
-    prompt = teacher_forced(model, model.prompt([image]).repeat(len(tokens)), prefixes)
-    layers = {neuron.layer for neuron in neurons}
-    with capture(model, ACTIVATIONS[activation], layers) as seen:
+    every = [neuron for some in neurons for neuron in some]
+    check_neurons(every, model.sizes.layers, model.sizes.units)
+    prompt, first = _behind(model, images, targets, tokens)
+    with capture(model, ACTIVATIONS[activation], {neuron.layer for neuron in every}) as seen:
         logits, _ = model.forward(prompt)
-    wanted = torch.tensor(tokens, device=logits.device)
+    wanted = torch.tensor([token for word in tokens for token in word], device=logits.device)
     rivals = logits.float().scatter(1, wanted[:, None], -torch.inf).argmax(1)
-    rivals[0] = target.token
+    rivals[first] = torch.tensor([target.token for target in targets], device=rivals.device)
     weight = model.unembedding[0].detach()
-    apart = (weight[rivals].float() - weight[wanted].float()).cpu()  # (steps, d)
+    apart = (weight[rivals].float() - weight[wanted].float()).cpu()  # (rows, d)
     last = (prompt.mask * torch.arange(prompt.mask.shape[1], device=prompt.mask.device)).argmax(1)
-    o = torch.stack([_at(seen.values[n.layer], last, n.unit) for n in neurons])  # (n, steps)
-    return o @ apart
+    found = []
+    for start, word, some in zip(first, tokens, neurons, strict=True):
+        steps = slice(start, start + len(word))
+        o = torch.stack([_at(seen.values[n.layer][steps], last[steps], n.unit) for n in some])
+        found.append(o @ apart[steps])
+    return found
+
+
+def _behind(model, images, targets, tokens) -> tuple[Any, list[int]]:
+    """Prompt for each token of each new word, behind its image, and the first row of each word."""
+    prefixes = [
+        (*target.prefix, *word[:step])
+        for target, word in zip(targets, tokens, strict=True)
+        for step in range(len(word))
+    ]
+    owners = [i for i, word in enumerate(tokens) for _ in word]
+    first = [owners.index(i) for i in range(len(tokens))]
+    return teacher_forced(model, model.prompt(images).select(owners), prefixes), first
 
 
 def _at(values: torch.Tensor, places: torch.Tensor, unit: int) -> torch.Tensor:
@@ -313,23 +341,58 @@ def make_edit(
     the source token. ``tokens`` of the word, by default as behind a blank. ``EmptyEdit``
     where no neuron's pull exceeds beta.
     """
-    settings = settings or Settings()
-    neurons = tuple(neurons)
-    concept = _concept(model, images, targets, word, tokens, neurons)
-    found = [
-        pull_of(model, image, target, concept.tokens, neurons, settings.activation)
-        for image, target in zip(images, targets, strict=True)
+    settings, neurons = settings or Settings(), tuple(neurons)
+    concept, count = _concept(model, images, targets, word, tokens, neurons), len(images)
+    places = (images, targets, [concept.tokens] * count, [neurons] * count)
+    pulls = torch.stack(pulls_of(model, *places, settings.activation)).mean(0)
+    return _solved(model, [concept], [neurons], [pulls], settings, allow_empty)[0]
+
+
+def make_edits(
+    model,
+    images: Sequence,
+    targets: Sequence[Target],
+    words: Sequence[str],
+    neurons: Sequence[Sequence[Neuron]],
+    settings: Settings | None = None,
+    *,
+    allow_empty: bool = False,
+) -> list[Edit]:
+    """Find an edit on each image: as many calls of ``make_edit``, by one forward pass.
+
+    ``images[i]``, ``targets[i]``, the new word ``words[i]`` and ``neurons[i]`` belong together.
+    """
+    settings, neurons = settings or Settings(), [tuple(some) for some in neurons]
+    concepts = [
+        _concept(model, [image], [target], word, None, some)
+        for image, target, word, some in zip(images, targets, words, neurons, strict=True)
     ]
-    pulls = torch.stack(found).mean(0)
-    g = tuple(pulls.norm(dim=1).tolist())
+    tokens = [concept.tokens for concept in concepts]
+    pulls = pulls_of(model, images, targets, tokens, neurons, settings.activation)
+    return _solved(model, concepts, neurons, pulls, settings, allow_empty)
+
+
+def _solved(
+    model, concepts: Sequence[Concept], neurons, pulls, settings: Settings, allow_empty: bool
+) -> list[Edit]:
+    """Turn pulls into edits, all at once; zero, or ``EmptyEdit``, where none exceeds beta."""
     threshold = 0.0 if settings.method == "squared" else settings.beta
-    if max(g) <= threshold:
-        if not allow_empty:
-            raise EmptyEdit(_why_empty(concept, g, settings))
-        deltas = torch.zeros_like(pulls)
-    else:
-        deltas = solve(pulls, settings)
-    return _edit(model, neurons, deltas, g, concept, asdict(settings))
+    g = [tuple(some.norm(dim=1).tolist()) for some in pulls]
+    for concept, lengths in zip(concepts, g, strict=True):
+        if max(lengths) <= threshold and not allow_empty:
+            raise EmptyEdit(_why_empty(concept, lengths, settings))
+    moved = solve(torch.cat(list(pulls)), settings).split([len(some) for some in pulls])
+    return [
+        _edit(
+            model,
+            some,
+            deltas if max(lengths) > threshold else torch.zeros_like(deltas),
+            lengths,
+            concept,
+            asdict(settings),
+        )
+        for some, deltas, lengths, concept in zip(neurons, moved, g, concepts, strict=True)
+    ]
 
 
 def _concept(model, images, targets, word, tokens, neurons: tuple[Neuron, ...]) -> Concept:

@@ -216,8 +216,10 @@ def test_a_words_step_begins_it(text):
 def test_summaries_have_an_interval_of_their_images():
     swapped = [0.0, 1.0, 1.0, 1.0]
     table = pd.DataFrame({"source": "horse", "target": "cat", "role": "same", "swapped": swapped})
-    table = table.assign(kept=1.0, exact=0.0, unchanged=0.0)
+    table = table.assign(kept=1.0, exact=0.0, unchanged=0.0, image=list("abcd"))
     found = study.summarise(table).set_index("measure").loc["generality"]
     assert found["mean"] == 0.75
     assert found["low"] < 0.75 < found["high"]
     assert found["n"] == 4
+    twice = study.summarise(table.assign(image=list("aabb"))).set_index("measure").loc["generality"]
+    assert (twice["mean"], twice["n"]) == (0.75, 2)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 from mmn_utils import edit_study as study
+from mmn_utils import edit_tables as tables
 from mmn_utils import edit_trials as trials
 from mmn_utils.captions import caption_images
 from mmn_utils.datasets import Photograph
@@ -17,6 +20,7 @@ from mmn_utils.edit_plots import sweep_figure as drawn
 from mmn_utils.edit_plots import ways_figure
 from mmn_utils.editing import EmptyEdit, JointSettings, Settings, apply
 from mmn_utils.models.base import state_hash
+from mmn_utils.neurons import Neuron
 from mmn_utils.perturbation import perturbation_table
 from mmn_utils.targets import Target
 from tests.test_editing import neuron, picture, planted
@@ -62,7 +66,9 @@ def findings(system, photographs, said):
 
 @pytest.fixture(scope="module")
 def edits(system, findings):
-    return trials.edits_of(system, [finding.first(1) for finding in findings], Settings())
+    return trials.by_concept(
+        trials.edits_of(system, [finding.first(1) for finding in findings], Settings())
+    )
 
 
 @pytest.fixture(scope="module")
@@ -79,6 +85,10 @@ def rows(before):
 @pytest.fixture(scope="module")
 def drafts(system, before, edits, rows):
     return trials.drafts_for(system, before, list(edits.values()), rows)
+
+
+def for_rows(edits, rows):
+    return [edits[concept] for concept in zip(rows["source"], rows["target"], strict=True)]
 
 
 def test_an_edit_is_found_on_the_first_photograph_with_the_word(findings):
@@ -137,7 +147,7 @@ def test_photographs_without_a_source_are_dealt_by_turns():
 def test_trials_agree_with_the_plain_evaluation(system, edits, before, drafts, rows):
     assert drafts.layer == 2
     weights = state_hash(system.language_model)
-    found = trials.trials(system, edits, before, drafts, rows).set_index("image")
+    found = trials.trials(system, for_rows(edits, rows), before, drafts, rows).set_index("image")
     assert state_hash(system.language_model) == weights
     for concept, edit in edits.items():
         own = study.before_edit(
@@ -151,6 +161,35 @@ def test_trials_agree_with_the_plain_evaluation(system, edits, before, drafts, r
             for column in ("margin_before", "margin_after"):
                 assert got[column] == pytest.approx(expected[column], abs=1e-3)
     assert (found["swapped"] == 1).all()
+
+
+def test_efficacy_takes_an_edit_for_each_photograph(
+    system, photographs, said, edits, before, drafts, rows
+):
+    found, there = trials.find_on_each(system, photographs, said, rows, 1)
+    assert [finding.photograph.id for finding in found] == there["image"].tolist() == ["b", "e"]
+    assert set(there["role"]) == {study.EDITED}
+    own = trials.edits_of(system, found, Settings())
+    assert [edit.concepts[0].images for edit in own] == [("b",), ("e",)]
+    first = trials.trials(system, for_rows(edits, rows), before, drafts, rows)
+    both = pd.concat([first, trials.trials(system, own, before, drafts, there)])
+    assert trials.measured(first, "efficacy").n == 2
+    assert trials.measured(both, "efficacy").n == 4
+    # A photograph that was tried twice counts once, with the mean of its trials.
+    assert trials.measured(both, "fluency").n == 4
+    halved = both.assign(kept=np.where(both["role"] == study.EDITED, 0.0, 1.0))
+    assert trials.measured(halved, "fluency").value == 0.25
+
+
+def test_edits_found_in_batches_are_those_found_one_by_one(system, findings):
+    several = [*findings, findings[0].into("dog"), findings[1].first(1)]
+    for settings in (Settings(), Settings("adam", epochs=20), Settings("squared", beta=2.0)):
+        together = trials.edits_of(system, several, settings, batch_size=3)
+        for finding, edit in zip(several, together, strict=True):
+            alone = trials.edit_of(system, finding, settings)
+            assert (edit.neurons, edit.concepts) == (alone.neurons, alone.concepts)
+            torch.testing.assert_close(edit.deltas, alone.deltas, rtol=1e-4, atol=1e-5)
+    assert trials.edits_of(system, [], Settings()) == []
 
 
 def test_ways_are_compared_on_the_same_photographs(system, edits, findings, before, drafts, rows):
@@ -171,7 +210,7 @@ def test_ways_are_compared_on_the_same_photographs(system, edits, findings, befo
 
 
 def test_a_sweep_cuts_and_scales(system, findings, before, drafts, rows):
-    edits = trials.edits_of(system, findings, Settings(beta=0.0))
+    edits = trials.by_concept(trials.edits_of(system, findings, Settings(beta=0.0)))
     cut = trials.grid(edits, [1, 2], [0.01, 1.0])
     assert len(cut["1 x 0.01"]["horse", "cat"].neurons) == 1
     drafts = trials.drafts_for(system, before, list(edits.values()), rows)
@@ -184,14 +223,15 @@ def test_a_sweep_cuts_and_scales(system, findings, before, drafts, rows):
 
 
 def test_trials_refuse_what_the_drafts_do_not_cover(system, edits, before, drafts, rows):
-    low = {c: SimpleNamespace(neurons=(SimpleNamespace(layer=0),)) for c in edits}
-    with pytest.raises(ValueError, match="below the drafts' layer"):
+    own = for_rows(edits, rows)
+    low = [replace(edit, neurons=(Neuron(0, 3),)) for edit in own]
+    with pytest.raises(ValueError, match="below the drafts' layer 2"):
         trials.trials(system, low, before, drafts, rows)
     with (
         apply(system, edits["horse", "cat"]),
         pytest.raises(ValueError, match="undo its edits"),
     ):
-        trials.trials(system, edits, before, drafts, rows)
+        trials.trials(system, own, before, drafts, rows)
 
 
 def test_edits_of_nothing_are_an_error_only_together(system, findings):
@@ -201,7 +241,7 @@ def test_edits_of_nothing_are_an_error_only_together(system, findings):
     between = Settings(beta=sum(pulls) / 2)
     if min(pulls) < between.beta < max(pulls):
         edits = trials.edits_of(system, findings, between)
-        assert sorted(float(edit.norms.max()) > 0 for edit in edits.values()) == [False, True]
+        assert sorted(float(edit.norms.max()) > 0 for edit in edits) == [False, True]
 
 
 def test_the_closed_form_is_where_the_steps_end(system, findings):
@@ -213,14 +253,16 @@ def test_the_closed_form_is_where_the_steps_end(system, findings):
 
 
 def test_tables_show_captions_before_and_after(system, findings, edits, before, drafts, rows):
-    table = trials.edit_exhibit(system, findings, Settings(), 4)
+    table = tables.edit_exhibit(system, findings, Settings(), 4)
     assert table["before"].tolist() == ["horse grass", "boat grass"]
     assert table["after"].tolist() == ["cat grass", "dog grass"]
     assert table["swapped"].all()
-    none = trials.edit_exhibit(system, findings, Settings(beta=1e6), 4)
+    none = tables.edit_exhibit(system, findings, Settings(beta=1e6), 4)
     assert set(none["after"]) == {"(no edit: g below beta)"}
     assert not none["swapped"].any()
-    others = trials.others_exhibit(trials.trials(system, edits, before, drafts, rows), PAIRS)
+    others = tables.others_exhibit(
+        trials.trials(system, for_rows(edits, rows), before, drafts, rows), PAIRS
+    )
     assert others["role"].tolist() == ["edited on it", "another with the source"] * 2
     assert others["edited output"].tolist() == ["cat grass", "cat grass", "dog grass", "dog grass"]
 
@@ -232,7 +274,7 @@ def test_a_perturbation_table_is_laid_out(system, photographs, said):
     table = perturbation_table(
         system, [p.open() for p in some], targets, tops, sigma=3.0, max_new_tokens=4
     )
-    shown = trials.perturbation_exhibit(table, ["a"])
+    shown = tables.perturbation_exhibit(table, ["a"])
     assert shown["neurons"].tolist() == ["top", "random"]
     assert shown["original output"].tolist() == ["horse grass"] * 2
     averaged = trials.by_image(table, "changed")
@@ -243,7 +285,7 @@ def test_a_perturbation_table_is_laid_out(system, photographs, said):
 def test_other_uses_of_an_edit(system, findings, tmp_path):
     path = tmp_path / "edit.safetensors"
     joint = JointSettings(epochs=3)
-    table = trials.uses_exhibit(system, findings, Settings(), joint, "catdog", path, 4)
+    table = tables.uses_exhibit(system, findings, Settings(), joint, "catdog", path, 4)
     assert len(table) == 5
     assert (table["weights before"] == table["weights undone"]).all()
     assert (table["weights before"] != table["weights edited"]).all()
@@ -253,4 +295,4 @@ def test_other_uses_of_an_edit(system, findings, tmp_path):
     assert saved["edited"] == "cat grass"
     assert saved["target said"]
     with pytest.raises(ValueError, match="one token"):
-        trials.uses_exhibit(system, findings, Settings(), joint, "cat", path, 4)
+        tables.uses_exhibit(system, findings, Settings(), joint, "cat", path, 4)
