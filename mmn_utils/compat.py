@@ -67,6 +67,19 @@ if "torchvision" not in sys.modules:
 
 
 @contextlib.contextmanager
+def unavailable(name: str) -> Iterator[None]:
+    """Let an optional package look as if it were not installed to what is imported meanwhile."""
+    if name in sys.modules:  # too late, and no harm
+        yield
+        return
+    sys.modules[name] = None
+    try:
+        yield
+    finally:
+        del sys.modules[name]
+
+
+@contextlib.contextmanager
 def quiet_loading() -> Iterator[None]:
     """Keep transformers' loading bars out of notebooks; also a decorator."""
     from transformers.utils import logging

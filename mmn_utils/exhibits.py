@@ -30,11 +30,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from io import StringIO
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from mmn_utils.cache import atomic, locked
 from mmn_utils.presets import (
@@ -46,6 +45,9 @@ from mmn_utils.presets import (
     load_yaml,
 )
 from mmn_utils.provenance import provenance
+
+if TYPE_CHECKING:  # who only looks exhibits up needs no matplotlib
+    from matplotlib.figure import Figure
 
 LIST = NOTEBOOKS / "exhibits.yaml"
 FILES = {"figure": (".png", ".pdf"), "table": (".csv", ".tex", ".md")}

@@ -19,6 +19,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
 
+from mmn_utils.compat import unavailable
 from mmn_utils.exhibits import forget, made_exhibits, to_json, write_text
 from mmn_utils.presets import (
     ROOT,
@@ -90,8 +91,7 @@ def check(
 
     That is what ``resolve`` refuses, and a parameter that papermill would not see.
     """
-    import papermill
-
+    papermill = _load_papermill()
     path = notebook_path(notebook)
     parameters = resolve(path, preset, overrides)
     seen = papermill.inspect_notebook(str(path))
@@ -104,6 +104,15 @@ def check(
     return parameters
 
 
+def _load_papermill():
+    """Import papermill, which what only looks parameters up does without."""
+    # jsonschema would have a grammar of international addresses compiled, each time it is
+    # imported: three seconds, for a check that no notebook asks for
+    with unavailable("rfc3987_syntax"):
+        import papermill
+    return papermill
+
+
 def _record(record: Path, path: Path, parameters: dict[str, Any], made: list[str]) -> None:
     """Write down the resolved parameters and, after the run, which exhibits came of them."""
     content = {"notebook": path.stem, "parameters": parameters, "exhibits": made}
@@ -111,8 +120,7 @@ def _record(record: Path, path: Path, parameters: dict[str, Any], made: list[str
 
 
 def _papermill(path: Path, output: Path, parameters: dict[str, Any], lines: bool) -> None:
-    import papermill
-
+    papermill = _load_papermill()
     out, error = sys.stdout, sys.stderr
     if lines:
         out, error = (_Lines(to, f"{parameters['run']} {path.stem}") for to in (out, error))
