@@ -57,11 +57,12 @@ def generate(
             if kept is not None:
                 kept(going)
         logits, past = model.forward(prompt.tail(1), past=past, use_cache=True)
-    return [_caption(model, row, end) for row in ids]
+    return [as_caption(model, row) for row in ids]
 
 
-def _caption(model, ids: list[int], end: int | None) -> Caption:
-    """Cut ids at the end of text and decode them."""
+def as_caption(model, ids: Sequence[int]) -> Caption:
+    """Cut token ids at the end of text and decode them."""
+    end, ids = model.tokenizer.eos_token_id, list(ids)
     if end in ids:
         ids = ids[: ids.index(end)]
     text = model.tokenizer.decode(ids, clean_up_tokenization_spaces=False)

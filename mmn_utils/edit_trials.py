@@ -334,22 +334,14 @@ def thinned(rows: pd.DataFrame, n: int) -> pd.DataFrame:
     return pd.concat(halves)
 
 
-def drafts_for(
-    model,
-    before: Before,
-    edits: Sequence[Edit],
-    rows: pd.DataFrame,
-    *,
-    batch_size: int = 16,
-) -> Drafts:
-    """Run what lies below all of these edits once, for the photographs of ``rows``."""
+def drafts_for(model, before: Before, rows: pd.DataFrame, *, batch_size: int = 16) -> Drafts:
+    """Take the captions before for drafts of those after, for the photographs of ``rows``."""
     wanted = set(rows["image"])
     kept = [i for i, photograph in enumerate(before.photographs) if photograph.id in wanted]
     return drafts_of(
         model,
         [before.photographs[i] for i in kept],
         [before.captions[i] for i in kept],
-        min(neuron.layer for edit in edits for neuron in edit.neurons),
         max_new_tokens=before.max_new_tokens,
         batch_size=batch_size,
     )
@@ -367,7 +359,7 @@ def trials(
     """Try an edit on the photograph of each of ``rows``: rows as ``edit_study.evaluate``.
 
     ``edits[i]`` is put in for row i alone; ``norm`` is the length of its dw in the mean of the
-    neurons. ``ValueError`` where one reaches below the drafts, or the model bears another one.
+    neurons. ``ValueError`` where the model bears another edit.
     """
     if model.revision != drafts.revision:
         raise ValueError(

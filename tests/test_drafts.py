@@ -1,4 +1,4 @@
-"""Drafts: the captions of greedy generation, from fewer layers and fewer passes."""
+"""Drafts: the captions of greedy generation, from fewer passes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import torch
 from mmn_utils import drafts as room
 from mmn_utils.captions import caption_images
 from mmn_utils.datasets import Photograph
-from mmn_utils.drafts import captions_now, drafts_of, from_layer
+from mmn_utils.drafts import captions_now, drafts_of
 from mmn_utils.neurons import Neuron
 from mmn_utils.perturbation import perturb
 from tests.models.test_instructblip import tiny_instructblip
@@ -50,23 +50,10 @@ def said(system, photographs):
     return caption_images(system, [p.open() for p in photographs], TOKENS)
 
 
-@pytest.mark.parametrize("layer", [0, 1])
-def test_the_upper_layers_predict_what_the_whole_model_does(system, photographs, layer):
-    prompt = system.prompt([photographs[0].open()])
-    hidden, logits = room._at_layer(system, prompt, layer)
-    whole = system.language_model.state_dict().keys()
-    with from_layer(system, layer):
-        found, _ = system.forward(room.Prompt(hidden, prompt.mask, prompt.positions))
-        torch.testing.assert_close(found, logits, rtol=1e-4, atol=1e-4)
-    assert system.language_model.state_dict().keys() == whole
-    assert torch.equal(system.forward(prompt)[0], logits)
-
-
 def test_an_unchanged_model_says_its_drafts_without_generating(
     system, photographs, said, monkeypatch
 ):
-    drafts = drafts_of(system, photographs, said, 1, max_new_tokens=TOKENS, batch_size=2)
-    assert drafts.layer == 1
+    drafts = drafts_of(system, photographs, said, max_new_tokens=TOKENS, batch_size=2)
     monkeypatch.setattr(room, "generate", None)
     found, differences = captions_now(system, drafts, batch_size=3)
     assert found == said
@@ -76,8 +63,8 @@ def test_an_unchanged_model_says_its_drafts_without_generating(
 @pytest.mark.parametrize("sigma", [0.05, 2.0])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_changed_model_says_what_generation_says(system, photographs, said, layer, sigma):
-    drafts = drafts_of(system, photographs, said, layer, max_new_tokens=TOKENS, batch_size=2)
-    neurons = [Neuron(1, unit) for unit in range(12)]
+    drafts = drafts_of(system, photographs, said, max_new_tokens=TOKENS, batch_size=2)
+    neurons = [Neuron(layer, unit) for unit in range(12)]
     with perturb(system, neurons, sigma, seed=1):
         expected = caption_images(system, [p.open() for p in photographs], TOKENS)
         found, _ = captions_now(system, drafts)
@@ -87,7 +74,7 @@ def test_a_changed_model_says_what_generation_says(system, photographs, said, la
 
 
 def test_differences_are_read_at_their_step(system, photographs, said):
-    drafts = drafts_of(system, photographs, said, 1, max_new_tokens=TOKENS)
+    drafts = drafts_of(system, photographs, said, max_new_tokens=TOKENS)
     reads = [(1, 5, 7), None, (0, 2, 3), None, None]
     with perturb(system, [Neuron(1, 3)], 1.0):
         _, found = captions_now(system, drafts, reads=reads, batch_size=2)
@@ -98,22 +85,11 @@ def test_differences_are_read_at_their_step(system, photographs, said):
     assert [value != value for value in found] == [False, True, False, True, True]
 
 
-def test_a_model_that_cannot_begin_above_begins_at_the_bottom(
-    system, photographs, said, monkeypatch
-):
-    monkeypatch.setattr(room, "_begins_at", lambda *_: False)
-    drafts = drafts_of(system, photographs, said, 1, max_new_tokens=TOKENS)
-    assert drafts.layer == 0
-    assert captions_now(system, drafts)[0] == said
-
-
 def test_bad_input(system, photographs, said):
     with pytest.raises(ValueError, match="one each"):
         drafts_of(system, photographs, said[:2])
     with pytest.raises(ValueError, match="one each"):
         drafts_of(system, [], [])
-    with pytest.raises(ValueError, match="layer 9"):
-        drafts_of(system, photographs, said, 9)
     drafts = drafts_of(system, photographs, said, max_new_tokens=TOKENS)
     with pytest.raises(KeyError):
         captions_now(system, drafts, ["nowhere"])

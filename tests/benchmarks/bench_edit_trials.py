@@ -1,0 +1,64 @@
+"""Edits of rows against edits of the model: ``python -m tests.benchmarks.bench_edit_trials``.
+
+On a miniature that ships, one edit is found on each of some photographs and tried on it. The
+plain way puts each edit into the weights and captions its photograph from the start; the other
+puts all edits of a batch in at once, row by row, and follows the old captions as far as they
+still hold. Captions are compared before the ratio is printed.
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from mmn_utils import edit_study, study
+from mmn_utils import edit_trials as trials
+from mmn_utils.captions import caption_images
+from mmn_utils.datasets import load_dataset
+from mmn_utils.editing import Settings, apply
+from mmn_utils.models import load_model
+from tests.benchmarks.timing import best_times
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", default="miniature/llava")
+    parser.add_argument("--photographs", type=int, default=100)
+    parser.add_argument("--tokens", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=2)
+    arguments = parser.parse_args()
+    model, tokens = load_model(arguments.model), arguments.tokens
+    photographs = load_dataset("miniature").sample(arguments.photographs, 0)
+    captions = study.captions_of(model, photographs, max_new_tokens=tokens, progress=None)
+    said = trials.nouns_said(model, photographs, captions)
+    first = trials.find_on_first(
+        model, photographs, said, trials.choose_concepts(model, said, 12), 5
+    )
+    concepts = [edit.concepts[0] for edit in trials.edits_of(model, first, Settings())]
+    before = edit_study.before_edit(
+        model, photographs, concepts, max_new_tokens=tokens, progress=None
+    )
+    found, rows = trials.find_on_each(model, photographs, said, trials.deal(before), 5)
+    edits = trials.edits_of(model, found, Settings())
+    drafts = trials.drafts_for(model, before, rows)
+    texts = {}
+
+    def row_by_row() -> None:
+        texts["rows"] = trials.trials(model, edits, before, drafts, rows)["after"].tolist()
+
+    def one_by_one() -> None:
+        texts["weights"] = []
+        for edit, finding in zip(edits, found, strict=True):
+            with apply(model, edit, hash_weights=False, allow_empty=True):
+                caption = caption_images(model, [finding.photograph.open()], tokens)[0]
+            texts["weights"].append(caption.text)
+
+    times = best_times({"weights": one_by_one, "rows": row_by_row}, arguments.repeats)
+    alike = sum(a == b for a, b in zip(texts["rows"], texts["weights"], strict=True))
+    print(f"{len(edits)} edits of {model.name}; {alike} captions alike")
+    for name, seconds in times.items():
+        print(f"{name:8} {1000 * seconds / len(edits):6.1f} ms an edit")
+    print(f"ratio {times['weights'] / times['rows']:.1f}")
+
+
+if __name__ == "__main__":
+    main()
