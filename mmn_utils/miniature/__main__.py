@@ -12,6 +12,7 @@ bfloat16 are several times as fast as others.
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -22,6 +23,8 @@ from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+
+import torch
 
 from .world import WORLD_FILE
 
@@ -117,6 +120,19 @@ def keep_curves(work: Path, data: Path) -> None:
             shutil.copyfile(work / name, data / "training" / name)
 
 
+def keep_times(work: Path, data: Path, cores: int, minutes: float | None) -> None:
+    """Write what each part took, and the whole (None: it was not made in one go)."""
+    parts = {p.module: float((work / "done" / p.module).read_text().split()[0]) for p in PARTS}
+    facts = {
+        "minutes": minutes and round(minutes, 1),
+        "cores": cores,
+        "processor": torch.backends.cpu.get_cpu_capability(),
+        "seconds": parts,
+    }
+    (data / "training").mkdir(parents=True, exist_ok=True)
+    (data / "training" / "times.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+
+
 def main() -> None:
     """Make all parts, keep the curves, print the quality table."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -126,11 +142,15 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.fresh:
         shutil.rmtree(arguments.work, ignore_errors=True)
+    in_one_go, started = not (arguments.work / "done").exists(), time.monotonic()
     try:
         run_parts(PARTS, partial(make_part, work=arguments.work), arguments.cores)
     except RuntimeError as error:
         sys.exit(str(error))
+    minutes = (time.monotonic() - started) / 60
     keep_curves(arguments.work, WORLD_FILE.parent)
+    keep_times(arguments.work, WORLD_FILE.parent, arguments.cores, minutes if in_one_go else None)
+    print(f"All parts are there, after {minutes:.0f} min", flush=True)
     subprocess.run([sys.executable, "-m", "mmn_utils.miniature.quality"], check=True)
 
 

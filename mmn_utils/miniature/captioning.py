@@ -18,7 +18,6 @@ from .scenes import SceneSet
 from .training import fast_autocast
 from .world import World
 
-SCENES = 24_000  # captioned scenes of the world that there are to learn from
 CAPTION_LENGTH = 20  # tokens of the longest caption, full stop and end of text
 Ids = tuple[list[int], list[int]]
 

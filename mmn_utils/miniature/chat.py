@@ -26,12 +26,12 @@ from ..models import load_model
 from ..models.instructblip import InstructBlipFacts
 from ..models.llava import LlavaFacts
 from ..models.mplug_owl2 import MplugOwl2Facts
-from .captioning import SCENES, Ids
+from .captioning import Ids
 from .corpus import PROMPT
 from .language import Rows
 from .quality import caption_quality, mean
-from .scenes import rendered_scenes
-from .vision import keep_freed_memory
+from .scenes import SCENES, rendered_scenes
+from .training import keep_freed_memory
 from .world import WORLD_FILE, World, load_world
 
 # --- prompts ------------------------------------------------------------------------------

@@ -36,17 +36,22 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mmn_utils.miniature.captioning import SCENES
 from mmn_utils.miniature.distillation import DistillationOptions, distil
 from mmn_utils.miniature.phrases import FORMS
 from mmn_utils.miniature.projection import FeatureStore, kept_features
-from mmn_utils.miniature.scenes import PROBE_SEED, SIZE, VAL_SEED, SceneSet, rendered_scenes
-from mmn_utils.miniature.training import Schedule, fast_autocast, train
+from mmn_utils.miniature.scenes import (
+    PROBE_SEED,
+    SCENES,
+    SIZE,
+    VAL_SEED,
+    SceneSet,
+    rendered_scenes,
+)
+from mmn_utils.miniature.training import Schedule, fast_autocast, keep_freed_memory, train
 from mmn_utils.miniature.vision import (
     CACHE,
     PIXEL_MEAN,
     PIXEL_STD,
-    keep_freed_memory,
     load_vision,
     probe_features,
     to_input,

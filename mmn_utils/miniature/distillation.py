@@ -25,7 +25,7 @@ from .vision import to_input
 #: layers of the tower that are taught: LLaVA reads the last but one, mPLUG-Owl2 the last.
 TAUGHT = (-2, -1)
 SEEING = Schedule(
-    steps=4000, rate=1.5e-3, warmup=100, final=0.02, weight_decay=0.05, save_every=200
+    steps=3500, rate=1.5e-3, warmup=100, final=0.02, weight_decay=0.05, save_every=200
 )
 
 

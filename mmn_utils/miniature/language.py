@@ -21,7 +21,7 @@ from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 import mmn_utils.compat  # noqa: F401  (before transformers)
 
 from .corpus import CorpusOptions, documents
-from .training import Schedule, fast_autocast, train
+from .training import Schedule, fast_autocast, keep_freed_memory, train
 from .world import World, load_world
 
 END = "<|endoftext|>"
@@ -39,7 +39,7 @@ class LanguageOptions:
     vocabulary: int = 1536
     row: int = 224  # tokens in a row of a batch
     batch: int = 16
-    steps: int = 1500
+    steps: int = 1200
     rate: float = 2e-3
     embedding_std: float = 1.0  # GPT-J's .02 lets the first MLP dwarf the word
     drop_first: float = 0.5  # chance that a row goes without the first layer's MLP
@@ -247,6 +247,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
     parser.add_argument("--steps", type=int, default=LanguageOptions.steps)
     arguments = parser.parse_args()
+    keep_freed_memory()
     train_language_model(LanguageOptions(steps=arguments.steps), arguments.folder, arguments.work)
 
 

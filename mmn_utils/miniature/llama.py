@@ -28,7 +28,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repea
 
 from .chat import TEMPLATES, ChatRows
 from .language import LanguageOptions, causal_attention, fit, save_language_model
-from .vision import keep_freed_memory
+from .training import keep_freed_memory
 from .world import WORLD_FILE, World, load_world
 
 BEGIN = "<s>"
@@ -38,7 +38,7 @@ BEGIN = "<s>"
 class LlamaOptions(LanguageOptions):
     """Shape and training; ``units`` is the width of the gated MLPs."""
 
-    steps: int = 850
+    steps: int = 700
     rotary: int = 64  # LLaMA turns the whole of each head
     units: int = 704
 

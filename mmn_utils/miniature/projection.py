@@ -25,12 +25,12 @@ import mmn_utils.compat  # noqa: F401  (before transformers)
 
 from ..cache import atomic, locked
 from ..models.base import state_hash
-from .captioning import SCENES, Batches, CaptionIds, caption_loss
+from .captioning import Batches, CaptionIds, caption_loss
 from .corpus import PROMPT
 from .language import last_logits
-from .scenes import SceneSet, rendered_scenes
-from .training import Schedule, train
-from .vision import encode_images, keep_freed_memory, load_vision
+from .scenes import SCENES, SceneSet, rendered_scenes
+from .training import Schedule, keep_freed_memory, train
+from .vision import encode_images, load_vision
 from .world import WORLD_FILE, World, load_world
 
 
@@ -38,9 +38,9 @@ from .world import WORLD_FILE, World, load_world
 class ProjectionOptions:
     """Training of a projection."""
 
-    batch: int = 32
+    batch: int = 16
     part: int = 8  # of the batch, at a time: does not change what is learnt
-    steps: int = 1000
+    steps: int = 1400
     rate: float = 3e-3
     plainest: float = 0.6  # share of examples that take the plainest of the five captions
     seed: int = 0

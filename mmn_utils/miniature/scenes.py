@@ -45,6 +45,7 @@ MAX_OVERLAP = 0.08
 PLACEMENT_TRIES = 24
 
 # First seeds of the splits; they are so far apart that no two splits ever meet.
+SCENES = 24_000  # that there are to learn from
 TRAIN_SEED = 0
 VAL_SEED = 10_000_000
 LOOKS_SEED = 20_000_000

@@ -18,6 +18,7 @@ from .corpus import CorpusOptions
 from .language import LanguageOptions, train_language_model
 from .projection import load_language_model
 from .text_probe import probe_text
+from .training import keep_freed_memory
 from .world import load_world
 
 WORDS = CorpusOptions(combined=False, related=False)
@@ -49,9 +50,10 @@ def run_variant(name: str, steps: int, work: Path) -> dict:
 def main() -> None:
     """Train and probe the variants that the table does not hold yet."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
     arguments = parser.parse_args()
+    keep_freed_memory()
     table = arguments.work / "variants.csv"
     rows = pd.read_csv(table).to_dict("records") if table.exists() else []
     rows = [row for row in rows if row["steps"] == arguments.steps]

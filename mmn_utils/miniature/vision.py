@@ -5,10 +5,9 @@ of what is hidden. The codes come from k-means, first of the pixels in a window
 around each patch, then (as in HuBERT) of the encoder's own middle layer. No label takes
 part in the training; a linear probe of the categories is logged to watch it.
 
-The last three stages are in scenes whose objects are not in their own colours: codes of
-light and dark alone, and then, as one who colours a picture in, the codes that each
-scene had in its own colours, first with hues turned and at last in all the variety of
-the world.
+The scenes are as colourful as the world, the codes are those of the same scenes in their
+objects' own colours: as one who colours a picture in, the encoder has to know a thing by
+its shape to guess them.
 
 Run ``python -m mmn_utils.miniature.vision``; it picks up where it stopped.
 """
@@ -17,7 +16,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import ctypes
 import json
 import shutil
 import time
@@ -41,11 +39,18 @@ from timm.models.beit import Beit
 from mmn_utils.miniature.scenes import (
     COLOURS,
     PROBE_SEED,
+    SCENES,
+    SHOWN,
     TRAIN_SEED,
     SceneSet,
     rendered_scenes,
 )
-from mmn_utils.miniature.training import fast_autocast, rate_factor, save_atomically
+from mmn_utils.miniature.training import (
+    fast_autocast,
+    keep_freed_memory,
+    rate_factor,
+    save_atomically,
+)
 from mmn_utils.miniature.world import WORLD_FILE, load_world
 
 VISION_CONFIG = {
@@ -61,7 +66,7 @@ VISION_CONFIG = {
     "global_pool": "token",
 }
 PIXEL_MEAN = PIXEL_STD = 0.5
-LUMA = (0.299, 0.587, 0.114)
+OWN = "own"  # of ``scenes.COLOURS``, those that the codes are made of
 CACHE = Path("data/cache/miniature")
 
 
@@ -184,15 +189,10 @@ def kmeans(points: Tensor, codes: int, seed: int, rounds: int = 15) -> Tensor:
     return centres
 
 
-def windows(images: np.ndarray, patch: int, grey: bool = False) -> Tensor:
-    """Return the surroundings of each patch, three patches wide, as 6 x 6 means.
-
-    (B, P, 108) of red, green and blue, or (B, P, 36) of light and dark if ``grey``.
-    """
-    pixels = to_input(images)
-    if grey:
-        pixels = torch.einsum("bchw,c->bhw", pixels, torch.tensor(LUMA))[:, None]
-    padded = F.pad(F.avg_pool2d(pixels, patch // 2), (2, 2, 2, 2), mode="replicate")
+def windows(images: np.ndarray, patch: int) -> Tensor:
+    """Return the surroundings of each patch, three patches wide, as 6 x 6 means (B, P, 108)."""
+    means = F.avg_pool2d(to_input(images), patch // 2)
+    padded = F.pad(means, (2, 2, 2, 2), mode="replicate")
     return F.unfold(padded, kernel_size=6, stride=2).transpose(1, 2)
 
 
@@ -223,47 +223,34 @@ def fit_whitener(points: Tensor, dimensions: int, power: float) -> Whitener:
 class Stage:
     """One round of training: where the codes come from and how many pictures are seen.
 
-    ``layer`` is the number of blocks whose output is coded; without it the codes are of
-    pixels, in colour or ``grey``. ``colours`` are those of the objects, see
-    ``scenes.COLOURS``. With a ``teacher``, the codes are of the same scenes in their own
-    colours, as the encoder saw them after that stage. ``visible_weight`` is the weight of
-    predicting the codes of patches in sight, which keeps the last layer's features about
-    their patch. ``scenes`` limits the stage to the first ones, since coding takes time;
-    ``rate_images`` is the length of the learning rate's cosine, if it is longer than the
-    stage, which then ends at a rate that is still high; with ``cycles`` it starts anew so
-    many times. Features are coded as means over ``reach`` x ``reach`` patches.
+    ``layer`` is the number of blocks whose output is coded, of the encoder as the stage
+    finds it; without it the codes are of pixels. Either way they are of the scenes in
+    ``OWN`` colours, while the encoder sees them in ``colours``, see ``scenes.COLOURS``.
+    ``visible_weight`` is the weight of predicting the codes of patches in sight, which keeps
+    the last layer's features about their patch. ``scenes`` limits the stage to the first
+    ones, since coding takes time; ``rate_images`` is the length of the learning rate's
+    cosine, if it is longer than the stage, which then ends at a rate that is still high.
+    Features are coded as means over ``reach`` x ``reach`` patches.
     """
 
     name: str
     images: int
     rate_images: int | None = None
-    cycles: int = 1
     scenes: int | None = None
     layer: int | None = None
-    teacher: str | None = None
-    grey: bool = False
-    colours: str = "own"
+    colours: str = SHOWN
     reach: int = 3
     codes: int = 1024
     peak_lr: float = 1.5e-3
     final_lr: float = 0.1
-    visible_weight: float = 0.0
+    visible_weight: float = 1.0
 
 
 STAGES = (
-    Stage("pixels", images=67_200, rate_images=90_000, final_lr=0.3),
-    Stage("features", images=56_000, scenes=16_000, layer=5, peak_lr=1.2e-3, final_lr=0.01),
-    # Three more, after which objects are known in other colours than their own.
-    Stage("shades", images=36_000, rate_images=48_000, grey=True, colours="turned", final_lr=0.02),
-    Stage(
-        "colours", images=112_000, cycles=4, scenes=16_000, layer=5, teacher="features",
-        visible_weight=1.0, colours="turned", peak_lr=1.2e-3, final_lr=0.01,
-    ),
-    Stage(
-        "variety", images=112_000, cycles=4, scenes=24_000, layer=5, teacher="features",
-        visible_weight=1.0, colours="varied", peak_lr=1.2e-3, final_lr=0.01,
-    ),
-)  # fmt: skip
+    Stage("pixels", images=56_000, rate_images=75_000, final_lr=0.3),
+    Stage("features", images=40_000, scenes=16_000, layer=5, peak_lr=1.2e-3, final_lr=0.05),
+    Stage("features again", images=56_000, layer=5, peak_lr=1.2e-3, final_lr=0.01),
+)
 
 
 @dataclass(frozen=True)
@@ -272,7 +259,7 @@ class VisionRecipe:
 
     stages: tuple[Stage, ...] = STAGES
     config: dict = field(default_factory=lambda: dict(VISION_CONFIG))
-    scenes: int = 40_000
+    scenes: int = SCENES
     batch: int = 32
     masked_share: float = 0.4
     warmup: int = 200
@@ -359,12 +346,12 @@ def _pooled(x: Tensor, y: Tensor, scene: Tensor) -> tuple[Tensor, Tensor]:
     return torch.zeros(len(key), x.shape[1]).index_add_(0, owner, x) / counts, key % 1000
 
 
-def probe(model: Beit, scenes: SceneSet, depth: int | None = None) -> dict[str, float]:
+def probe(model: Beit, scenes: SceneSet) -> dict[str, float]:
     """Return how well a linear map names the category, from a patch and from an object.
 
     Three quarters of the scenes teach the linear map, the rest test it.
     """
-    return probe_features(torch.cat(list(encode_images(model, scenes.images, depth))), scenes)
+    return probe_features(torch.cat(list(encode_images(model, scenes.images))), scenes)
 
 
 def probe_features(x: Tensor, scenes: SceneSet) -> dict[str, float]:
@@ -395,9 +382,8 @@ def colour_table(encoders: Mapping[str, Beit], scenes: Callable[[str], SceneSet]
 
 
 def learning_rate(stage: Stage, recipe: VisionRecipe, step: int) -> float:
-    """Return the rate of a step; with cycles it starts anew with each."""
-    total = max(1, (stage.rate_images or stage.images) // stage.cycles // recipe.batch)
-    step = step % total if stage.cycles > 1 else step
+    """Return the rate of a step."""
+    total = max(1, (stage.rate_images or stage.images) // recipe.batch)
     return stage.peak_lr * rate_factor(step, total, recipe.warmup, stage.final_lr)
 
 
@@ -406,13 +392,13 @@ def pixel_codes(recipe: VisionRecipe, stage: Stage, images: np.ndarray) -> Tenso
     rng = np.random.default_rng([recipe.seed, 1])
     patch = recipe.config["patch_size"]
     chosen = np.sort(rng.permutation(len(images))[: max(1, recipe.code_sample // 50)])
-    sample = windows(images[chosen], patch, stage.grey).flatten(0, 1)
+    sample = windows(images[chosen], patch).flatten(0, 1)
     sample = sample[torch.from_numpy(rng.permutation(len(sample))[: recipe.code_sample])]
     whiten = fit_whitener(sample, sample.shape[1] * 4 // 9, power=0.5)
     centres = kmeans(whiten(sample), stage.codes, recipe.seed)
     parts = []
     for start in range(0, len(images), 512):
-        window = windows(images[start : start + 512], patch, stage.grey)
+        window = windows(images[start : start + 512], patch)
         parts.append(nearest(whiten(window.flatten(0, 1)), centres).view(window.shape[:2]))
     return torch.cat(parts).to(torch.int16)
 
@@ -480,7 +466,7 @@ class Trainer:
 
     def _after(self, stage: str) -> Path:
         """The file that holds the encoder as a stage left it."""
-        return self.folder / f"vision_after_{stage}.pt"
+        return self.folder / f"vision_after_{stage.replace(' ', '_')}.pt"
 
     def encoder_after(self, stage: str) -> Beit:
         """Return the encoder as a stage left it."""
@@ -527,13 +513,10 @@ class Trainer:
 
     def _make_codes(self) -> Tensor:
         """Return the codes (N, P) that this stage predicts."""
+        images = self.scenes(OWN).images[: self.stage.scenes]
         if self.stage.layer is None:
-            return pixel_codes(self.recipe, self.stage, self.images)
-        if self.stage.teacher is None:
-            return feature_codes(self.recipe, self.stage, self.model.encoder, self.images)
-        teacher = self.encoder_after(self.stage.teacher)
-        images = self.scenes("own").images[: self.stage.scenes]
-        return feature_codes(self.recipe, self.stage, teacher, images)
+            return pixel_codes(self.recipe, self.stage, images)
+        return feature_codes(self.recipe, self.stage, self.model.encoder, images)
 
     def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
         """Return pixels, masks and codes of this step; they depend on its number alone."""
@@ -570,12 +553,12 @@ class Trainer:
             self.optimizer = self._new_optimizer()
         self.save()
 
-    def measure(self, scenes: int | None = None, depth: int | None = None) -> dict[str, float]:
+    def measure(self, scenes: int | None = None) -> dict[str, float]:
         """Probe the encoder in scenes of the stage's colours, or nothing where there are none."""
         if self.probe_scenes is None:
             return {}
         held_out = self.probe_scenes(self.stage.colours).first(scenes)
-        return probe(self.model.encoder, held_out, depth)
+        return probe(self.model.encoder, held_out)
 
     def run_stage(self, stop_after: int | None = None) -> bool:
         """Train to the end of the stage (True), or for ``stop_after`` steps at most (False)."""
@@ -595,12 +578,10 @@ class Trainer:
         return True
 
     def _finish_stage(self) -> None:
-        """Keep the encoder as this stage leaves it, and print what each layer knows."""
+        """Keep the encoder as this stage leaves it, and log what it knows."""
         weights = self.model.encoder.state_dict()
         save_atomically(weights, self._after(self.stage.name))
-        for depth in range(1, len(self.model.encoder.blocks) + 1):
-            known = self.measure(scenes=1000, depth=depth)
-            print(f"stage {self.stage.name}, layer {depth}: {known}", flush=True)
+        self.log.write(self.measure())
 
     def run(self) -> Beit:
         """Train all stages from where the last run stopped; return the encoder."""
@@ -612,7 +593,6 @@ class Trainer:
             if self.stage_number == len(self.recipe.stages) - 1:
                 break
             self.stage_number, self.step, self.codes = self.stage_number + 1, 0, None
-        self.log.write(self.measure())
         return self.model.encoder.eval()
 
 
@@ -676,21 +656,6 @@ def keep_curve(log: Path, target: Path) -> None:
     shutil.copyfile(log, target)
 
 
-def keep_freed_memory() -> None:
-    """Stop glibc from returning large buffers to the system after every use.
-
-    Training allocates the same buffers in every step; having their pages mapped
-    anew each time cost a quarter of the speed. Does nothing without glibc.
-    """
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, TypeError):
-        return
-    mmap_threshold, trim_threshold = -3, -1
-    mallopt(mmap_threshold, 1 << 30)
-    mallopt(trim_threshold, (1 << 31) - 1)
-
-
 def main() -> None:
     """Train the encoder, or go on training it, and save it beside its untrained twin."""
     parser = argparse.ArgumentParser(description=main.__doc__)
@@ -717,8 +682,8 @@ def main() -> None:
     keep_curve(options.cache / "vision_log.csv", options.out / "training" / "vision.csv")
     encoders = {
         "untrained": untrained,
-        "trained in own colours": trainer.encoder_after("features"),
-        "trained in other colours": trained,
+        "first round": trainer.encoder_after(recipe.stages[0].name),
+        "trained": trained,
     }
     rows = colour_table(encoders, held_out)
     table = options.out / "training" / "colours.csv"
