@@ -5,14 +5,12 @@
 Each part is a process of its own that goes on from its last checkpoint, so the
 command can be stopped and called again. Finished parts are skipped until
 ``--fresh`` forgets them. Parts that do not need each other run side by side, one core
-each: two small trainings of one thread do more than one of two. Cores with fast
-bfloat16 are several times as fast as others.
+each: two small trainings of one thread do more than one of two.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import shutil
 import subprocess
@@ -24,6 +22,7 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+import pandas as pd
 import torch
 
 from .world import WORLD_FILE
@@ -31,12 +30,16 @@ from .world import WORLD_FILE
 
 @dataclass(frozen=True)
 class Part:
-    """A part, its module, the parts that it needs, and how many cores serve it well."""
+    """A part, its module, the parts that it needs, and how many cores serve it well.
+
+    ``paper`` is the one that it is made for first.
+    """
 
     title: str
     module: str
     after: tuple[str, ...] = ()
     cores: int = 1
+    paper: str = "A"
 
 
 #: Of those that could begin, the first in this order does.
@@ -46,10 +49,10 @@ PARTS = (
     Part("language model, text alone", "language"),
     Part("CLIP, for the metric and for paper B's systems", "clip", ("vision",)),
     Part("projections", "projection", ("vision", "language")),
-    Part("language model of paper B's systems, text alone", "llama", ("language",)),
-    Part("InstructBLIP", "instructblip", ("llama", "clip")),
-    Part("LLaVA", "llava", ("llama", "clip")),
-    Part("mPLUG-Owl2", "mplug_owl2", ("llama", "clip")),
+    Part("language model of paper B's systems, text alone", "llama", ("language",), paper="B"),
+    Part("InstructBLIP", "instructblip", ("llama", "clip"), paper="B"),
+    Part("LLaVA", "llava", ("llama", "clip"), paper="B"),
+    Part("mPLUG-Owl2", "mplug_owl2", ("llama", "clip"), paper="B"),
     Part("variants of the text", "variants"),
 )
 #: curves and tables that lie beside the checkpoints; vision keeps its own.
@@ -69,11 +72,16 @@ CURVES = (
 )
 
 
+def seconds_of(part: Part, work: Path) -> float | None:
+    """Return how long a part took that was finished, or None."""
+    done = work / "done" / part.module
+    return float(done.read_text().split()[0]) if done.exists() else None
+
+
 def make_part(part: Part, work: Path) -> None:
     """Run one part to its end, unless it was finished before; RuntimeError if it breaks off."""
-    done = work / "done" / part.module
-    if done.exists():
-        print(f"{part.title}: finished before, in {done.read_text().strip()}", flush=True)
+    if (seconds := seconds_of(part, work)) is not None:
+        print(f"{part.title}: finished before, in {seconds:.0f} s", flush=True)
         return
     print(f"{part.title}: begins", flush=True)
     started = time.monotonic()
@@ -87,7 +95,7 @@ def make_part(part: Part, work: Path) -> None:
             f"{part.title}: broke off (status {ended.returncode}), its own words are above; "
             "the same command goes on from the last checkpoints"
         )
-    took = f"{time.monotonic() - started:.0f} s"
+    took, done = f"{time.monotonic() - started:.0f} s", work / "done" / part.module
     done.parent.mkdir(parents=True, exist_ok=True)
     done.write_text(f"{took}\n")
     print(f"{part.title}: finished, in {took}", flush=True)
@@ -121,16 +129,17 @@ def keep_curves(work: Path, data: Path) -> None:
 
 
 def keep_times(work: Path, data: Path, cores: int, minutes: float | None) -> None:
-    """Write what each part took, and the whole (None: it was not made in one go)."""
-    parts = {p.module: float((work / "done" / p.module).read_text().split()[0]) for p in PARTS}
-    facts = {
-        "minutes": minutes and round(minutes, 1),
-        "cores": cores,
-        "processor": torch.backends.cpu.get_cpu_capability(),
-        "seconds": parts,
-    }
+    """Write what each part took, and all of them together if they were made in one go.
+
+    Columns: part, paper, cores (that it had), minutes, processor (its vector instructions).
+    """
+    rows = [(p.title, p.paper, p.cores, seconds_of(p, work) / 60) for p in PARTS]
+    if minutes is not None:
+        rows.append(("everything", "A and B", cores, minutes))
+    table = pd.DataFrame(rows, columns=["part", "paper", "cores", "minutes"]).round(1)
+    table["processor"] = torch.backends.cpu.get_cpu_capability()
     (data / "training").mkdir(parents=True, exist_ok=True)
-    (data / "training" / "times.json").write_text(json.dumps(facts, indent=1) + "\n", "utf-8")
+    table.to_csv(data / "training" / "times.csv", index=False, lineterminator="\n")
 
 
 def main() -> None:

@@ -15,6 +15,7 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -90,8 +91,8 @@ class ClipRecipe:
     seed: int = 0
 
 
-#: the control: no encoder behind it, and twice as many pairs
-PAIRS_ALONE = ClipRecipe(schedule=replace(SCHEDULE, steps=600, rate=1.5e-3, warmup=60))
+#: the control: no encoder behind it, as many pairs
+PAIRS_ALONE = ClipRecipe(schedule=replace(SCHEDULE, rate=1.5e-3))
 
 
 def vocabulary(world: World) -> list[str]:
@@ -342,42 +343,50 @@ def tower_shape(vision: CLIPVisionModel) -> dict[str, int | float]:
     return {name: getattr(vision.config, name) for name in names}
 
 
+def probe_controls(
+    model: CLIPModel,
+    recipe: ClipRecipe,
+    world: World,
+    scenes: SceneSet,
+    store: FeatureStore,
+    probed: SceneSet,
+    work: Path,
+) -> pd.DataFrame:
+    """Train a tower from pairs alone, and probe it beside that of ``model`` before and after."""
+    seeing = build_clip(recipe, make_tokenizer(world)).vision_model
+    distil(seeing, store, scenes.images, recipe.seeing, work)  # done before, so only loaded
+    control = train_clip(PAIRS_ALONE, world, scenes, None, work, "clip_pairs_alone")
+    towers = {
+        "pairs alone": control.vision_model,
+        "pictures alone": seeing,
+        "pictures, then pairs": model.vision_model,
+    }
+    return tower_table(towers, probed).round(4)
+
+
 def main() -> None:
-    """Train the CLIP, or go on training it, and save it with its held-out quality."""
+    """Train the CLIP, or go on training it, and save it with its quality and its controls'."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--world", type=Path, default=WORLD_FILE)
     parser.add_argument("--out", type=Path, default=WORLD_FILE.parent / "clip")
     parser.add_argument("--encoder", type=Path, default=WORLD_FILE.parent / "vision.safetensors")
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--font", type=Path, help="NotoColorEmoji.ttf, if not in a usual place")
-    parser.add_argument(
-        "--control", action="store_true", help="also train one from pairs alone, and probe towers"
-    )
     options = parser.parse_args()
     keep_freed_memory()
     world, recipe = load_world(options.world), ClipRecipe()
-    scenes = rendered_scenes(options.cache, world, recipe.scenes, font=options.font)
-    held_out = rendered_scenes(options.cache, world, 600, VAL_SEED, options.font)
-    encoder = load_vision(options.encoder)
-    store = kept_features(encoder, scenes.images, options.cache)
+    pictures = partial(rendered_scenes, options.cache, world, font=options.font)
+    scenes = pictures(recipe.scenes)
+    store = kept_features(load_vision(options.encoder), scenes.images, options.cache)
     model = train_clip(recipe, world, scenes, store, options.cache)
     save_clip(model, world, options.out)
-    quality = retrieval(model, held_out, world)
+    quality = retrieval(model, pictures(600, VAL_SEED), world)
     (options.out / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", "utf-8")
-    print("saved", options.out, quality)
-    if options.control:
-        seeing = build_clip(recipe, make_tokenizer(world)).vision_model
-        distil(seeing, store, scenes.images, recipe.seeing, options.cache)  # done, so only loaded
-        control = train_clip(PAIRS_ALONE, world, scenes, None, options.cache, "clip_pairs_alone")
-        towers = {
-            "pairs alone": control.vision_model,
-            "pictures alone": seeing,
-            "pictures, then pairs": model.vision_model,
-        }
-        probed = rendered_scenes(options.cache, world, 2000, PROBE_SEED, options.font)
-        table = tower_table(towers, probed).round(4)
-        table.to_csv(options.out.parent / "training" / "towers.csv", index=False)
-        print(table.to_string(index=False))
+    print("saved", options.out, quality, flush=True)
+    probed = pictures(2000, PROBE_SEED)
+    table = probe_controls(model, recipe, world, scenes, store, probed, options.cache)
+    table.to_csv(options.out.parent / "training" / "towers.csv", index=False)
+    print(table.to_string(index=False))
 
 
 if __name__ == "__main__":

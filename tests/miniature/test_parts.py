@@ -7,9 +7,10 @@ import threading
 import time
 from collections.abc import Callable
 
+import pandas as pd
 import pytest
 
-from mmn_utils.miniature.__main__ import PARTS, Part, make_part, run_parts
+from mmn_utils.miniature.__main__ import PARTS, Part, keep_times, make_part, run_parts
 
 
 class Maker:
@@ -86,3 +87,17 @@ def test_a_part_runs_in_a_process_of_its_own_and_only_once(tmp_path, monkeypatch
     with pytest.raises(RuntimeError, match=r"LLaVA: broke off \(status 1\)"):
         make_part(Part("LLaVA", "llava"), tmp_path)
     assert not (tmp_path / "done" / "llava").exists()
+
+
+def test_times_are_kept_and_the_whole_only_if_made_in_one_go(tmp_path):
+    work, data = tmp_path / "work", tmp_path / "data"
+    (work / "done").mkdir(parents=True)
+    for number, part in enumerate(PARTS):
+        (work / "done" / part.module).write_text(f"{90 * number} s\n")
+    keep_times(work, data, 2, None)
+    resumed = pd.read_csv(data / "training" / "times.csv")
+    assert resumed["part"].tolist() == [part.title for part in PARTS]
+    assert resumed["minutes"].tolist() == [1.5 * number for number in range(len(PARTS))]
+    keep_times(work, data, 2, 12.34)
+    *_, last = pd.read_csv(data / "training" / "times.csv").to_dict("records")
+    assert (last["part"], last["cores"], last["minutes"]) == ("everything", 2, 12.3)
