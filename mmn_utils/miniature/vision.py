@@ -628,7 +628,7 @@ class ProgressLog:
     def write(self, measured: dict[str, float]) -> None:
         """Print and append the figures since the last line."""
         now = time.monotonic()
-        if self.losses:
+        if self.losses and not measured:  # measuring takes longer than a step
             self.rate = (self.seen - self.counted) / max(now - self.clock, 1e-9)
         left = (self.total - self.seen) / max(self.rate, 1e-9) / 60
         loss = float(np.mean(self.losses)) if self.losses else float("nan")
