@@ -88,9 +88,9 @@ class Progress:
             return
         self._last = now
         speed = (step - self._first[0]) / max(1e-9, now - self._first[1])
-        left = (self.steps - step) / speed if speed else float("nan")
+        left = f"  {(self.steps - step) / speed / 60:.1f} min left" if speed else ""
         shown = "  ".join(f"{key} {value:.3f}" for key, value in values.items())
-        print(f"{self.name}  {step}/{self.steps}  {shown}  {left / 60:.1f} min left", flush=True)
+        print(f"{self.name}  {step}/{self.steps}  {shown}{left}", flush=True)
         self._row({"step": step, "items": items, **{k: round(v, 5) for k, v in values.items()}})
 
     def _row(self, row: dict) -> None:
