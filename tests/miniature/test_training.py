@@ -82,6 +82,6 @@ def test_the_time_left_counts_from_the_first_report(tmp_path, monkeypatch, capsy
     progress(300, 0, loss=0.5)
     lines = capsys.readouterr().out.splitlines()
     assert lines == [
-        "toy  200/500  loss 1.000  nan min left",
+        "toy  200/500  loss 1.000",
         "toy  300/500  loss 0.500  2.0 min left",
     ]
