@@ -191,7 +191,8 @@ def finite_differences(patient: _Patient) -> tuple[float | None, float, str]:
         expected = (signs * scores).sum((1, 2))
         scale = scores.square().sum().sqrt()
         worst = max(worst, float((slopes - expected).abs().max() / scale))
-    tolerance = 1e-3 if model.dtype == torch.float64 else 2e-2
+    # LLaMA's norms compute in float32 even then, and small steps magnify their rounding.
+    tolerance = 5e-3 if model.dtype == torch.float64 else 2e-2
     return worst, tolerance, f"{_DIRECTIONS} directions in each layer, {model.dtype}"
 
 
