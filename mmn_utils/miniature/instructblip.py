@@ -60,8 +60,8 @@ from .world import World
 FACTS = InstructBlipFacts(
     name="miniature/instructblip", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3
 )
-CONTRAST = Schedule(steps=150, rate=1e-3, save_every=50)
-SPEAKING = Schedule(steps=750, rate=1e-3, save_every=100)
+CONTRAST = Schedule(steps=200, rate=1e-3, save_every=50)
+SPEAKING = Schedule(steps=1400, rate=1e-3, save_every=100)
 
 
 @dataclass(frozen=True)
