@@ -52,7 +52,7 @@ test: $(STAMP)  ## run the test suite
 lint: $(STAMP)  ## check style with ruff
 	@$(BIN)/ruff check .
 
-miniature: $(STAMP)  ## train the miniature again from nothing (two hours; resumable)
+miniature: $(STAMP)  ## train the miniature again from nothing (hours; resumable)
 	@$(RUN_ENVIRONMENT) $(BIN)/python -m mmn_utils.miniature
 
 lock: $(STAMP)  ## resolve the dependencies afresh and pin them
