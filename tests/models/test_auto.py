@@ -68,11 +68,13 @@ from transformers.models.smolvlm import processing_smolvlm
 from mmn_utils.captions import generate
 from mmn_utils.capture import capture
 from mmn_utils.interventions import sweep
-from mmn_utils.models import auto as module
+from mmn_utils.models import auto, auto_inputs, auto_modules
 from mmn_utils.models.auto import Unsupported, build_auto, find_architecture, load_auto
+from mmn_utils.models.auto_inputs import AutoFacts, token_grid
 from mmn_utils.models.base import Architecture, ImageTokens
 from mmn_utils.models.doctor import CHECKS, doctor
 from mmn_utils.models.hub import MissingParts
+from mmn_utils.models.language_part import GivenPrompt
 from mmn_utils.neurons import Neuron
 from mmn_utils.scores import Target
 from tests.tiny import END, PADDING, tiny_images, tiny_tokenizer
@@ -400,7 +402,7 @@ def test_the_doctor_passes(family):
 def test_logits_are_those_of_the_own_forward_on_ids_and_pixels(family):
     """The reference never sees the adapter's embeddings, positions or token types."""
     whole, model, images = untouched(family), system(family), tiny_images(3)
-    own = whole(**module._accepted(whole.forward, model.reader(images))).logits
+    own = whole(**auto_modules.accepted(whole.forward, model.reader(images))).logits
     mine, _ = model.forward(model.prompt(images), last_only=False)
     torch.testing.assert_close(mine, own, atol=2e-5, rtol=1e-4)
     assert (own[0] - own[1]).abs().max() > 0.01  # the pictures matter
@@ -410,7 +412,7 @@ def test_logits_are_those_of_the_own_forward_on_ids_and_pixels(family):
 @torch.no_grad()
 def test_captions_are_those_of_the_own_generate(family):
     reference, model, images = untouched(family), system(family), tiny_images(2)
-    inputs = module._accepted(reference.forward, model.reader(images))
+    inputs = auto_modules.accepted(reference.forward, model.reader(images))
     own = reference.generate(
         **inputs, max_new_tokens=6, min_new_tokens=6, do_sample=False,
         output_logits=True, return_dict_in_generate=True,
@@ -548,7 +550,7 @@ def seen_by_first(model, change: int, caption: int = 0) -> float:
         prompt = prompt.extend(torch.zeros(1, caption, 32))
     moved = prompt.embeds.clone()
     moved[0, change] += 1.0
-    other = module.GivenPrompt(moved, prompt.mask, prompt.positions, prompt.given)
+    other = GivenPrompt(moved, prompt.mask, prompt.positions, prompt.given)
     first = model.image_tokens.start
     one, two = (model.forward(p, last_only=False)[0][0, first] for p in (prompt, other))
     return float((one - two).abs().max())
@@ -587,9 +589,9 @@ def test_a_text_of_another_length_is_a_prompt_too():
     whole, model, images = untouched("paligemma"), system("paligemma"), tiny_images(1)
     text = "A picture of two horses near a red barn and a dog and a cat on the grass."
     inputs = model.reader.processor(
-        text=[f"<image>{text}"], images=module._squares(images, 32), return_tensors="pt"
+        text=[f"<image>{text}"], images=auto_inputs._squares(images, 32), return_tensors="pt"
     )
-    own = whole(**module._accepted(whole.forward, inputs)).logits
+    own = whole(**auto_modules.accepted(whole.forward, inputs)).logits
     prompt = model.prompt(images, f"{END}{text}\n")  # as PaliGemma's processor writes it
     assert prompt.given == own.shape[1]
     assert prompt.given != model.language_model.given
@@ -621,7 +623,7 @@ def test_folded_write_vectors_are_what_units_add_to_the_stream():
     for index, layer in enumerate(whole.model.language_model.layers):
         hook = partial(lambda index, _m, _in, out: added.update({index: out}), index)
         hooks.append(layer.post_feedforward_layernorm.register_forward_hook(hook))
-    whole(**module._accepted(whole.forward, model.reader(tiny_images(1))))
+    whole(**auto_modules.accepted(whole.forward, model.reader(tiny_images(1))))
     for hook in hooks:
         hook.remove()
     with capture(model) as seen:
@@ -649,15 +651,15 @@ def test_folding_is_the_norm_of_the_matrix(seed, eps, size):
     torch.manual_seed(seed)
     matrix, norm = nn.Linear(12, 8, bias=False), Norm(torch.randn(8), eps)
     activation = size * torch.randn(2, 3, 12)
-    gain, found = module._rms(norm, matrix, "here")
+    gain, found = auto_modules._rms(norm, matrix, "here")
     assert found == eps
-    folded = module.FoldedNorm(matrix, gain, found)
+    folded = auto_modules.FoldedNorm(matrix, gain, found)
     torch.testing.assert_close(folded(activation), norm(matrix(activation)), atol=1e-5, rtol=1e-4)
 
 
 def test_what_cannot_be_folded_is_said():
     with pytest.raises(Unsupported, match="here is a LayerNorm, no RMS norm"):
-        module._rms(nn.LayerNorm(8), nn.Linear(12, 8, bias=False), "here")
+        auto_modules._rms(nn.LayerNorm(8), nn.Linear(12, 8, bias=False), "here")
     model, processor, _ = gemma3()
     mlp = model.model.language_model.layers[1].mlp
     mlp.down_proj = nn.Linear(48, 32, bias=True)
@@ -744,7 +746,7 @@ def test_wrong_positions_are_noticed():
     broken.language_model = copy.copy(model.language_model)
     broken.language_model.ahead = model.language_model.ahead + 3
     with pytest.raises(Unsupported, match="after the picture are not those"):
-        module._compare(broken, tiny_images(1))
+        auto._compare(broken, tiny_images(1))
 
 
 def test_wrong_token_types_are_noticed():
@@ -755,7 +757,7 @@ def test_wrong_token_types_are_noticed():
         name: (row, text, text) for name, (row, text, _) in model.language_model.types.items()
     }
     with pytest.raises(Unsupported, match="one token later are not those"):
-        module._compare(broken, tiny_images(1))
+        auto._compare(broken, tiny_images(1))
 
 
 # --- facts ------------------------------------------------------------------------------
@@ -775,20 +777,20 @@ def test_a_grid_is_only_where_there_is_one():
 
 def test_queries_have_no_grid():
     model, _, _ = llava()
-    facts = module.AutoFacts()
-    assert module._grid(model, facts, {}, tower=17, count=16) == (4, 4)  # with a class token
-    assert module._grid(model, facts, {}, tower=256, count=16) == (4, 4)  # merged 4 x 4
-    assert module._grid(model, facts, {}, tower=100, count=16) is None
-    assert module._grid(model, facts, {}, tower=17, count=17) is None
+    facts = AutoFacts()
+    assert token_grid(model, facts, {}, tower=17, count=16) == (4, 4)  # with a class token
+    assert token_grid(model, facts, {}, tower=256, count=16) == (4, 4)  # merged 4 x 4
+    assert token_grid(model, facts, {}, tower=100, count=16) is None
+    assert token_grid(model, facts, {}, tower=17, count=17) is None
     model.resampler = type("TinyPerceiver", (nn.Module,), {})()
-    assert module._grid(model, facts, {}, tower=16, count=16) is None
+    assert token_grid(model, facts, {}, tower=16, count=16) is None
 
 
 def test_pixels_set_the_grid_where_the_tower_takes_any_size():
     model, processor, _ = qwen2_vl()
     model = build_auto("qwen2_vl", model, processor, pixels=48)
     assert model.image_tokens == ImageTokens(7, 36, (6, 6), 48)
-    assert module._side(model.language_model.whole) == 16 * 4 * 2
+    assert auto_inputs._side(model.language_model.whole) == 16 * 4 * 2
 
 
 def test_the_opening_and_the_template():
