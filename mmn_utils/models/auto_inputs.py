@@ -33,7 +33,7 @@ class AutoFacts:
     overrides the (rows, columns) found, or None for tokens without a place. ``options``
     go to the processor's call; ``mean`` and ``std`` serve where there is only a tokenizer.
     ``end`` names the token that ends a caption where it is not the tokenizer's end of
-    text. ``fold_norms`` see ``fold_norm``. ``check`` compares with the model's own
+    text. ``fold_norms`` see ``auto_modules.fold_norm``. ``check`` compares with the model's own
     ``generate``.
     """
 
