@@ -50,7 +50,7 @@ def run_variant(name: str, steps: int, work: Path) -> dict:
 def main() -> None:
     """Train and probe the variants that the table does not hold yet."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--steps", type=int, default=270)
+    parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
     arguments = parser.parse_args()
     keep_freed_memory()

@@ -249,7 +249,7 @@ class Stage:
 STAGES = (
     Stage("pixels", images=56_000, rate_images=75_000, final_lr=0.3),
     Stage("features", images=40_000, scenes=16_000, layer=5, peak_lr=1.2e-3, final_lr=0.05),
-    Stage("features again", images=28_000, layer=5, peak_lr=1.2e-3, final_lr=0.01),
+    Stage("features again", images=56_000, layer=5, peak_lr=1.2e-3, final_lr=0.01),
 )
 
 
