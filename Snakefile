@@ -29,7 +29,7 @@ SECONDS = {
     "00_miniature": 140,
     "01_projection_decoding": 50,
     "02_attribution": 65,
-    "03_selectivity": 160,
+    "03_selectivity": 225,
     "04_ablation": 90,
     "05_llava_contribution_scoring": 50,
     "06_editing": 80,
