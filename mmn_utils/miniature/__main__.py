@@ -42,7 +42,8 @@ class Part:
     paper: str = "A"
 
 
-#: Of those that could begin, the first in this order does.
+#: Of those that could begin, the first in this order does; so LLaMA, which three parts wait
+#: for, comes before the projections, which none does.
 PARTS = (
     Part("held-out scenes and class folders", "scenes", cores=2),
     Part("vision encoder, pictures alone", "vision", cores=2),

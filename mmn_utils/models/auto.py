@@ -256,8 +256,9 @@ def build_auto(name: str, model: nn.Module, processor, **facts) -> AutoVisionLan
     ids = inputs["input_ids"][0]
     start, count = token_span(model, ids, reader.image_token)
     seen = observe(model, found, inputs)
-    found = with_norms(model, found, seen, facts.fold_norms)
-    seen = observe(model, found, inputs)
+    plain, found = found, with_norms(model, found, seen, facts.fold_norms)
+    if found.act != plain.act:  # folded: other modules write now
+        seen = observe(model, found, inputs)
     with torch.no_grad():
         judge(model, found, seen, model.get_input_embeddings()(ids[-1:])[0])
         features = model.get_image_features(**accepted(model.get_image_features, inputs))

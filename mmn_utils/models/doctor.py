@@ -206,7 +206,7 @@ def _slopes(model, prompt: Prompt, layer: int, token: int, signs: Tensor) -> Ten
     with replace(model, {layer: lambda z: z * scale}, "pre"):
         logits, _ = model.forward(prompt.repeat(len(scale)))
     ahead, behind = logits[:, token].view(-1, 3, 2).unbind(-1)
-    return (ahead - behind) @ signs.new_tensor([45, -9, 1]).to(logits) / (60 * _STEP)
+    return (ahead - behind) @ logits.new_tensor([45, -9, 1]) / (60 * _STEP)
 
 
 @torch.no_grad()
