@@ -10,6 +10,7 @@ from mmn_utils.estimates import (
     Estimate,
     bootstrap,
     difference_of,
+    jackknife,
     ks_of,
     mean_of,
     share_of_gap,
@@ -60,6 +61,34 @@ def test_bootstrap_wants_images_and_numbers():
         bootstrap(np.mean, [])
     with pytest.raises(ValueError, match="only 0 of 1000 resamples"):
         bootstrap(lambda a: np.nan, [1, 2])
+
+
+def test_leaving_out_each_image_gives_a_mean_its_classical_interval():
+    values = np.random.default_rng(0).normal(3, 2, 50)
+    found = jackknife(np.mean, values)
+    assert found.value == values.mean()
+    assert found.n == 50
+    low, high = stats.norm.interval(0.95, values.mean(), stats.sem(values))
+    np.testing.assert_allclose(found.ci, (low, high), rtol=1e-12)
+
+
+def test_leaving_out_each_image_covers_counts_of_kinds_where_resampling_cannot():
+    kinds = np.random.default_rng(0).integers(0, 400, size=(60, 5))  # five units an image
+
+    def different(some):
+        return len(np.unique(some))
+
+    assert jackknife(different, kinds).covers(different(kinds))
+    assert bootstrap(different, kinds).high < different(kinds)
+
+
+def test_leaving_out_each_image_wants_two_and_a_number_each():
+    with pytest.raises(ValueError, match="one image alone"):
+        jackknife(np.mean, [1.0])
+    with pytest.raises(ValueError, match="no number without image 1"), np.errstate(all="ignore"):
+        jackknife(lambda x: 1 / x.sum(), [0.0, 2.0, 0.0])
+    with pytest.raises(ValueError, match=r"lengths \[2, 3\]"):
+        jackknife(np.mean, [1.0, 2.0], [1.0, 2.0, 3.0])
 
 
 def test_the_test_of_two_samples_is_that_of_scipy():
