@@ -73,16 +73,19 @@ CURVES = (
 )
 
 
-def seconds_of(part: Part, work: Path) -> float | None:
-    """Return how long a part took that was finished, or None."""
+def finished(part: Part, work: Path) -> tuple[float, str] | None:
+    """Return the seconds that a finished part took and the processor that made it, or None."""
     done = work / "done" / part.module
-    return float(done.read_text().split()[0]) if done.exists() else None
+    if not done.exists():
+        return None
+    seconds, _, processor = done.read_text().split()
+    return float(seconds), processor
 
 
 def make_part(part: Part, work: Path) -> None:
     """Run one part to its end, unless it was finished before; RuntimeError if it breaks off."""
-    if (seconds := seconds_of(part, work)) is not None:
-        print(f"{part.title}: finished before, in {seconds:.0f} s", flush=True)
+    if (before := finished(part, work)) is not None:
+        print(f"{part.title}: finished before, in {before[0]:.0f} s", flush=True)
         return
     print(f"{part.title}: begins", flush=True)
     started = time.monotonic()
@@ -98,7 +101,7 @@ def make_part(part: Part, work: Path) -> None:
         )
     took, done = f"{time.monotonic() - started:.0f} s", work / "done" / part.module
     done.parent.mkdir(parents=True, exist_ok=True)
-    done.write_text(f"{took}\n")
+    done.write_text(f"{took} {torch.backends.cpu.get_cpu_capability()}\n")
     print(f"{part.title}: finished, in {took}", flush=True)
 
 
@@ -134,11 +137,15 @@ def keep_times(work: Path, data: Path, cores: int, minutes: float | None) -> Non
 
     Columns: part, paper, cores (that it had), minutes, processor (its vector instructions).
     """
-    rows = [(p.title, p.paper, p.cores, seconds_of(p, work) / 60) for p in PARTS]
+    rows = []
+    for part in PARTS:
+        seconds, processor = finished(part, work)
+        rows.append((part.title, part.paper, part.cores, seconds / 60, processor))
     if minutes is not None:
-        rows.append(("everything", "A and B", cores, minutes))
-    table = pd.DataFrame(rows, columns=["part", "paper", "cores", "minutes"]).round(1)
-    table["processor"] = torch.backends.cpu.get_cpu_capability()
+        processor = torch.backends.cpu.get_cpu_capability()
+        rows.append(("everything", "A and B", cores, minutes, processor))
+    columns = ["part", "paper", "cores", "minutes", "processor"]
+    table = pd.DataFrame(rows, columns=columns).round(1)
     (data / "training").mkdir(parents=True, exist_ok=True)
     table.to_csv(data / "training" / "times.csv", index=False, lineterminator="\n")
 

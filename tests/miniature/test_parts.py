@@ -93,9 +93,14 @@ def test_times_are_kept_and_the_whole_only_if_made_in_one_go(tmp_path):
     work, data = tmp_path / "work", tmp_path / "data"
     (work / "done").mkdir(parents=True)
     for number, part in enumerate(PARTS):
-        (work / "done" / part.module).write_text(f"{90 * number} s\n")
+        processor = "AVX512" if part.paper == "A" else "AVX2"  # the second paper's elsewhere
+        (work / "done" / part.module).write_text(f"{90 * number} s {processor}\n")
     keep_times(work, data, 2, None)
     resumed = pd.read_csv(data / "training" / "times.csv")
+    assert set(zip(resumed["paper"], resumed["processor"], strict=True)) == {
+        ("A", "AVX512"),
+        ("B", "AVX2"),
+    }
     assert resumed["part"].tolist() == [part.title for part in PARTS]
     assert resumed["minutes"].tolist() == [1.5 * number for number in range(len(PARTS))]
     keep_times(work, data, 2, 12.34)
