@@ -38,7 +38,7 @@ BEGIN = "<s>"
 class LlamaOptions(LanguageOptions):
     """Shape and training; ``units`` is the width of the gated MLPs."""
 
-    steps: int = 1200
+    steps: int = 900
     rotary: int = 64  # LLaMA turns the whole of each head
     units: int = 704
 
