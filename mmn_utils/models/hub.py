@@ -230,7 +230,7 @@ def cast(module: nn.Module, device: str | torch.device, dtype: torch.dtype) -> n
 
 def load_tokenizer(folder: Path):
     """Load a tokenizer; ``ValueError`` where its only form cannot be read here."""
-    from transformers import AutoTokenizer
+    from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedConfig
 
     only = not (folder / "tokenizer.json").is_file() and (folder / "tokenizer.model").is_file()
     if only and not _importable("google.protobuf"):
@@ -238,7 +238,13 @@ def load_tokenizer(folder: Path):
             f"{folder} holds its tokenizer as tokenizer.model only; install protobuf to read "
             "it, or pass tokenizer=FOLDER with the same tokenizer as tokenizer.json"
         )
-    return AutoTokenizer.from_pretrained(folder)
+    config = folder / "config.json"
+    known = (
+        not config.is_file() or json.loads(config.read_text()).get("model_type") in CONFIG_MAPPING
+    )
+    # Of a class that it lacks, transformers would warn, and then go by an empty one all the same.
+    given = {} if known else {"config": PreTrainedConfig()}
+    return AutoTokenizer.from_pretrained(folder, **given)
 
 
 def _importable(name: str) -> bool:

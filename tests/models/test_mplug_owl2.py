@@ -864,6 +864,14 @@ def test_a_saved_system_comes_back(tmp_path):
     assert torch.equal(half.image_features(images), system.image_features(images))
 
 
+def test_transformers_does_not_warn_of_a_class_that_it_lacks(tmp_path, monkeypatch):
+    said = []
+    monkeypatch.setattr("transformers.configuration_utils.logger.warning", said.append)
+    save_mplug_owl2(tiny(), tmp_path / "owl")
+    load_mplug_owl2(tmp_path / "owl")
+    assert said == []
+
+
 def test_text_weights_may_lie_in_another_folder(tmp_path):
     system = tiny(seed=4)
     as_llama(system.language_model).save_pretrained(tmp_path / "llama")
