@@ -230,7 +230,7 @@ def cast(module: nn.Module, device: str | torch.device, dtype: torch.dtype) -> n
 
 def load_tokenizer(folder: Path):
     """Load a tokenizer; ``ValueError`` where its only form cannot be read here."""
-    from transformers import CONFIG_MAPPING, AutoTokenizer, PreTrainedConfig
+    from transformers import AutoTokenizer, PreTrainedConfig
 
     only = not (folder / "tokenizer.json").is_file() and (folder / "tokenizer.model").is_file()
     if only and not _importable("google.protobuf"):
@@ -238,13 +238,19 @@ def load_tokenizer(folder: Path):
             f"{folder} holds its tokenizer as tokenizer.model only; install protobuf to read "
             "it, or pass tokenizer=FOLDER with the same tokenizer as tokenizer.json"
         )
-    config = folder / "config.json"
-    known = (
-        not config.is_file() or json.loads(config.read_text()).get("model_type") in CONFIG_MAPPING
-    )
     # Of a class that it lacks, transformers would warn, and then go by an empty one all the same.
-    given = {} if known else {"config": PreTrainedConfig()}
+    given = {"config": PreTrainedConfig()} if _lacks_class(folder) else {}
     return AutoTokenizer.from_pretrained(folder, **given)
+
+
+def _lacks_class(folder: Path) -> bool:
+    """Say whether the folder's config.json is of a model that transformers does not have."""
+    from transformers import CONFIG_MAPPING
+
+    config = folder / "config.json"
+    if not config.is_file():
+        return False
+    return json.loads(config.read_text(encoding="utf-8")).get("model_type") not in CONFIG_MAPPING
 
 
 def _importable(name: str) -> bool:
