@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .capture import spare_last
 from .models.base import Prompt
 
 
@@ -40,7 +41,7 @@ def generate(
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens = {max_new_tokens}: a caption has at least one token")
-    logits, past = begun or model.forward(prompt, use_cache=True)
+    logits, past = begun or _begin(model, prompt)
     end, rows = model.tokenizer.eos_token_id, list(range(len(prompt)))
     ids: list[list[int]] = [[] for _ in rows]
     for step in range(1, max_new_tokens + 1):
@@ -58,6 +59,12 @@ def generate(
                 kept(going)
         logits, past = model.forward(prompt.tail(1), past=past, use_cache=True)
     return [as_caption(model, row) for row in ids]
+
+
+def _begin(model, prompt: Prompt) -> tuple[Tensor, Any]:
+    """Run the prompt: logits (B, V) behind it and its cache."""
+    with spare_last(model, int(prompt.ends.min())):
+        return model.forward(prompt, use_cache=True)
 
 
 def as_caption(model, ids: Sequence[int]) -> Caption:

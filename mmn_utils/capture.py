@@ -83,6 +83,41 @@ def stop_after(model, layer: int, what: str = "activation") -> Iterator[None]:
 
 
 @contextmanager
+def spare_last(model, first_read: int) -> Iterator[None]:
+    """Leave out what the last layer's MLP computes where nothing can read it.
+
+    For a pass over a whole prompt of which nothing is read before position ``first_read``.
+    If that lies behind the image, the last MLP's output is there what it always is, and
+    zero up to the image's end; what a ``capture`` entered inside sees of the last layer
+    begins behind the image. Otherwise, or where somebody already reads or changes the
+    layer, or its MLP is no module of its own, everything is computed.
+    """
+    layer = model.layer(model.sizes.layers - 1)
+    end = model.image_tokens.start + model.image_tokens.count
+    path = model.architecture.pre.rpartition(".")[0]
+    if not path or _is_hooked(layer) or first_read < end:
+        yield
+        return
+
+    def cut(_module: nn.Module, inputs: tuple) -> tuple:
+        return (inputs[0][:, end:], *inputs[1:])
+
+    def pad(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+        return nn.functional.pad(output, (0, 0, end, 0))
+
+    mlp = layer.get_submodule(path)
+    with ExitStack() as stack:
+        stack.callback(mlp.register_forward_pre_hook(cut).remove)
+        stack.callback(mlp.register_forward_hook(pad).remove)
+        yield
+
+
+def _is_hooked(layer: nn.Module) -> bool:
+    """Say whether any module of a layer has a hook."""
+    return any(m._forward_hooks or m._forward_pre_hooks for m in layer.modules())
+
+
+@contextmanager
 def replace(
     model, fn_by_layer: Mapping[int, Callable[[Tensor], Tensor]], what: str = "activation"
 ) -> Iterator[None]:

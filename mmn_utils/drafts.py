@@ -111,9 +111,9 @@ def _again(
     ids = [drafts.captions[row].ids for row in rows]
     prompt = _on(model, drafts.prompts.select(rows))
     forced = teacher_forced(model, prompt, ids)
-    logits, past = model.forward(forced, use_cache=True, last_only=False)
     start = prompt.embeds.shape[1]
-    logits = logits[:, start - 1 :]
+    last = forced.embeds.shape[1] - start + 1
+    logits, past = model.forward(forced, use_cache=True, last_only=False, last=last)
     steps = _agreed(model, drafts, ids, logits)
     captions = [drafts.captions[row] for row in rows]
     going = [i for i, step in enumerate(steps) if step is not None]

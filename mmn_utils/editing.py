@@ -544,8 +544,8 @@ class _Text:
 
     def predict(self, model) -> torch.Tensor:
         """Return the log probabilities of each token's step: (tokens, V) float32."""
-        logits, _ = model.forward(self.prompt, last_only=False)
-        return logits[0, -len(self.ids) :].float().log_softmax(-1)
+        logits, _ = model.forward(self.prompt, last_only=False, last=len(self.ids))
+        return logits[0].float().log_softmax(-1)
 
     def look(self, model) -> tuple[torch.Tensor, torch.Tensor]:
         """Return -log p of what is to be reached, and the divergence of each kept step."""

@@ -486,8 +486,8 @@ def _rounding_noise(model, prompt, run: _Rows) -> float:
     alone = prompt
     if ids:
         alone = prompt.extend(model.embed(torch.tensor([ids], device=prompt.embeds.device)))
-    logits, _ = model.forward(alone, last_only=False)
-    logits = logits[0, prompt.embeds.shape[1] - 1 :].float()
+    last = alone.embeds.shape[1] - prompt.embeds.shape[1] + 1
+    logits = model.forward(alone, last_only=False, last=last)[0][0].float()
     together = run.first_logits[: len(logits)]
     finest = 2 * torch.finfo(model.dtype).eps * float(together.abs().max())
     return max(4 * float((logits - together).abs().max()), finest)

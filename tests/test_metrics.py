@@ -198,19 +198,20 @@ def test_identical_pairs_and_texts_are_worked_on_once(monkeypatch):
 
     def embed_tokens(scorer, texts, batch_size):
         embedded.extend(texts)
-        return {text: text for text in texts}
+        return {text: (text, text) for text in texts}
 
     def match(candidates, references):
         nonlocal matched
-        matched += len(candidates)
-        return torch.tensor([0.5 if c == "a" else 0.25 for c in candidates])
+        matched += len(candidates) * len(references)
+        scores = torch.tensor([0.5 if text == "a" else 0.25 for text, _ in candidates])
+        return scores[:, None].expand(-1, len(references))
 
     monkeypatch.setattr(metrics, "_embed_tokens", embed_tokens)
     monkeypatch.setattr(metrics, "_match", match)
-    result = bertscore(["a", " a", "x"], [["x", "x", "y"], ["x"], ["a"]])
+    result = bertscore(["a", " a", "x", "a"], [["x", "y"], ["x "], ["a"], ["x"]])
     assert sorted(embedded) == ["a", "x", "y"]
-    assert matched == 3
-    assert result.tolist() == [0.5, 0.5, 0.25]
+    assert matched == 4  # the second and the last are one
+    assert result.tolist() == [0.5, 0.5, 0.25, 0.5]
 
 
 def test_matching_in_closed_form():
@@ -226,12 +227,13 @@ def test_matching_in_closed_form():
         ((east[None], torch.zeros(1)), long, 0.0),  # no token with a weight
     ]
     found = metrics._match([c for c, _, _ in pairs], [r for _, r, _ in pairs])
-    assert found.tolist() == pytest.approx([expected for _, _, expected in pairs])
+    assert found.shape == (len(pairs), len(pairs))  # all with all, each whatever stands beside it
+    assert found.diagonal().tolist() == pytest.approx([expected for _, _, expected in pairs])
     slanted = torch.tensor([[-0.6, 0.8]])
-    (alone,), (padded, _) = (
+    alone, padded = (
         metrics._match(
             [(slanted, one), *more], [(torch.stack([north, east]), torch.ones(2)), *more]
-        )
+        )[0, 0]
         for more in ([], [long])
     )
     precision, recall = 0.8, (0.8 - 0.6) / 2

@@ -216,6 +216,17 @@ def test_more_than_there_are_is_all_there_are(model):
     assert not table.duplicated(["layer", "unit"]).any()
 
 
+def test_what_is_spared_at_the_image_has_no_gradient(model, prompt):
+    """All the image's positions, asked for by number, are computed in every layer."""
+    numbered = list(range(model.image_tokens.count))
+    spared = attribution_layers_field(model, prompt, TARGETS)
+    whole = attribution_layers_field(model, prompt, TARGETS, positions=numbered)
+    last = model.sizes.layers - 1
+    assert not spared[last].any()
+    for layer in spared:
+        torch.testing.assert_close(spared[layer], whole[layer], atol=1e-7, rtol=1e-5)
+
+
 def test_other_positions_can_be_asked(model, prompt):
     last = prompt.embeds.shape[1] - 1
     table = attribution(model, IMAGES, TARGETS, k=5, positions=[last, 0])

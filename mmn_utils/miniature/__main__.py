@@ -151,7 +151,7 @@ def keep_times(work: Path, data: Path, cores: int, minutes: float | None) -> Non
 
 
 def main() -> None:
-    """Make all parts, keep the curves, print the quality table."""
+    """Make all parts, keep the curves, measure the whole and print its quality table."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
     parser.add_argument("--fresh", action="store_true", help="forget checkpoints, start anew")
@@ -168,7 +168,7 @@ def main() -> None:
     keep_curves(arguments.work, WORLD_FILE.parent)
     keep_times(arguments.work, WORLD_FILE.parent, arguments.cores, minutes if in_one_go else None)
     print(f"All parts are there, after {minutes:.0f} min", flush=True)
-    subprocess.run([sys.executable, "-m", "mmn_utils.miniature.quality"], check=True)
+    subprocess.run([sys.executable, "-m", "mmn_utils.miniature.measured"], check=True)
 
 
 if __name__ == "__main__":

@@ -3,12 +3,11 @@
 Every number comes from the analyses that the notebooks use, with a bootstrap interval
 over scenes. ``REQUIRED`` is the one list of what is measured and what must be reached.
 
-Run ``python -m mmn_utils.miniature.quality`` to print the table.
+``python -m mmn_utils.miniature.measured`` prints the table.
 """
 
 from __future__ import annotations
 
-import argparse
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,21 +19,18 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from mmn_utils.datasets import load_dataset
 from mmn_utils.datasets.base import Photograph
 from mmn_utils.decoding import decoded_words, nearest_tokens
 from mmn_utils.interventions import sweep
 from mmn_utils.metrics import Interval, bootstrap_interval
-from mmn_utils.models import load_model
 from mmn_utils.models.base import Prompt
 from mmn_utils.neurons import Neuron, random_like, top_k, unique_neurons
-from mmn_utils.presets import data_path
 from mmn_utils.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
 from mmn_utils.scores import Target
 from mmn_utils.study import Subjects, captions_of, subjects, top_neurons
 from mmn_utils.text import nouns
 
-from .world import Concept, World, load_world
+from .world import Concept, World
 
 TOP = 20  # units looked at in each scene, as in paper A's Table S.1
 ABLATED = 6400 / 458_752  # paper A's largest ablation, as a share of GPT-J's units
@@ -321,14 +317,14 @@ def measure(
     world: World,
     *,
     others: Mapping[str, tuple[object, Sequence[Photograph]]] | None = None,
-    n_analyses: int = 150,
+    n_analyses: int | None = None,
     seed: int = 0,
 ) -> Quality:
     """Measure a system on held-out scenes.
 
-    Captions on all ``photographs``; the costlier analyses on the first ``n_analyses``.
-    ``others``: the controls, and the scenes of ``LOOKS``, each with its model and its scenes,
-    of which only captions are made.
+    Captions on all ``photographs``; the costlier analyses on the first ``n_analyses`` (None:
+    on all). ``others``: the controls, and the scenes of ``LOOKS``, each with its model and its
+    scenes, of which only captions are made.
     """
     if not len(photographs):
         raise ValueError("no photographs to measure on; give some held-out scenes")
@@ -503,26 +499,3 @@ def resampled(count: int, statistic: Callable[[np.ndarray], np.ndarray]) -> Resu
 def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
     """Divide, with NaN instead of infinity where there is nothing to divide by."""
     return np.divide(above, below, out=np.full_like(above, np.nan), where=below != 0)
-
-
-def main() -> None:
-    """Measure the shipped miniature and print the table."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--model", default="miniature", help="a name, or the folder of one")
-    parser.add_argument("--captions", type=int, default=500)
-    parser.add_argument("--analyses", type=int, default=150)
-    parser.add_argument("--seed", type=int, default=0)
-    chosen = parser.parse_args()
-    world, model = load_world(data_path("miniature", "concepts.yaml")), load_model(chosen.model)
-    scenes = load_dataset("miniature").sample(chosen.captions, chosen.seed)
-    others = {name: (load_model(system), scenes) for name, system in CONTROLS.items()}
-    others[LOOKS] = (model, list(load_dataset("miniature/looks")))
-    quality = measure(
-        model, scenes, world, others=others, n_analyses=chosen.analyses, seed=chosen.seed
-    )
-    with pd.option_context("display.width", 140, "display.max_columns", None):
-        print(quality_table(quality).to_string(index=False, float_format="{:.3f}".format))
-
-
-if __name__ == "__main__":
-    main()

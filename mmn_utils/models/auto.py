@@ -149,15 +149,13 @@ class AutoVisionLanguageModel(VisionLanguageModel):
         whole = Prompt.of(torch.cat([first, soft.to(first), last], dim=1))
         return GivenPrompt(whole.embeds, whole.mask, whole.positions, whole.embeds.shape[1])
 
-    def forward(
-        self, prompt: Prompt, past=None, use_cache: bool = False, last_only: bool = True
-    ) -> tuple[Tensor, object | None]:
+    def forward(self, prompt: Prompt, *args, **kwargs) -> tuple[Tensor, object | None]:
         """Run the model's own forward; see ``VisionLanguageModel.forward``."""
         given = getattr(prompt, "given", self.language_model.given)
         mask = prompt.mask.clone()
         mask[:, :given] *= 2  # the mark that LanguagePart reads
         marked = Prompt(prompt.embeds, mask, prompt.positions)
-        return super().forward(marked, past, use_cache, last_only)
+        return super().forward(marked, *args, **kwargs)
 
     # --- the model's own way, to compare with ---
 

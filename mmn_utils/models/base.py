@@ -22,6 +22,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from .past import roomy
+
 _BLOB = re.compile(r"[0-9a-f]{64}")  # the hub's cache names a file by its SHA-256
 
 
@@ -118,6 +120,13 @@ class Prompt:
         """Count the rows."""
         return len(self.embeds)
 
+    @property
+    def ends(self) -> Tensor:
+        """Each row's last token whose mask is 1: (B) long, an index into ``embeds``."""
+        tokens = self.embeds.shape[1]
+        places = torch.arange(tokens, device=self.mask.device)
+        return torch.where(self.mask[:, -tokens:] > 0, places, 0).amax(dim=1)
+
     def extend(self, embeds: Tensor, mask: Tensor | None = None) -> Prompt:
         """Append embeddings (B, n, d); ``mask`` (B, n) is 0 where a shorter row is padded."""
         more = Prompt.of(embeds, mask)
@@ -199,16 +208,22 @@ class VisionLanguageModel(ABC):
         return self.language_model.get_input_embeddings()(token_ids.to(self.device))
 
     def forward(
-        self, prompt: Prompt, past=None, use_cache: bool = False, last_only: bool = True
+        self,
+        prompt: Prompt,
+        past=None,
+        use_cache: bool = False,
+        last_only: bool = True,
+        last: int = 0,
     ) -> tuple[Tensor, object | None]:
         """Run the language model's own forward; logits over ``sizes.vocabulary``, and the cache.
 
         ``last_only``: (B, V) at each row's last real token, the unembedding computed there
-        alone; otherwise (B, T, V). ``past`` is the cache that an earlier call handed back;
-        it grows in place. ``ValueError`` for a prompt longer than the model's positions.
+        alone; otherwise (B, T, V), or (B, ``last``, V) of the last positions. ``past`` is the
+        cache that an earlier call handed back; it grows in place. ``ValueError`` for a prompt
+        longer than the model's positions.
         """
         self._check(prompt, past)
-        keep = _last_real(prompt) if last_only else 0
+        keep = prompt.ends[:, None] if last_only else last
         out = self.language_model(
             inputs_embeds=prompt.embeds,
             attention_mask=prompt.mask,
@@ -218,7 +233,8 @@ class VisionLanguageModel(ABC):
             logits_to_keep=keep,
         )
         logits = out.logits[..., : self.sizes.vocabulary]
-        return (logits[:, 0] if last_only else logits), out.past_key_values if use_cache else None
+        past = roomy(out.past_key_values) if use_cache else None
+        return (logits[:, 0] if last_only else logits), past
 
     # --- the neurons ------------------------------------------------------------------
 
@@ -367,14 +383,6 @@ class VisionLanguageModel(ABC):
                 f"the prompt reaches position {int(prompt.positions.max())}, but {self.name} has "
                 f"{limit}; shorten the text or the caption"
             )
-
-
-def _last_real(prompt: Prompt) -> Tensor:
-    """Find each row's last token whose mask is 1: (B, 1) long, an index into ``embeds``."""
-    tokens = prompt.embeds.shape[1]
-    mask = prompt.mask[:, -tokens:]
-    places = torch.arange(tokens, device=mask.device)
-    return torch.where(mask > 0, places, 0).amax(dim=1, keepdim=True)
 
 
 def files_hash(files: Iterable[Path]) -> str:
