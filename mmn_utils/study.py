@@ -17,7 +17,7 @@ import pandas as pd
 import torch
 
 from mmn_utils.cache import canonical, per_image
-from mmn_utils.captions import Caption, caption_images
+from mmn_utils.captions import Caption, as_caption, caption_images
 from mmn_utils.decoding import nearest_tokens
 from mmn_utils.neurons import neuron_table
 from mmn_utils.scores import Target, attributions
@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 Say = Callable[[str], Any] | None
 
+LONGEST = 20  # tokens of a caption that are kept, of which fewer may be asked for
 DEPTH = 256  # units that are kept of each photograph, by each of ...
 RANKS = ("max", "sum")  # ... which come off one backward pass
 
@@ -144,20 +145,29 @@ def captions_of(
     batch_size: int = 20,
     progress: Say = print,
 ) -> list[Caption]:
-    """Caption photographs greedily, or load the captions: one each, in their order."""
+    """Caption photographs greedily, or load the captions: one each, in their order.
+
+    They are made ``LONGEST`` or longer and then cut, since a shorter greedy caption is the
+    beginning of a longer one: who asks for fewer tokens finds them computed.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens = {max_new_tokens}: a caption has at least one token")
+    longest = max(max_new_tokens, LONGEST)
 
     def compute(rows: list[int]) -> pd.DataFrame:
         images = [photographs[row].open() for row in rows]
-        found = caption_images(model, images, max_new_tokens, batch_size)
+        found = caption_images(model, images, longest, batch_size)
         columns = {"text": [c.text for c in found], "ids": [list(c.ids) for c in found]}
         return pd.DataFrame({"image": [photographs[row].id for row in rows], **columns})
 
     table = per_photograph(
-        "captions", model, photographs, compute, {"max_new_tokens": max_new_tokens},
+        "captions", model, photographs, compute, {"max_new_tokens": longest},
         batch_size=batch_size, progress=progress,
     )  # fmt: skip
     rows = zip(table["text"], table["ids"], strict=True)
-    return [Caption(text, tuple(int(i) for i in ids)) for text, ids in rows]
+    captions = [Caption(text, tuple(int(i) for i in ids)) for text, ids in rows]
+    short = max_new_tokens < longest
+    return [as_caption(model, c.ids[:max_new_tokens]) for c in captions] if short else captions
 
 
 def top_neurons(

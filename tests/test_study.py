@@ -75,10 +75,20 @@ def test_a_larger_sample_computes_only_what_is_new(model, photographs, monkeypat
     assert seen == [1]
 
 
+def test_a_shorter_caption_is_the_beginning_of_one_that_is_there(model, photographs, monkeypatch):
+    expected = {n: caption_images(model, [p.open() for p in photographs], n) for n in (1, 4, 20)}
+    study.captions_of(model, photographs, **QUIET)
+    monkeypatch.setattr(study, "caption_images", refuse)
+    for length, captions in expected.items():
+        assert study.captions_of(model, photographs, max_new_tokens=length, **QUIET) == captions
+    with pytest.raises(ValueError, match="at least one token"):
+        study.captions_of(model, photographs, max_new_tokens=0, **QUIET)
+
+
 @pytest.mark.parametrize("change", ["length", "picture", "model"])
 def test_what_decides_a_caption_is_in_its_key(model, photographs, monkeypatch, change):
     study.captions_of(model, photographs, max_new_tokens=5, **QUIET)
-    length = 6 if change == "length" else 5
+    length = study.LONGEST + 1 if change == "length" else 5
     if change == "picture":
         tiny_images(1, seed=9)[0].save(photographs[0].path)
     if change == "model":

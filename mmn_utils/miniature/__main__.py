@@ -74,12 +74,20 @@ CURVES = (
 
 
 def finished(part: Part, work: Path) -> tuple[float, str] | None:
-    """Return the seconds that a finished part took and the processor that made it, or None."""
+    """Return the seconds that a finished part took and the processor that made it, or None.
+
+    RuntimeError where the mark that it left cannot be read.
+    """
     done = work / "done" / part.module
     if not done.exists():
         return None
-    seconds, _, processor = done.read_text().split()
-    return float(seconds), processor
+    words = done.read_text().split()
+    if len(words) != 3:
+        raise RuntimeError(
+            f"{done} says {' '.join(words)!r}, not how long the part took and on which processor; "
+            "remove it to make the part again, which goes on from its last checkpoint"
+        )
+    return float(words[0]), words[2]
 
 
 def make_part(part: Part, work: Path) -> None:

@@ -89,6 +89,14 @@ def test_a_part_runs_in_a_process_of_its_own_and_only_once(tmp_path, monkeypatch
     assert not (tmp_path / "done" / "llava").exists()
 
 
+def test_a_mark_that_cannot_be_read_is_named_before_anything_runs(tmp_path):
+    mark = tmp_path / "done" / "scenes"
+    mark.parent.mkdir()
+    mark.write_text("12 s\n")
+    with pytest.raises(RuntimeError, match=r"done/scenes says '12 s', not how long.*remove it"):
+        make_part(Part("the scenes", "scenes"), tmp_path)
+
+
 def test_times_are_kept_and_the_whole_only_if_made_in_one_go(tmp_path):
     work, data = tmp_path / "work", tmp_path / "data"
     (work / "done").mkdir(parents=True)
