@@ -6,7 +6,9 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
+from mmn_utils.capture import capture
 from mmn_utils.datasets import load_dataset
 from mmn_utils.miniature.quality import caption_quality
 from mmn_utils.miniature.world import load_world
@@ -17,6 +19,26 @@ from tests.tiny import tiny_images
 
 # how many image tokens each has, and their grid
 TOKENS = {"llava": (49, (7, 7)), "instructblip": (16, None), "mplug_owl2": (17, None)}
+
+
+def test_the_miniatures_attention_is_transformers_own_in_one_kernel():
+    model, plain = load_model("miniature"), load_model("miniature")
+    for block in plain.language_model.transformer.h:
+        del block.attn._attn  # transformers' own is behind it
+    prompt = model.prompt(tiny_images(3, side=112))
+    captions = torch.tensor([[5, 9, 300], [17, 4, 0], [8, 0, 0]])
+    prompt = prompt.extend(model.embed(captions), captions > 0)  # padded on the right
+    found = []
+    for system in (model, plain):
+        with torch.enable_grad(), capture(system, "pre", grad=True) as seen:
+            logits, past = system.forward(prompt, use_cache=True)
+            gradients = torch.autograd.grad(logits[:, 7].sum(), list(seen.values.values()))
+        more = prompt.extend(system.embed(torch.tensor([[3], [4], [5]])))
+        with torch.no_grad():
+            found.append((logits, system.forward(more.tail(1), past=past)[0], *gradients))
+    for mine, theirs in zip(*found, strict=True):
+        scale = float(theirs.detach().abs().max())
+        torch.testing.assert_close(mine, theirs, atol=1e-5 * scale, rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", TOKENS)
