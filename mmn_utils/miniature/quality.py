@@ -52,6 +52,7 @@ REQUIRED = {
     "named objects that are there": "",
     "background is named": "",
     "noun's probability left, top units ablated": "<= 0.35",
+    "noun's probability left, top units by sum ablated": "",
     "noun's probability left, random units ablated": ">= 0.95",
     "the same of the mean probability, top units": "",
     "IoU of top units": "",
@@ -177,11 +178,12 @@ def unit_quality(
 ) -> tuple[pd.DataFrame, dict[str, pd.DataFrame]]:
     """Test the top units of each scene against random units of the same layers.
 
-    Columns of the first table: image, noun; probability of the noun, without_top and
-    without_random units (the paper's largest share); iou_top and iou_random of the masks
-    of ``TOP`` units, NaN where the noun is not in the scene; card_max, card_max_random,
-    card_sum, card_sum_random: share of the ``TOP`` units with a word of the noun's card
-    among their ten decoded tokens, NaN where the noun has no card. The second holds the
+    Columns of the first table: image, noun; probability of the noun, and without units (the
+    paper's largest share): without_top, by their maximum over patches, without_top_sum, by
+    their sum, without_random; iou_top and iou_random of the masks of ``TOP`` units, NaN where
+    the noun is not in the scene; card_max, card_max_random, card_sum, card_sum_random: share
+    of the ``TOP`` units with a word of the noun's card among their ten decoded tokens, NaN
+    where the noun has no card. The second holds the
     neuron table of the ``TOP`` units by ``rank_by``.
     """
     count = ablated_count(model)
@@ -194,7 +196,9 @@ def unit_quality(
         best = lists["max"][photograph.id]
         row = {"image": photograph.id, "noun": target.noun}
         prompt = model.prompt([photograph.open()])
-        row |= _ablation(model, prompt, target, best[:count], rng)
+        row |= _ablation(
+            model, prompt, target, [lists[rank][photograph.id][:count] for rank in ranked], rng
+        )
         row |= _fields(model, photograph, prompt, concept_of(target.noun, world), best[:TOP], rng)
         for rank in ranked:
             units = lists[rank][photograph.id][:TOP]
@@ -208,11 +212,15 @@ def _by_image(table: pd.DataFrame) -> dict[str, list[Neuron]]:
     return {image: unique_neurons(part) for image, part in table.groupby("image")}
 
 
-def _ablation(model, prompt: Prompt, target: Target, units: list[Neuron], rng) -> dict:
-    """Read the noun's probability without the top units and without as many random ones."""
-    others = random_like(units, model.sizes.units, rng)
-    kept = sweep(model, prompt, target, [[], units, others], max_new_tokens=0).probability
-    return dict(zip(("probability", "without_top", "without_random"), kept.tolist(), strict=True))
+def _ablation(model, prompt: Prompt, target: Target, units: list[list[Neuron]], rng) -> dict:
+    """Read the noun's probability without the top units, by maximum and by sum, and at random.
+
+    The random ones are as many as the first list has, in the same layers.
+    """
+    others = random_like(units[0], model.sizes.units, rng)
+    kept = sweep(model, prompt, target, [[], *units, others], max_new_tokens=0).probability
+    names = ("probability", "without_top", "without_top_sum", "without_random")
+    return dict(zip(names, kept.tolist(), strict=True))
 
 
 def _fields(
@@ -390,6 +398,9 @@ def _units(quality: Quality) -> dict[str, Result]:
     found = {
         # The mean over scenes, as paper A's "by 80% on average" reads; the other reading beside it.
         left.format("top"): mean(units["without_top"] / units["probability"]),
+        left.format("top").replace("units", "units by sum"): mean(
+            units["without_top_sum"] / units["probability"]
+        ),
         left.format("random"): mean(units["without_random"] / units["probability"]),
         "the same of the mean probability, top units": ratio(
             units["without_top"], units["probability"]

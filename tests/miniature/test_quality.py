@@ -213,10 +213,11 @@ def test_units_of_a_tiny_system(model, found):
     assert (best["sum"]["patch"] == -1).all()
 
 
-def test_the_papers_share_of_units_is_ablated(model, found):
+@pytest.mark.parametrize(("rank", "column"), [("max", "without_top"), ("sum", "without_top_sum")])
+def test_the_papers_share_of_units_is_ablated(model, found, rank, column):
     assert quality.ablated_count(model) == round(6400 / 458_752 * 3 * 128)
     units, best = quality.unit_quality(model, found, WORLD)
-    table = best["max"]
+    table = best[rank]
     first = unique_neurons(table[table["image"] == "1"])[: quality.ablated_count(model)]
     target = found.targets[1]
     prompt = model.prompt([found.photographs[1].open()]).extend(
@@ -225,7 +226,7 @@ def test_the_papers_share_of_units_is_ablated(model, found):
     with torch.no_grad(), ablate(model, Ablation(tuple(first))):
         logits, _ = model.forward(prompt)
     expected = float(logits[0].softmax(-1)[target.token])
-    assert units.loc[1, "without_top"] == pytest.approx(expected, rel=1e-3)
+    assert units.loc[1, column] == pytest.approx(expected, rel=1e-3)
 
 
 def test_a_noun_that_is_not_there_has_no_overlap_with_its_mask(model, found):
