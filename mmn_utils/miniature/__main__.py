@@ -60,6 +60,7 @@ PARTS = (
 CURVES = (
     "language.csv",
     "projection.csv",
+    "projection_smooth.csv",
     "projection_untrained_encoder.csv",
     "clip_seeing.csv",
     "clip.csv",

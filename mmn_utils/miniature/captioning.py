@@ -79,13 +79,19 @@ class Batches:
 
 
 def caption_loss(
-    logits_for: Callable, embed: Callable, around: Ids, soft: Tensor, labels: Tensor
+    logits_for: Callable,
+    embed: Callable,
+    around: Ids,
+    soft: Tensor,
+    labels: Tensor,
+    smoothing: float = 0.0,
 ) -> Tensor:
     """Return the cross-entropy of captions in their prompts, behind image tokens.
 
     ``logits_for`` takes embeddings (B, T, d) and a number n to the logits (B, n, V) of the
     last n tokens; ``embed`` ids to embeddings; ``around`` are the ids before and behind the
-    picture. ``soft`` (B, n, d) are the image tokens; ``labels`` (B, L) ids, -100 for none.
+    picture. ``soft`` (B, n, d) are the image tokens; ``labels`` (B, L) ids, -100 for none,
+    of which ``smoothing`` is the share that all tokens have alike.
     """
     before, behind = (torch.tensor(ids, dtype=torch.long) for ids in around)
     spoken = labels[:, :-1].clamp(min=0)
@@ -93,4 +99,6 @@ def caption_loss(
     with fast_autocast():
         parts = (embed(before.expand(len(labels), -1)), soft.float(), embed(words))
         logits = logits_for(torch.cat(parts, dim=1), labels.shape[1])
-    return F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), ignore_index=-100)
+    return F.cross_entropy(
+        logits.float().flatten(0, 1), labels.flatten(), label_smoothing=smoothing
+    )

@@ -43,6 +43,9 @@ class ProjectionOptions:
     steps: int = 1400
     rate: float = 3e-3
     plainest: float = 0.6  # share of examples that take the plainest of the five captions
+    smooth_steps: int = 0  # more of them, at the end, with smooth labels
+    smooth_rate: float = 5e-4
+    smoothing: float = 0.1  # share of a label that all tokens have alike
     seed: int = 0
 
 
@@ -111,20 +114,24 @@ def train_projection(
     language.requires_grad_(False).eval()
     torch.manual_seed(options.seed)
     linear = torch.nn.Linear(store.values.shape[2], language.config.n_embd)
-    batches = Batches(ids, options.batch, (options.seed,), options.plainest)
     around = ([], tokenizer.encode(PROMPT))
 
-    def losses_at(step: int) -> Iterator[torch.Tensor]:
+    def losses_at(batches: Batches, smoothing: float, step: int) -> Iterator[torch.Tensor]:
         for share, drawn in batches.at(step).parts(options.part):
             soft = linear(store.batch(drawn.rows))
-            embed = language.transformer.wte
-            yield share * caption_loss(
-                partial(last_logits, language), embed, around, soft, drawn.labels
-            )
+            embed, logits_for = language.transformer.wte, partial(last_logits, language)
+            yield share * caption_loss(logits_for, embed, around, soft, drawn.labels, smoothing)
 
-    schedule = Schedule(options.steps, options.rate, weight_decay=0.0)
-    parameters = list(linear.parameters())
-    train(name, parameters, losses_at, schedule, work, options.batch, state=linear)
+    def fit(name: str, steps: int, rate: float, seed: tuple[int, ...], smoothing: float) -> None:
+        batches = Batches(ids, options.batch, seed, options.plainest)
+        schedule = Schedule(steps, rate, warmup=min(100, steps // 10), weight_decay=0.0)
+        losses, parameters = partial(losses_at, batches, smoothing), list(linear.parameters())
+        train(name, parameters, losses, schedule, work, options.batch, state=linear)
+
+    fit(name, options.steps, options.rate, (options.seed,), 0.0)
+    if options.smooth_steps:
+        more = (options.smooth_steps, options.smooth_rate, (options.seed, 1), options.smoothing)
+        fit(f"{name}_smooth", *more)
     return fold(linear, store)
 
 
@@ -163,8 +170,10 @@ class Recipe:
     options: ProjectionOptions | None
 
 
+# The last steps of the first have smooth labels, so that no noun is worth being quite certain
+# of: near 1 a probability hardly moves with its logit, and hides what an ablation does.
 RECIPES = (
-    Recipe("projection", "vision", SCENES, ProjectionOptions()),
+    Recipe("projection", "vision", SCENES, ProjectionOptions(smooth_steps=300)),
     Recipe("projection_untrained_encoder", "vision_untrained", SCENES, ProjectionOptions()),
     Recipe("projection_untrained", "vision", 2_000, None),
 )

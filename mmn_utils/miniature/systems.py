@@ -40,7 +40,7 @@ SYSTEMS = {
         "miniature",
         "BEiT's patches, one linear map",
         "the map",
-        ("projection.csv",),
+        ("projection.csv", "projection_smooth.csv"),
     ),
     "LLaVA": System(
         "miniature/llava",

@@ -61,6 +61,22 @@ def test_caption_loss_equals_transformers_own(language, exact, before):
     torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
 
 
+@pytest.mark.parametrize("smoothing", [0.1, 0.5])
+def test_smooth_labels_mix_the_loss_with_that_of_all_tokens_alike(language, exact, smoothing):
+    soft, around, labels = example()
+    kept = []
+
+    def logits_for(embeds, count):
+        kept.append(last_logits(language, embeds, count))
+        return kept[-1]
+
+    loss = caption_loss(logits_for, language.transformer.wte, around, soft, labels, smoothing)
+    likely = kept[0].log_softmax(-1)[labels >= 0]
+    own = -likely.gather(1, labels[labels >= 0][:, None]).mean()
+    expected = (1 - smoothing) * own - smoothing * likely.mean()
+    torch.testing.assert_close(loss, expected, atol=1e-5, rtol=1e-5)
+
+
 def test_bfloat16_changes_the_loss_little(language):
     loss = loss_of(language, *example())
     assert loss.dtype == torch.float32

@@ -54,12 +54,13 @@ def test_the_untrained_projection_is_a_fresh_linear_layer(store):
 
 
 def train(language, store, ids, work, steps=6, part=1):
-    options = ProjectionOptions(batch=2, part=part, steps=steps)
+    options = ProjectionOptions(batch=2, part=part, steps=steps, smooth_steps=4)
     return projection.train_projection("toy", language, tiny_tokenizer(), store, ids, options, work)
 
 
+@pytest.mark.parametrize("at", [11, 17])  # two parts to a step: in the sixth, and in a smooth one
 def test_a_resumed_training_ends_with_the_projection_of_an_uninterrupted_one(
-    language, store, tmp_path, monkeypatch
+    language, store, tmp_path, monkeypatch, at
 ):
     ids = np.random.default_rng(1).integers(1, 200, (8, 5, 7))
     monkeypatch.setattr(projection, "Schedule", partial(Schedule, warmup=2, save_every=2))
@@ -69,7 +70,7 @@ def test_a_resumed_training_ends_with_the_projection_of_an_uninterrupted_one(
 
     def killed(self, rows):
         calls.append(rows)
-        if len(calls) == 11:  # two parts to a step: in the sixth
+        if len(calls) == at:
             raise KeyboardInterrupt
         return batch(self, rows)
 

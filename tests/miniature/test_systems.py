@@ -26,7 +26,8 @@ class Tiny:
 
 @pytest.fixture
 def curves(tmp_path):
-    (tmp_path / "projection.csv").write_text("step,items,loss\n1,32,2.0\n2,64,1.0\n")
+    (tmp_path / "projection.csv").write_text("step,items,loss\n1,32,2.0\n2,48,1.0\n")
+    (tmp_path / "projection_smooth.csv").write_text("step,items,loss\n1,16,3.0\n")
     (tmp_path / "llava_alignment.csv").write_text("step,items,loss\n1,10,2.0\n")
     (tmp_path / "llava_tuning.csv").write_text("step,items,loss\n1,20,2.0\n2,40,1.0\n")
     return tmp_path
