@@ -22,17 +22,17 @@ NOTEBOOKS = sorted({exhibit.notebook for exhibit in load_exhibits().values()})
 JOBS = [(preset, notebook) for preset in PRESETS for notebook in preset.chosen(NOTEBOOKS)]
 RUNS = [preset.name for preset in PRESETS]
 
-# Seconds on one core. No notebook waits for another: what two of them need (captions of
+# Seconds on one core, without AVX-512. No notebook waits for another: what two of them need (captions of
 # the same pictures, attribution for them) they share through the cache, batch by batch, so
 # any order is right. The longest first is merely the fastest, as nothing long is left over.
 SECONDS = {
-    "00_miniature": 140,
+    "00_miniature": 65,
     "01_projection_decoding": 50,
     "02_attribution": 65,
-    "03_selectivity": 225,
-    "04_ablation": 90,
-    "05_llava_contribution_scoring": 50,
-    "06_editing": 80,
+    "03_selectivity": 400,
+    "04_ablation": 100,
+    "05_llava_contribution_scoring": 45,
+    "06_editing": 100,
 }
 
 # What makes the miniature is not what reads it: only notebook 00 tells of both.
