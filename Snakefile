@@ -22,9 +22,10 @@ NOTEBOOKS = sorted({exhibit.notebook for exhibit in load_exhibits().values()})
 JOBS = [(preset, notebook) for preset in PRESETS for notebook in preset.chosen(NOTEBOOKS)]
 RUNS = [preset.name for preset in PRESETS]
 
-# Seconds on one core, without AVX-512. No notebook waits for another: what two of them need (captions of
-# the same pictures, attribution for them) they share through the cache, batch by batch, so
-# any order is right. The longest first is merely the fastest, as nothing long is left over.
+# Seconds on one core, without AVX-512. No notebook waits for another: what two of them need
+# (captions of the same pictures, attribution for them) they share through the cache, batch by
+# batch, so any order is right. The longest first is merely the fastest, as nothing long is
+# left over.
 SECONDS = {
     "00_miniature": 65,
     "01_projection_decoding": 50,

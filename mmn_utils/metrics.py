@@ -173,8 +173,10 @@ def bertscore(
     for candidate, some in zip(candidates, references, strict=True):
         groups.setdefault(some, {})[candidate.strip()] = 0.0
     texts = {text for some, ours in groups.items() for text in (*some, *ours) if text}
-    scorer = _bert_scorer(*_encoder(encoder, layer), device)
-    tokens = _embed_tokens(scorer, sorted(texts), batch_size)
+    tokens = {}
+    if texts:  # or else no encoder is loaded
+        scorer = _bert_scorer(*_encoder(encoder, layer), device)
+        tokens = _embed_tokens(scorer, sorted(texts), batch_size)
     for some, scored in groups.items():
         theirs = [tokens[text] for text in some if text]
         full = sorted((text for text in scored if text), key=lambda text: len(tokens[text][1]))

@@ -142,11 +142,12 @@ def backward(
     ends = int(prompt.ends.min())
     spared = spare_last(model, ends) if positions is None else nullcontext()
     prompt = teacher_forced(model, prompt, [t.prefix for t in targets])
+    length = prompt.embeds.shape[1]
     with torch.enable_grad(), spared, capture(model, "pre", grad=True) as seen:
         logits, _ = model.forward(prompt)
         y = objective(logits, targets, target)
         for layer, z in seen.values.items():
-            z.register_hook(_hand_over(consume, layer, z.detach(), where, prompt))
+            z.register_hook(_hand_over(consume, layer, z.detach(), where, length))
         lowest = seen.values[min(seen.values)]
         torch.autograd.grad(y.sum(), lowest)  # all layers above lie on the way there
     return y.detach()
@@ -167,6 +168,7 @@ def backward_by_turns(
     """
     prompt, rows, places = shared_captions(model, images, targets)
     where, span = rows.tolist(), _where(model, prompt, None)
+    length = prompt.embeds.shape[1]
     with (
         torch.enable_grad(),
         spare_last(model, int(places.min())),
@@ -182,7 +184,7 @@ def backward_by_turns(
             with ExitStack() as hooks:
                 for layer, z in seen.values.items():
                     give = partial(consume, turn)
-                    hand_over = _hand_over(give, layer, z.detach(), span, prompt, mine)
+                    hand_over = _hand_over(give, layer, z.detach(), span, length, mine)
                     hooks.callback(z.register_hook(hand_over).remove)
                 torch.autograd.grad(y[list(turn)].sum(), lowest, retain_graph=turn is not turns[-1])
     return y.detach()
@@ -200,21 +202,24 @@ def _turns(rows: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(turn) for turn in turns]
 
 
-def _hand_over(consume: Consume, layer: int, z: torch.Tensor, where, prompt, rows=slice(None)):
-    """Make the gradient hook of one layer's Z.
-
-    A Z that begins behind the image was spared: at the image its field is zero.
-    """
-    spared = z.shape[1] < prompt.embeds.shape[1]
+def _hand_over(consume: Consume, layer: int, z: torch.Tensor, where, length: int, rows=slice(None)):
+    """Make the gradient hook of one layer's Z, of a pass of ``length`` tokens."""
 
     def hook(gradient: torch.Tensor) -> None:
-        if spared:
-            patches = where.stop - where.start
-            consume(layer, z.new_zeros(len(gradient[rows]), patches, z.shape[2]).float())
-        else:
-            consume(layer, z[rows][:, where].float() * gradient[rows][:, where].float())
+        consume(layer, attributed(z[rows], gradient[rows], where, length))
 
     return hook
+
+
+def attributed(z: torch.Tensor, gradient: torch.Tensor, where, length: int) -> torch.Tensor:
+    """Multiply Z by dy/dZ (paper A, Eq. 2) at positions: (B, P, units) float32.
+
+    Zero where Z is shorter than the pass of ``length`` tokens: ``capture.spare_last`` left the
+    image tokens out since nothing reads them there.
+    """
+    if z.shape[1] < length:
+        return z.new_zeros(len(z), where.stop - where.start, z.shape[2], dtype=torch.float32)
+    return z[:, where].float() * gradient[:, where].float()
 
 
 @torch.no_grad()

@@ -33,7 +33,7 @@ from mmn_utils.receptive_fields import (
     resize_truth,
     upsample,
 )
-from mmn_utils.scores import Target, objective
+from mmn_utils.scores import Target, attributed, objective
 from mmn_utils.study import Say, per_photograph
 from mmn_utils.text import nouns
 
@@ -402,10 +402,7 @@ def _reduced(model, prompt, fields, gradients, rank_by: str) -> torch.Tensor:
     span = slice(model.image_tokens.start, model.image_tokens.start + model.image_tokens.count)
     length, reduced = prompt.embeds.shape[1], []
     for z, gradient in zip(fields, gradients, strict=True):
-        if z.shape[1] < length:  # the last layer's, spared: nothing reads it at the image
-            reduced.append(z.new_zeros(len(z), z.shape[2]).float())
-            continue
-        field = z.detach()[:, span].float() * gradient[:, span].float()
+        field = attributed(z.detach(), gradient, span, length)
         reduced.append(field.amax(1) if rank_by == "max" else field.sum(1))
     return torch.cat(reduced, dim=1)
 
