@@ -83,19 +83,20 @@ def stop_after(model, layer: int, what: str = "activation") -> Iterator[None]:
 
 
 @contextmanager
-def spare_last(model, first_read: int) -> Iterator[None]:
+def spare_last(model, first_read: int, *, besides: bool = False) -> Iterator[None]:
     """Leave out what the last layer's MLP computes where nothing can read it.
 
     For a pass over a whole prompt of which nothing is read before position ``first_read``.
     If that lies behind the image, the last MLP's output is there what it always is, and
     zero up to the image's end; what a ``capture`` entered inside sees of the last layer
-    begins behind the image. Otherwise, or where somebody already reads or changes the
-    layer, or its MLP is no module of its own, everything is computed.
+    begins behind the image. Otherwise, or where its MLP is no module of its own, or somebody
+    already reads or changes the layer, everything is computed. ``besides`` says that whoever
+    does takes any number of positions, and what it does at the image is not asked for either.
     """
     layer = model.layer(model.sizes.layers - 1)
     end = model.image_tokens.start + model.image_tokens.count
     path = model.architecture.pre.rpartition(".")[0]
-    if not path or _is_hooked(layer) or first_read < end:
+    if not path or first_read < end or (_is_hooked(layer) and not besides):
         yield
         return
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from mmn_utils.captions import Caption, as_caption, generate
+from mmn_utils.capture import spare_last
 from mmn_utils.datasets import Photograph
 from mmn_utils.editing import Edit
 from mmn_utils.models.base import Prompt
@@ -113,7 +114,9 @@ def _again(
     forced = teacher_forced(model, prompt, ids)
     start = prompt.embeds.shape[1]
     last = forced.embeds.shape[1] - start + 1
-    logits, past = model.forward(forced, use_cache=True, last_only=False, last=last)
+    # an edit of the last layer is felt at the caption only, and takes positions as they come
+    with spare_last(model, start - 1, besides=True):
+        logits, past = model.forward(forced, use_cache=True, last_only=False, last=last)
     steps = _agreed(model, drafts, ids, logits)
     captions = [drafts.captions[row] for row in rows]
     going = [i for i, step in enumerate(steps) if step is not None]

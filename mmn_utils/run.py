@@ -31,20 +31,9 @@ from mmn_utils.presets import (
     read_value,
     resolve,
 )
+from mmn_utils.warm import KERNEL_ENVIRONMENT  # the kernel inherits these
 
 KERNEL = "python3"
-# The kernel inherits these. The first finds the environment's own kernel before a user's,
-# the rest keep bytes and order the same from run to run.
-KERNEL_ENVIRONMENT = {
-    "JUPYTER_PREFER_ENV_PATH": "1",
-    "PYTHONHASHSEED": "0",
-    "SOURCE_DATE_EPOCH": "0",
-    "TOKENIZERS_PARALLELISM": "false",
-    "PYDEVD_DISABLE_FILE_VALIDATION": "1",
-    # Pages of large tensors are kept for the next ones, not given back to the system each time.
-    "MALLOC_MMAP_THRESHOLD_": str(1 << 30),
-    "MALLOC_TRIM_THRESHOLD_": str(1 << 30),
-}
 
 
 def execute(
@@ -91,7 +80,7 @@ def check(
 
     That is what ``resolve`` refuses, and a parameter that papermill would not see.
     """
-    papermill = _load_papermill()
+    papermill = load_papermill()
     path = notebook_path(notebook)
     parameters = resolve(path, preset, overrides)
     seen = papermill.inspect_notebook(str(path))
@@ -104,7 +93,7 @@ def check(
     return parameters
 
 
-def _load_papermill():
+def load_papermill():
     """Import papermill, which what only looks parameters up does without."""
     # jsonschema would have a grammar of international addresses compiled, each time it is
     # imported: three seconds, for a check that no notebook asks for
@@ -120,7 +109,7 @@ def _record(record: Path, path: Path, parameters: dict[str, Any], made: list[str
 
 
 def _papermill(path: Path, output: Path, parameters: dict[str, Any], lines: bool) -> None:
-    papermill = _load_papermill()
+    papermill = load_papermill()
     out, error = sys.stdout, sys.stderr
     if lines:
         out, error = (_Lines(to, f"{parameters['run']} {path.stem}") for to in (out, error))

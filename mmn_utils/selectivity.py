@@ -321,7 +321,7 @@ def class_table(
     target: str = "logit",
     rank_by: str = "max",
     max_new_tokens: int = 20,
-    batch_size: int = 20,
+    batch_size: int = 40,
     progress: Say = print,
 ) -> pd.DataFrame:
     """Caption photographs and score their units in one go: the neuron table, computed or loaded.

@@ -83,7 +83,7 @@ def subjects(
     photographs: Sequence[Photograph],
     *,
     max_new_tokens: int = 20,
-    batch_size: int = 20,
+    batch_size: int = 40,
     progress: Say = print,
 ) -> Subjects:
     """Caption photographs and take each caption's first noun as the target (paper A, S.1).
@@ -142,7 +142,7 @@ def captions_of(
     photographs: Sequence[Photograph],
     *,
     max_new_tokens: int = 20,
-    batch_size: int = 20,
+    batch_size: int = 40,
     progress: Say = print,
 ) -> list[Caption]:
     """Caption photographs greedily, or load the captions: one each, in their order.

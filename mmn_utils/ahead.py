@@ -1,0 +1,60 @@
+"""Lend a hand to notebook 03, most of whose time is class selectivity.
+
+    python -m mmn_utils.ahead miniature
+
+Computes what the notebook of that preset asks of ``selectivity.class_table``, beside it: through
+the cache the two take turns, batch by batch, and a core that has nothing else to do halves what
+is left. The notebook does not need it, and does not know of it.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from .datasets import ClassFolders
+from .models import load_model
+from .presets import from_root, load_preset, resolve
+from .selectivity import class_table
+from .study import Say
+
+NOTEBOOK = "03_selectivity"
+
+
+def class_selectivity(parameters: Mapping[str, Any], progress: Say = print) -> None:
+    """Compute the class table of the notebook's parameters, or find it computed."""
+    asked = dict(parameters)
+    folders = ClassFolders(from_root(asked["classes"]))
+    names = [folders.names.get(n, n) for n in asked["class_names"] or folders.classes[:10]]
+    training = [
+        picture
+        for name in names
+        for picture in folders.sample("train", name, asked["train_per_class"], asked["seed"])
+    ]
+    class_table(
+        load_model(asked["model"], device=asked["device"], dtype=asked["dtype"]),
+        training,
+        batch_size=asked["class_batch"],
+        max_new_tokens=asked["class_tokens"],
+        progress=progress,
+        **{name: asked[name] for name in ("k", "target", "rank_by")},
+    )
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Work for the preset named on the command line; 2 for one that is none."""
+    names = sys.argv[1:] if arguments is None else arguments
+    try:
+        (name,) = names
+        parameters = resolve(NOTEBOOK, load_preset(name))
+    except ValueError as error:
+        print(f"error: {error if names else 'give the name of a preset'}", file=sys.stderr)
+        return 2
+    # one write a line, as others print beside it
+    class_selectivity(parameters, lambda text: sys.stdout.write(f"{name} ahead | {text}\n"))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
