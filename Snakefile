@@ -22,18 +22,18 @@ NOTEBOOKS = sorted({exhibit.notebook for exhibit in load_exhibits().values()})
 JOBS = [(preset, notebook) for preset in PRESETS for notebook in preset.chosen(NOTEBOOKS)]
 RUNS = [preset.name for preset in PRESETS]
 
-# Seconds on one core, without AVX-512. No notebook waits for another: what two of them need
-# (captions of the same pictures, attribution for them) they share through the cache, batch by
-# batch, so any order is right. The longest first is merely the fastest, as nothing long is
-# left over.
+# Seconds on one core, without AVX-512 and beside another notebook. No notebook waits for
+# another: what two of them need (captions of the same pictures, attribution for them) they share
+# through the cache, batch by batch, so any order is right. The longest first, and of as long ones
+# the preset named first, is merely the fastest, as nothing long is left over.
 SECONDS = {
-    "00_miniature": 65,
+    "00_miniature": 50,
     "01_projection_decoding": 50,
-    "02_attribution": 65,
-    "03_selectivity": 400,
-    "04_ablation": 100,
-    "05_llava_contribution_scoring": 45,
-    "06_editing": 100,
+    "02_attribution": 60,
+    "03_selectivity": 410,
+    "04_ablation": 75,
+    "05_llava_contribution_scoring": 40,
+    "06_editing": 90,
 }
 
 # What makes the miniature is not what reads it: only notebook 00 tells of both.
@@ -109,7 +109,7 @@ for place, (preset, notebook) in enumerate(JOBS):
             preset=preset.name,
         # snakemake hands them to OMP_NUM_THREADS and its like
         threads: threads_of(preset)
-        priority: SECONDS.get(notebook, 60)
+        priority: len(PRESETS) * (1 + SECONDS.get(notebook, 60)) - PRESETS.index(preset)
         message:
             f"notebook {notebook} on {preset.name} ({place + 1} of {len(JOBS)})"
         shell:
