@@ -30,15 +30,14 @@ def class_selectivity(parameters: Mapping[str, Any], progress: Say = print) -> N
     training = [
         picture
         for name in names
-        for picture in folders.sample("train", name, asked["train_per_class"], asked["seed"])
+        for picture in folders.sample("train", name, asked["per_class"]["train"], asked["seed"])
     ]
     class_table(
         load_model(asked["model"], device=asked["device"], dtype=asked["dtype"]),
         training,
-        batch_size=asked["class_batch"],
-        max_new_tokens=asked["class_tokens"],
         progress=progress,
         **{name: asked[name] for name in ("k", "target", "rank_by")},
+        **asked["class_captions"],
     )
 
 

@@ -56,27 +56,34 @@ _NUMBER = struct.Struct("!i")
 
 
 def run_command(command: Sequence[str], modules: Sequence[str] | None = None) -> int:
-    """Run a command beside a server that has ``modules`` imported; return its exit status.
+    """Run a command that may ask a server; return its exit status. ``modules`` as ``served``."""
+    with served(modules) as asking:
+        return subprocess.run(command, env={**os.environ, **asking}).returncode
 
-    ``modules`` None: all that the notebooks use.
+
+@contextlib.contextmanager
+def served(modules: Sequence[str] | None = None) -> Iterator[dict[str, str]]:
+    """Have a server that has ``modules`` imported; None: all that the notebooks use.
+
+    Yields what the environment of askers has beside its own; nothing where there is no server.
     """
     if sys.platform != "linux":
-        return subprocess.run(command).returncode
+        yield {}
+        return
     with tempfile.TemporaryDirectory(prefix="mmn-") as folder:
         path = str(Path(folder) / "socket")
         with _server(path, modules):
-            return subprocess.run(command, env=_asking(path, folder)).returncode
+            yield {SERVER: path, "JUPYTER_PATH": _kernels(Path(folder))}
 
 
-def _asking(path: str, folder: str) -> dict[str, str]:
-    """Return the environment of a command whose modules and kernels ask the server."""
+def _kernels(folder: Path) -> str:
+    """Write a kernel spec that asks the server; return Jupyter's path with it in front."""
     argv = [sys.executable, "-m", __spec__.name, "-m", "ipykernel_launcher"]
     spec = {"argv": [*argv, "-f", "{connection_file}"], "language": "python"}
-    kernel = Path(folder) / "kernels" / "python3" / "kernel.json"
+    kernel = folder / "kernels" / "python3" / "kernel.json"
     kernel.parent.mkdir(parents=True)
     kernel.write_text(json.dumps({"display_name": "Python 3 (warm)", **spec}))
-    paths = [folder, *filter(None, [os.environ.get("JUPYTER_PATH")])]
-    return {**os.environ, SERVER: path, "JUPYTER_PATH": os.pathsep.join(paths)}
+    return os.pathsep.join([str(folder), *filter(None, [os.environ.get("JUPYTER_PATH")])])
 
 
 @contextlib.contextmanager

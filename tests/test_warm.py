@@ -52,13 +52,12 @@ def folder(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def environment(folder):
+def environment(folder: Path):
     """Of a command beside a server that has imported ``statistics`` and torch."""
-    own = {"PYTHONPATH": os.pathsep.join([str(folder), str(ROOT)])}
     with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("PYTHONPATH", own["PYTHONPATH"])
-        with warm._server(str(folder / "socket"), ["statistics", "torch"]):
-            yield warm._asking(str(folder / "socket"), str(folder))
+        patch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{ROOT}")
+        with warm.served(["statistics", "torch"]) as asking:
+            yield {**os.environ, **asking}
 
 
 def ask(environment, *arguments, **options):
