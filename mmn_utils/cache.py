@@ -38,12 +38,14 @@ Value = TypeVar("Value")
 # Rooms that only show or start things, beside all that ends with plots.py: a change there
 # leaves computed results as they are.
 NOT_COMPUTING = (
+    "ahead.py",
     "browser",
     "miniature",
     "exhibits.py",
     "provenance.py",
     "report.py",
     "run.py",
+    "warm.py",
 )
 COVERED = b"mmn_images"  # metadata key of a batch file: the images that it covers
 TAKEN = ".taken-"  # how the name of a file begins that lists images on which somebody works
