@@ -50,6 +50,9 @@ ONE_THREAD = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_
 BACKEND = {"MPLBACKEND": "module://matplotlib_inline.backend_inline"}
 PASSED_ON = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 _NUMBER = struct.Struct("!i")
+USAGE = """\
+usage: python -m mmn_utils.warm -- COMMAND ...   a command, and a server while it runs
+       python -m mmn_utils.warm -m MODULE ...    a module, as python -m; by the server, if any"""
 
 
 # --- the command ------------------------------------------------------------------------
@@ -113,14 +116,15 @@ def serve(path: str, modules: Sequence[str]) -> None:
     Returns in the server at its end; in a fork it ends as ``SystemExit``.
     """
     listener = socket.socket(socket.AF_UNIX)
-    listener.bind(path)  # askers may come while the imports run, and wait
+    listener.bind(f"{path}-")
     listener.listen(64)
+    os.rename(f"{path}-", path)  # whoever sees it can ask: while the imports run, and wait
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the forks but their askers
     for name in modules or notebook_modules():
         importlib.import_module(name)
-    while sys.stdin not in (ready := select.select([listener, sys.stdin], [], [])[0]):
-        connection = listener.accept()[0]
-        if ready and os.fork() == 0:
+    while sys.stdin not in select.select([listener, sys.stdin], [], [])[0]:
+        connection, _ = listener.accept()
+        if os.fork() == 0:
             listener.close()
             _become(connection)
         connection.close()
@@ -149,6 +153,8 @@ def _become(connection: socket.socket) -> None:
     asked = json.loads(_exactly(connection, *_NUMBER.unpack(head)))
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    # a server begun in the background of a shell ignores it, and so would this
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     for number, stream in enumerate(streams):
         os.dup2(stream, number)
         os.close(stream)
@@ -171,7 +177,7 @@ def _use_threads(wanted: str | None) -> None:
         return
     from threadpoolctl import threadpool_limits
 
-    count = int(wanted) if wanted else len(os.sched_getaffinity(0))
+    count = int(wanted.partition(",")[0]) if wanted else len(os.sched_getaffinity(0))
     threadpool_limits(count)
     sys.modules["torch"].set_num_threads(count)
 
@@ -223,12 +229,16 @@ def run_module(argv: Sequence[str]) -> int:
     asked = {"argv": list(argv), "folder": os.getcwd(), "environment": dict(os.environ)}
     text = json.dumps(asked).encode()
     with socket.socket(socket.AF_UNIX) as connection:
-        connection.connect(path)
+        try:
+            connection.connect(path)
+        except OSError as error:
+            raise SystemExit(f"error: the server at {path} is gone ({error}); see above") from error
         socket.send_fds(connection, [_NUMBER.pack(len(text))], [0, 1, 2])
         connection.sendall(text)
         (fork,) = _NUMBER.unpack(_exactly(connection, _NUMBER.size))
         for number in PASSED_ON:
-            signal.signal(number, lambda number, _frame: _pass_on(fork, number))
+            if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                signal.signal(number, lambda number, _frame: _pass_on(fork, number))
         status = _exactly(connection, _NUMBER.size)
         connection.recv(1)  # ends with the fork
     return _NUMBER.unpack(status)[0]
@@ -260,7 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     if kind == "--serve" and rest:
         serve(rest[0], rest[1:])
         return 0
-    print(f"usage:{__doc__.partition(chr(10))[2].split('torch,')[0].rstrip()}", file=sys.stderr)
+    print(USAGE, file=sys.stderr)
     return 2
 
 

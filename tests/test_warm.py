@@ -152,9 +152,15 @@ def test_a_command_has_the_server_for_as_long_as_it_runs(monkeypatch, folder, tm
     assert not Path((tmp_path / "path").read_text().strip()).exists()
 
 
+def test_a_server_that_is_gone_is_an_error(environment, tmp_path):
+    process = ask({**environment, warm.SERVER: str(tmp_path / "none")}, "probe")
+    assert "the server at" in process.communicate()[1]
+    assert process.returncode == 1
+
+
 def test_usage(capsys):
     assert warm.main([]) == 2
-    assert "python -m mmn_utils.warm -m mmn_utils.run" in capsys.readouterr().err
+    assert "python -m mmn_utils.warm -m MODULE" in capsys.readouterr().err
 
 
 DRAW = """\
