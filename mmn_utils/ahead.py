@@ -45,10 +45,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Work for the preset named on the command line; 2 for one that is none."""
     names = sys.argv[1:] if arguments is None else arguments
     try:
-        (name,) = names
+        if len(names) != 1:
+            raise ValueError(f"{len(names)} arguments; give the name of one preset")
+        name = names[0]
         parameters = resolve(NOTEBOOK, load_preset(name))
     except ValueError as error:
-        print(f"error: {error if names else 'give the name of a preset'}", file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     # one write a line, as others print beside it
     class_selectivity(parameters, lambda text: sys.stdout.write(f"{name} ahead | {text}\n"))

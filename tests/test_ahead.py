@@ -33,5 +33,7 @@ def test_the_notebook_finds_it_computed(parameters, monkeypatch, tmp_path):
 
 def test_bad_arguments(capsys):
     assert ahead.main([]) == 2
+    assert ahead.main(["ci", "miniature"]) == 2
+    assert "2 arguments; give the name of one preset" in capsys.readouterr().err
     assert ahead.main(["no-such-preset"]) == 2
     assert "no-such-preset" in capsys.readouterr().err
