@@ -2,7 +2,7 @@
 
     python -m mmn_utils.ahead miniature
 
-Computes what the notebook of that preset asks of ``selectivity.class_table``, beside it: through
+Computes what the notebook of that preset asks of ``selectivity.class_study``, beside it: through
 the cache the two take turns, batch by batch, and a core that has nothing else to do halves what
 is left. The notebook does not need it, and does not know of it.
 """
@@ -13,30 +13,27 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from .ablation_study import interpretable_units
 from .datasets import ClassFolders
 from .models import load_model
 from .presets import from_root, load_preset, resolve
-from .selectivity import class_table
+from .selectivity import class_study
 from .study import Say
 
 NOTEBOOK = "03_selectivity"
 
 
 def class_selectivity(parameters: Mapping[str, Any], progress: Say = print) -> None:
-    """Compute the class table of the notebook's parameters, or find it computed."""
+    """Compute the notebook's class selectivity, or find it computed."""
     asked = dict(parameters)
-    folders = ClassFolders(from_root(asked["classes"]))
-    names = [folders.names.get(n, n) for n in asked["class_names"] or folders.classes[:10]]
-    training = [
-        picture
-        for name in names
-        for picture in folders.sample("train", name, asked["per_class"]["train"], asked["seed"])
-    ]
-    class_table(
-        load_model(asked["model"], device=asked["device"], dtype=asked["dtype"]),
-        training,
+    system = load_model(asked["model"], device=asked["device"], dtype=asked["dtype"])
+    class_study(
+        system,
+        ClassFolders(from_root(asked["classes"])),
+        asked["class_names"],
+        interpretable_units(system),
         progress=progress,
-        **{name: asked[name] for name in ("k", "target", "rank_by")},
+        **{name: asked[name] for name in ("per_class", "seed", "k", "target", "rank_by")},
         **asked["class_captions"],
     )
 

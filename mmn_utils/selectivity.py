@@ -21,7 +21,7 @@ import torch
 
 from mmn_utils.captions import generate
 from mmn_utils.capture import capture, spare_last
-from mmn_utils.datasets import CocoDataset, Photograph
+from mmn_utils.datasets import ClassFolders, CocoDataset, Photograph
 from mmn_utils.estimates import Estimate
 from mmn_utils.neurons import NO_PATCH, Neuron, neuron_table, random_like, unique_neurons
 from mmn_utils.receptive_fields import (
@@ -422,6 +422,69 @@ def _scored_rows(scores, targets: Sequence[Target], kept, k: int, units: int) ->
             "score": top.values.cpu().numpy().ravel(),
         }
     )
+
+
+@dataclass(frozen=True)
+class ClassStudy:
+    """Units found on some pictures of each class, and how active they are on others.
+
+    ``units[name]`` are a class's, steadiest first; a class whose captions have no such unit is
+    left out. ``own`` and ``chance`` are mean activations (units, images): of all those units,
+    which were found for the classes ``set_of``, and of random ones of the same layers; the
+    images are the ``pictures``, of the classes ``image_class``.
+    """
+
+    units: dict[str, list[Neuron]]
+    pictures: dict[str, list[Photograph]]
+    own: np.ndarray
+    chance: np.ndarray
+
+    @property
+    def set_of(self) -> list[str]:
+        """The class that each row of ``own`` was found for."""
+        return [name for name, units in self.units.items() for _ in units]
+
+    @property
+    def image_class(self) -> list[str]:
+        """The class of each column."""
+        return [name for name, pictures in self.pictures.items() for _ in pictures]
+
+
+def class_study(
+    model,
+    folders: ClassFolders,
+    names: Sequence[str],
+    readable: np.ndarray,
+    *,
+    per_class: Mapping[str, int],
+    n_units: int = 20,
+    seed: int = 0,
+    **asked,
+) -> ClassStudy:
+    """Find each class's units on training pictures and watch them on validation pictures.
+
+    Paper A, S.4. ``names`` of classes, empty for the folders' first ten; ``readable`` bool
+    (layers, units) says which units may be found; ``per_class`` pictures of each split,
+    ``n_units`` of each class. What else is ``asked`` goes to ``class_table``. Whoever asks for
+    the same at the same time shares the work, through the cache.
+    """
+    names = [folders.names.get(name, name) for name in names or folders.classes[:10]]
+    training = {name: folders.sample("train", name, per_class["train"], seed) for name in names}
+    shown = {name: folders.sample("val", name, per_class["val"], seed) for name in names}
+    class_of = {p.id: name for name, pictures in training.items() for p in pictures}
+    found = class_table(model, [p for some in training.values() for p in some], **asked)
+    kept = steady_units(found[readable[found["layer"], found["unit"]]], class_of, n_units)
+    units = {name: kept[name] for name in names if name in kept}
+    rng = np.random.default_rng(seed)
+    everyone = [unit for some in units.values() for unit in some]
+    random = [u for some in units.values() for u in random_like(some, model.sizes.units, rng)]
+    pictures = {name: shown[name] for name in units}
+    seen = [picture for some in pictures.values() for picture in some]
+    said = {"progress": asked["progress"]} if "progress" in asked else {}
+    activity = unit_activations(model, seen, [*everyone, *random], **said)
+    ids = [picture.id for picture in seen]
+    grids = (activation_grid(activity, ids, some) for some in (everyone, random))
+    return ClassStudy(units, pictures, *grids)
 
 
 @dataclass(frozen=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 
 import pytest
 
 from mmn_utils import ahead, selectivity
+from mmn_utils.ablation_study import interpretable_units
 from mmn_utils.presets import notebook_path, resolve
 
 
@@ -20,15 +20,20 @@ def test_the_notebook_finds_it_computed(parameters, monkeypatch, tmp_path):
     monkeypatch.setenv("MMN_CACHE", str(tmp_path))
     said = []
     ahead.class_selectivity(parameters, said.append)
-    assert any("8/8 images" in line for line in said)
-    monkeypatch.setattr(selectivity, "_caption_and_score", None)  # nothing is left to compute
+    assert any("classes: 8/8 images" in line for line in said)
+    assert any(line.startswith("activity: ") for line in said)
+    # nothing is left to compute
+    monkeypatch.setattr(selectivity, "_caption_and_score", None)
+    monkeypatch.setattr(selectivity, "activation_maps", None)
     cells = json.loads(notebook_path("03_selectivity").read_text())["cells"]
-    (cell,) = ["".join(c["source"]) for c in cells if "class_table(" in "".join(c["source"])]
-    (asked,) = re.findall(r"kinds = .*?\n\)\n", cell, re.DOTALL)
-    names = {"sel": selectivity, "system": ahead.load_model("miniature"), **parameters}
+    (cell,) = ["".join(c["source"]) for c in cells if "class_study(" in "".join(c["source"])]
+    system = ahead.load_model("miniature")
+    names = {"sel": selectivity, "system": system, **parameters, "units_per_class": 20}
+    names["readable"] = interpretable_units(system)
     names["folders"] = ahead.ClassFolders(ahead.from_root(parameters["classes"]))
-    exec(asked, names)
-    assert len(names["found_on"]["image"].unique()) == 8
+    exec(cell, names)
+    assert names["found"].own.shape == names["found"].chance.shape
+    assert len(names["found"].image_class) == names["found"].own.shape[1]
 
 
 def test_bad_arguments(capsys):
