@@ -84,18 +84,20 @@ def stop_after(model, layer: int, what: str = "activation") -> Iterator[None]:
 
 @contextmanager
 def spare_last(model, first_read: int, *, besides: bool = False) -> Iterator[None]:
-    """Leave out what the last layer's MLP computes where nothing can read it.
+    """Leave out what the last layer computes at positions where nothing can read it.
 
     For a pass over a whole prompt of which nothing is read before position ``first_read``.
-    If that lies behind the image, the last MLP's output is there what it always is, and
-    zero up to the image's end; what a ``capture`` entered inside sees of the last layer
-    begins behind the image. Otherwise, or where its MLP is no module of its own, or somebody
-    already reads or changes the layer, everything is computed. ``besides`` says that whoever
-    does takes any number of positions, and what it does at the image is not asked for either.
+    If that lies behind the image, the last MLP, and attention's queries and output map, begin
+    behind it: their outputs are there what they always are, and zero before; what a ``capture``
+    entered inside sees of the last layer begins behind the image. Otherwise, or where its MLP
+    is no module of its own, or somebody already reads or changes the layer, everything is
+    computed. ``besides`` says that whoever does takes any number of positions, and what it
+    does at the image is not asked for either.
     """
     layer = model.layer(model.sizes.layers - 1)
     end = model.image_tokens.start + model.image_tokens.count
-    path = model.architecture.pre.rpartition(".")[0]
+    parts = model.architecture
+    path = parts.pre.rpartition(".")[0]
     if not path or first_read < end or (_is_hooked(layer) and not besides):
         yield
         return
@@ -106,11 +108,32 @@ def spare_last(model, first_read: int, *, besides: bool = False) -> Iterator[Non
     def pad(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
         return nn.functional.pad(output, (0, 0, end, 0))
 
-    mlp = layer.get_submodule(path)
     with ExitStack() as stack:
-        stack.callback(mlp.register_forward_pre_hook(cut).remove)
-        stack.callback(mlp.register_forward_hook(pad).remove)
+        for name in (path, *((parts.query, parts.attention) if parts.query else ())):
+            module = layer.get_submodule(name)
+            stack.callback(module.register_forward_pre_hook(cut).remove)
+            stack.callback(module.register_forward_hook(pad).remove)
+        if parts.attend:
+            stack.enter_context(_fewer_queries(layer, parts.attend, end))
         yield
+
+
+@contextmanager
+def _fewer_queries(layer: nn.Module, path: str, start: int) -> Iterator[None]:
+    """Let a method ``(query, key, value, mask)`` attend from position ``start`` on, zero before."""
+    owner, name = layer.get_submodule(path.rpartition(".")[0]), path.rpartition(".")[2]
+    attend, own = getattr(owner, name), vars(owner).get(name)
+
+    def attend_from(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None):
+        rows = None if mask is None else mask[..., start:, :]
+        mixed, weights = attend(query[:, :, start:], key, value, rows)
+        return nn.functional.pad(mixed, (0, 0, start, 0)), weights
+
+    setattr(owner, name, attend_from)
+    try:
+        yield
+    finally:
+        delattr(owner, name) if own is None else setattr(owner, name, own)
 
 
 def _is_hooked(layer: nn.Module) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -86,6 +88,45 @@ def test_the_last_mlp_is_spared_where_nothing_reads_it(kind):
     for layer in range(last):
         assert torch.equal(part.values[layer], whole.values[layer])
     assert hooks(system) == before
+
+
+@torch.no_grad()
+def test_the_last_attention_begins_behind_the_image_too(model, prompt):
+    last, end = model.sizes.layers - 1, model.image_tokens.start + model.image_tokens.count
+    attention, outputs = model.layer(last).attn, []
+    attend = attention._attn
+
+    def read(_module, _inputs, output):
+        outputs.append(output)
+
+    for spared in (False, True):
+        with spare_last(model, int(prompt.ends.min())) if spared else nullcontext():
+            handle = model.attention_module(last).register_forward_hook(read)
+            model.forward(prompt)
+            handle.remove()
+    whole, part = outputs
+    assert part[:, :end].abs().max() == 0
+    assert whole[:, :end].abs().max() > 0
+    torch.testing.assert_close(part[:, end:], whole[:, end:], atol=1e-6, rtol=1e-5)
+    assert attention._attn == attend  # as it was
+    assert model.architecture.query
+    assert model.architecture.attend
+
+
+@torch.no_grad()
+def test_an_edit_of_the_last_layer_is_felt_in_a_spared_pass(model, prompt):
+    last = model.sizes.layers - 1
+
+    def louder(activation):
+        return 3 * activation  # takes any number of positions
+
+    with replace(model, {last: louder}):
+        logits, _ = model.forward(prompt)
+        with spare_last(model, int(prompt.ends.min()), besides=True), capture(model) as seen:
+            spared, _ = model.forward(prompt)
+    torch.testing.assert_close(spared, logits, atol=1e-6, rtol=1e-5)
+    assert seen.values[last].shape[1] < prompt.embeds.shape[1] == seen.values[0].shape[1]
+    assert (logits - model.forward(prompt)[0]).abs().max() > 1e-3
 
 
 @torch.no_grad()

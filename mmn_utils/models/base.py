@@ -35,7 +35,9 @@ class Architecture:
     ``attention`` are paths inside one layer. The output of ``pre`` is Z, the input of
     ``act`` is the activation, and the outputs of ``act`` and of ``attention`` are what
     the layer adds to the residual stream. In a gated MLP the output of ``gate`` is the
-    gate activation, one factor of the activation; None where there is no gate.
+    gate activation, one factor of the activation; None where there is no gate. ``query`` makes
+    attention's queries, and ``attend`` is a method ``(query, key, value, mask)`` of all heads;
+    they only save time, and are None where they are not known.
     """
 
     layers: str
@@ -45,6 +47,8 @@ class Architecture:
     norm: str
     unembed: str
     gate: str | None = None
+    query: str | None = None
+    attend: str | None = None
 
 
 GPTJ = Architecture(
@@ -54,6 +58,8 @@ GPTJ = Architecture(
     attention="attn.out_proj",
     norm="transformer.ln_f",
     unembed="lm_head",
+    query="attn.q_proj",
+    attend="attn._attn",
 )
 
 LLAMA = Architecture(
@@ -64,6 +70,7 @@ LLAMA = Architecture(
     norm="model.norm",
     unembed="lm_head",
     gate="mlp.act_fn",
+    query="self_attn.q_proj",
 )
 
 
