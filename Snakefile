@@ -27,13 +27,13 @@ RUNS = [preset.name for preset in PRESETS]
 # through the cache, batch by batch, so any order is right. The longest first, and of as long ones
 # the preset named first, is merely the fastest, as nothing long is left over.
 SECONDS = {
-    "00_miniature": 50,
-    "01_projection_decoding": 50,
-    "02_attribution": 60,
-    "03_selectivity": 410,
-    "04_ablation": 75,
-    "05_llava_contribution_scoring": 40,
-    "06_editing": 90,
+    "00_miniature": 40,
+    "01_projection_decoding": 40,
+    "02_attribution": 45,
+    "03_selectivity": 340,
+    "04_ablation": 55,
+    "05_llava_contribution_scoring": 35,
+    "06_editing": 75,
 }
 
 # What makes the miniature is not what reads it: only notebook 00 tells of both.

@@ -105,8 +105,9 @@ def _server(path: str, modules: Sequence[str] | None) -> Iterator[None]:
             select.select([], [], [], 0.01)
         yield
     finally:
-        process.stdin.close()
+        process.terminate()  # also while it imports what nobody has asked for
         process.wait()
+        process.stdin.close()
 
 
 # --- the server -------------------------------------------------------------------------
