@@ -41,6 +41,17 @@ except KeyboardInterrupt:
     print("interrupted")
     sys.exit(7)
 """
+FINISHER = """
+import atexit, sys, threading, time
+atexit.register(print, "goodbye")
+threading.Thread(target=lambda: (time.sleep(0.3), print("late"))).start()
+sys.stdout.write("no end of line, ")
+"""
+SLOW = """
+import pathlib, time
+time.sleep(30)
+pathlib.Path(__file__).with_suffix(".done").touch()
+"""
 
 
 @pytest.fixture(scope="module")
@@ -48,6 +59,8 @@ def folder(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("modules")
     (folder / "probe.py").write_text(PROBE)
     (folder / "sleeper.py").write_text(SLEEPER)
+    (folder / "finisher.py").write_text(FINISHER)
+    (folder / "slow.py").write_text(SLOW)
     return folder
 
 
@@ -122,6 +135,28 @@ def test_signals_reach_the_fork_and_nothing_outlives_its_asker(environment, tmp_
     until(lambda: not is_alive(fork))
     if number == signal.SIGINT:
         assert (out, process.returncode) == ("interrupted\n", 7)
+
+
+def test_threads_exit_functions_and_streams_end_as_in_a_process_of_its_own(environment):
+    assert ask(environment, "finisher").communicate("")[0] == "no end of line, late\ngoodbye\n"
+
+
+def test_lines_that_nobody_takes_are_an_error(environment):
+    cold = {name: value for name, value in environment.items() if name != warm.SERVER}
+    statuses = []
+    for asked in (environment, cold):
+        process = ask(asked, "finisher")
+        process.stdout.close()
+        statuses.append(process.wait(timeout=30))
+        process.stdin.close()
+        process.stderr.close()
+    assert statuses[0] == statuses[1] != 0  # 120, or 1 where streams have no buffer
+
+
+def test_nobody_waits_for_imports_that_nobody_asked_for(folder, monkeypatch):
+    monkeypatch.setenv("PYTHONPATH", f"{folder}{os.pathsep}{ROOT}")
+    assert warm.run_command(["true"], ["slow"]) == 0
+    assert not (folder / "slow.done").exists()
 
 
 def test_a_fork_that_is_killed_is_an_error(environment, tmp_path):
