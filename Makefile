@@ -21,7 +21,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cksum < requirements.lock | cut -d ' ' -f 1)
 RUN_ENVIRONMENT := PATH="$(abspath $(BIN)):$$PATH" OMP_WAIT_POLICY=PASSIVE
 
-.PHONY: help env figures report test lint miniature lock readme clean
+.PHONY: help env figures report test lint miniature variants lock readme clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -55,6 +55,9 @@ lint: $(STAMP)  ## check style with ruff
 
 miniature: $(STAMP)  ## train the miniature again from nothing (hours; resumable)
 	@$(RUN_ENVIRONMENT) $(BIN)/python -m mmn_utils.miniature
+
+variants: $(STAMP)  ## train what was tried before the miniature again (an hour of one core)
+	@$(RUN_ENVIRONMENT) $(BIN)/python -m mmn_utils.miniature.variants
 
 lock: $(STAMP)  ## resolve the dependencies afresh and pin them
 	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report - \

@@ -5,7 +5,8 @@
 Each part is a process of its own that goes on from its last checkpoint, so the
 command can be stopped and called again. Finished parts are skipped until
 ``--fresh`` forgets them. Parts that do not need each other run side by side, one core
-each: two small trainings of one thread do more than one of two.
+each: two small trainings of one thread do more than one of two. What was tried on the
+way and does not ship is another command's: ``python -m mmn_utils.miniature.variants``.
 """
 
 from __future__ import annotations
@@ -54,7 +55,6 @@ PARTS = (
     Part("InstructBLIP", "instructblip", ("llama", "clip"), paper="B"),
     Part("LLaVA", "llava", ("llama", "clip"), paper="B"),
     Part("mPLUG-Owl2", "mplug_owl2", ("llama", "clip"), paper="B"),
-    Part("variants of the text", "variants"),
 )
 #: curves and tables that lie beside the checkpoints; vision keeps its own.
 CURVES = (
@@ -64,7 +64,6 @@ CURVES = (
     "projection_untrained_encoder.csv",
     "clip_seeing.csv",
     "clip.csv",
-    "variants.csv",
     "llama.csv",
     "llava_alignment.csv",
     "llava_tuning.csv",

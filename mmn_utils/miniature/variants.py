@@ -1,14 +1,19 @@
 """Compare texts and trainings of the language model, on text alone.
 
+    python -m mmn_utils.miniature.variants
+
 Each variant adds one change to the one before it. All train for the same number
 of steps, shorter than the model that ships, and are probed on contexts of their
-own kind of text. The table ships as ``data/miniature/training/variants.csv``.
+own kind of text. Nothing that ships is made of them but their table,
+``data/miniature/training/variants.csv``; an hour and more of one core.
 """
 
 from __future__ import annotations
 
 import argparse
 import os
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +24,7 @@ from .language import LanguageOptions, train_language_model
 from .projection import load_language_model
 from .text_probe import probe_text
 from .training import keep_freed_memory
-from .world import load_world
+from .world import WORLD_FILE, load_world
 
 WORDS = CorpusOptions(combined=False, related=False)
 PAIRS = CorpusOptions(combined=True, related=False)
@@ -47,12 +52,13 @@ def run_variant(name: str, steps: int, work: Path) -> dict:
     return {"variant": name, "what_changed": what, "steps": steps, **probe.row()}
 
 
-def main() -> None:
-    """Train and probe the variants that the table does not hold yet."""
+def main(given: Sequence[str] | None = None) -> None:
+    """Train and probe the variants that the table does not hold yet; ship the whole table."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--steps", type=int, default=300)
     parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
-    arguments = parser.parse_args()
+    parser.add_argument("--data", type=Path, default=WORLD_FILE.parent)
+    arguments = parser.parse_args(given)
     keep_freed_memory()
     table = arguments.work / "variants.csv"
     rows = pd.read_csv(table).to_dict("records") if table.exists() else []
@@ -66,6 +72,9 @@ def main() -> None:
         pd.DataFrame(rows).to_csv(temporary, index=False, lineterminator="\n")
         os.replace(temporary, table)
         print(pd.DataFrame(rows[-1:]).T.to_string(), flush=True)
+    shipped = arguments.data / "training" / "variants.csv"
+    shipped.parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(table, shipped)
 
 
 if __name__ == "__main__":
