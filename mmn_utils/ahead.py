@@ -23,9 +23,8 @@ from .study import Say
 NOTEBOOK = "03_selectivity"
 
 
-def class_selectivity(parameters: Mapping[str, Any], progress: Say = print) -> None:
-    """Compute the notebook's class selectivity, or find it computed."""
-    asked = dict(parameters)
+def class_selectivity(asked: Mapping[str, Any], progress: Say = print) -> None:
+    """Compute what the notebook of these parameters computes of classes, or find it computed."""
     system = load_model(asked["model"], device=asked["device"], dtype=asked["dtype"])
     class_study(
         system,

@@ -459,6 +459,7 @@ def class_study(
     per_class: Mapping[str, int],
     n_units: int = 20,
     seed: int = 0,
+    progress: Say = print,
     **asked,
 ) -> ClassStudy:
     """Find each class's units on training pictures and watch them on validation pictures.
@@ -472,19 +473,19 @@ def class_study(
     training = {name: folders.sample("train", name, per_class["train"], seed) for name in names}
     shown = {name: folders.sample("val", name, per_class["val"], seed) for name in names}
     class_of = {p.id: name for name, pictures in training.items() for p in pictures}
-    found = class_table(model, [p for some in training.values() for p in some], **asked)
+    pictures = [picture for some in training.values() for picture in some]
+    found = class_table(model, pictures, progress=progress, **asked)
     kept = steady_units(found[readable[found["layer"], found["unit"]]], class_of, n_units)
     units = {name: kept[name] for name in names if name in kept}
     rng = np.random.default_rng(seed)
     everyone = [unit for some in units.values() for unit in some]
     random = [u for some in units.values() for u in random_like(some, model.sizes.units, rng)]
-    pictures = {name: shown[name] for name in units}
-    seen = [picture for some in pictures.values() for picture in some]
-    said = {"progress": asked["progress"]} if "progress" in asked else {}
-    activity = unit_activations(model, seen, [*everyone, *random], **said)
+    shown = {name: shown[name] for name in units}
+    seen = [picture for some in shown.values() for picture in some]
+    activity = unit_activations(model, seen, [*everyone, *random], progress=progress)
     ids = [picture.id for picture in seen]
     grids = (activation_grid(activity, ids, some) for some in (everyone, random))
-    return ClassStudy(units, pictures, *grids)
+    return ClassStudy(units, shown, *grids)
 
 
 @dataclass(frozen=True)

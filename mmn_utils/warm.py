@@ -30,6 +30,7 @@ import struct
 import subprocess
 import sys
 import tempfile
+import threading
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -182,8 +183,6 @@ def _finished(status: int) -> int:
     Threads, exit functions, streams, and then no more, as multiprocessing's forks end. Returns
     the exit status: 120, as Python's, where a stream cannot take its last lines.
     """
-    import threading
-
     threading._shutdown()  # waits for the threads that are no daemons
     atexit._run_exitfuncs()
     try:
@@ -207,7 +206,6 @@ def _use_threads(wanted: str | None) -> None:
 
 def _end_with(connection: socket.socket) -> None:
     """End this process at once when its asker is gone."""
-    import threading
 
     def watch() -> None:
         with contextlib.suppress(OSError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
@@ -26,9 +27,12 @@ def test_the_notebook_finds_it_computed(parameters, monkeypatch, tmp_path):
     monkeypatch.setattr(selectivity, "_caption_and_score", None)
     monkeypatch.setattr(selectivity, "activation_maps", None)
     cells = json.loads(notebook_path("03_selectivity").read_text())["cells"]
-    (cell,) = ["".join(c["source"]) for c in cells if "class_study(" in "".join(c["source"])]
+    sources = ["".join(cell["source"]) for cell in cells]
+    (cell,) = [source for source in sources if "class_study(" in source]
+    (units_per_class,) = re.findall(r"^units_per_class = (\d+)", "\n".join(sources), re.MULTILINE)
     system = ahead.load_model("miniature")
-    names = {"sel": selectivity, "system": system, **parameters, "units_per_class": 20}
+    names = {"sel": selectivity, "system": system, **parameters}
+    names["units_per_class"] = int(units_per_class)
     names["readable"] = interpretable_units(system)
     names["folders"] = ahead.ClassFolders(ahead.from_root(parameters["classes"]))
     exec(cell, names)

@@ -8,45 +8,48 @@ import pytest
 from mmn_utils.miniature import variants
 
 
-@pytest.fixture
-def made(monkeypatch):
-    """Names of the variants that were trained, which here takes no time."""
-    names = []
+class Maker:
+    """Trains no variant, but notes which it was asked for, and breaks off at some."""
 
-    def run_variant(name, steps, work):
-        names.append(name)
-        if name == made_to_fail:
+    def __init__(self) -> None:
+        self.names, self.breaks_at = [], set()
+
+    def __call__(self, name, steps, work):
+        self.names.append(name)
+        if name in self.breaks_at:
             raise RuntimeError(name)
         return {"variant": name, "what_changed": variants.VARIANTS[name][0], "steps": steps}
 
-    made_to_fail = "dropped MLPs"
-    monkeypatch.setattr(variants, "run_variant", run_variant)
-    return names
+
+@pytest.fixture
+def make(monkeypatch):
+    make = Maker()
+    monkeypatch.setattr(variants, "run_variant", make)
+    return make
 
 
-def test_it_goes_on_where_it_stopped_and_ships_the_whole_table(made, tmp_path, monkeypatch):
+def test_it_goes_on_where_it_stopped_and_ships_the_whole_table(make, tmp_path):
     work, data = tmp_path / "work", tmp_path / "data"
     asked = ["--work", str(work), "--data", str(data), "--steps", "7"]
+    make.breaks_at = {"dropped MLPs"}
     with pytest.raises(RuntimeError, match="dropped MLPs"):
         variants.main(asked)
     assert not data.exists()  # half a table does not ship
     done = list(pd.read_csv(work / "variants.csv")["variant"])
-    assert done == made[:-1]
-    made.clear()
-    monkeypatch.setattr(
-        variants, "run_variant", lambda name, steps, _: {"variant": name, "steps": steps}
-    )
+    assert done == make.names[:-1]
+    make.breaks_at = set()
     variants.main(asked)
+    assert make.names == [*done, "dropped MLPs", *list(variants.VARIANTS)[len(done) :]]
     shipped = pd.read_csv(data / "training" / "variants.csv")
     assert list(shipped["variant"]) == list(variants.VARIANTS)
 
 
-def test_rows_of_another_length_are_made_again(made, tmp_path, monkeypatch):
+def test_rows_of_another_length_are_made_again(make, tmp_path, monkeypatch):
     work, data = tmp_path / "work", tmp_path / "data"
     monkeypatch.setattr(variants, "VARIANTS", dict(list(variants.VARIANTS.items())[:2]))
     for steps in ("7", "8", "8"):
         variants.main(["--work", str(work), "--data", str(data), "--steps", steps])
-    assert len(made) == 4
+    assert len(make.names) == 4
     assert set(pd.read_csv(data / "training" / "variants.csv")["steps"]) == {8}
 
 
