@@ -58,6 +58,7 @@ miniature: $(STAMP)  ## train the miniature again from nothing (hours; resumable
 
 variants: $(STAMP)  ## train what was tried before the miniature again (an hour of one core)
 	@$(RUN_ENVIRONMENT) $(BIN)/python -m mmn_utils.miniature.variants
+	@$(RUN_ENVIRONMENT) $(BIN)/python -m mmn_utils.miniature.clip --towers
 
 lock: $(STAMP)  ## resolve the dependencies afresh and pin them
 	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report - \

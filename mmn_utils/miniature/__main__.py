@@ -31,9 +31,9 @@ from .world import WORLD_FILE
 
 @dataclass(frozen=True)
 class Part:
-    """A part, its module, the parts that it needs, and how many cores serve it well.
+    """A part, its module, the parts that it needs, and how many cores are set aside for it.
 
-    ``paper`` is the one that it is made for first.
+    ``paper`` is the one that it is made for first, ``options`` what its module is called with.
     """
 
     title: str
@@ -41,17 +41,30 @@ class Part:
     after: tuple[str, ...] = ()
     cores: int = 1
     paper: str = "A"
+    options: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """What others call it by, when they need it: its options or, without any, its module."""
+        return "_".join(self.options or (self.module,))
 
 
-#: Of those that could begin, the first in this order does; so LLaMA, which three parts wait
-#: for, comes before the projections, which none does.
+#: Of those that could begin, the first in this order does. Two run at a time, of two threads
+#: each, lest a core is idle when one of them is slow or alone. CLIP and the projection want the
+#: same features; so that none waits for them, the controls come between.
 PARTS = (
     Part("held-out scenes and class folders", "scenes", cores=2),
-    Part("vision encoder, pictures alone", "vision", cores=2),
+    Part("vision encoder, pictures alone", "vision"),
     Part("language model, text alone", "language"),
     Part("CLIP, for the metric and for paper B's systems", "clip", ("vision",)),
+    Part(
+        "projections of the controls",
+        "projection",
+        ("vision", "language"),
+        options=("projection_untrained_encoder", "projection_untrained"),
+    ),
+    Part("projection", "projection", ("vision", "language"), options=("projection",)),
     Part("language model of paper B's systems, text alone", "llama", ("language",), paper="B"),
-    Part("projections", "projection", ("vision", "language")),
     Part("InstructBLIP", "instructblip", ("llama", "clip"), paper="B"),
     Part("LLaVA", "llava", ("llama", "clip"), paper="B"),
     Part("mPLUG-Owl2", "mplug_owl2", ("llama", "clip"), paper="B"),
@@ -78,7 +91,7 @@ def finished(part: Part, work: Path) -> tuple[float, str] | None:
 
     RuntimeError where the mark that it left cannot be read.
     """
-    done = work / "done" / part.module
+    done = work / "done" / part.name
     if not done.exists():
         return None
     words = done.read_text().split()
@@ -98,7 +111,7 @@ def make_part(part: Part, work: Path) -> None:
     print(f"{part.title}: begins", flush=True)
     started = time.monotonic()
     ended = subprocess.run(
-        [sys.executable, "-m", f"mmn_utils.miniature.{part.module}"],
+        [sys.executable, "-m", f"mmn_utils.miniature.{part.module}", *part.options],
         check=False,
         env={**os.environ, "OMP_NUM_THREADS": str(part.cores)},
     )
@@ -107,7 +120,7 @@ def make_part(part: Part, work: Path) -> None:
             f"{part.title}: broke off (status {ended.returncode}), its own words are above; "
             "the same command goes on from the last checkpoints"
         )
-    took, done = f"{time.monotonic() - started:.0f} s", work / "done" / part.module
+    took, done = f"{time.monotonic() - started:.0f} s", work / "done" / part.name
     done.parent.mkdir(parents=True, exist_ok=True)
     done.write_text(f"{took} {torch.backends.cpu.get_cpu_capability()}\n")
     print(f"{part.title}: finished, in {took}", flush=True)
@@ -116,19 +129,21 @@ def make_part(part: Part, work: Path) -> None:
 def run_parts(parts: Sequence[Part], make: Callable[[Part], None], cores: int) -> None:
     """Call ``make`` for each part when those that it needs are made and enough cores are free.
 
+    No part of the second paper begins before all of the first have.
+
     Where one fails, those that run come to their end, no other begins, and its error is raised.
     """
     waiting, running, made = list(parts), {}, set()
     with ThreadPoolExecutor(max(1, cores)) as pool:
         while waiting or running:
             free = cores - sum(part.cores for part in running.values())
-            for part in list(waiting):
+            for part in [part for part in waiting if part.paper == waiting[0].paper]:
                 if made.issuperset(part.after) and (part.cores <= free or not running):
                     running[pool.submit(make, part)] = part
                     waiting.remove(part)
                     free -= part.cores
             for future in wait(running, return_when=FIRST_COMPLETED).done:
-                made.add(running.pop(future).module)
+                made.add(running.pop(future).name)
                 future.result()
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .scenes import SceneSet
-from .training import fast_autocast
+from .training import Summand, fast_autocast
 from .world import World
 
 CAPTION_LENGTH = 20  # tokens of the longest caption, full stop and end of text
@@ -53,6 +54,15 @@ class Drawn:
         for start in range(0, len(self.rows), size):
             part = Drawn(self.rows[start : start + size], self.labels[start : start + size])
             yield int((part.labels >= 0).sum()) / words, part
+
+
+def in_parts(drawn: Drawn, size: int, loss_of: Callable[[Drawn], Tensor]) -> list[Summand]:
+    """Return the summands of the loss of what is drawn, of ``size`` scenes each."""
+
+    def summand(share: float, part: Drawn) -> Tensor:
+        return share * loss_of(part)
+
+    return [partial(summand, share, part) for share, part in drawn.parts(size)]
 
 
 @dataclass(frozen=True)

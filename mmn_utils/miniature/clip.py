@@ -365,13 +365,14 @@ def probe_controls(
 
 
 def main() -> None:
-    """Train the CLIP, or go on training it, and save it with its quality and its controls'."""
+    """Train the CLIP, or go on training it, and save it with its quality."""
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("--world", type=Path, default=WORLD_FILE)
     parser.add_argument("--out", type=Path, default=WORLD_FILE.parent / "clip")
     parser.add_argument("--encoder", type=Path, default=WORLD_FILE.parent / "vision.safetensors")
     parser.add_argument("--cache", type=Path, default=CACHE)
     parser.add_argument("--font", type=Path, help="NotoColorEmoji.ttf, if not in a usual place")
+    parser.add_argument("--towers", action="store_true", help="train and probe its controls too")
     options = parser.parse_args()
     keep_freed_memory()
     world, recipe = load_world(options.world), ClipRecipe()
@@ -383,10 +384,11 @@ def main() -> None:
     quality = retrieval(model, pictures(600, VAL_SEED), world)
     (options.out / "quality.json").write_text(json.dumps(quality, indent=2) + "\n", "utf-8")
     print("saved", options.out, quality, flush=True)
-    probed = pictures(2000, PROBE_SEED)
-    table = probe_controls(model, recipe, world, scenes, store, probed, options.cache)
-    table.to_csv(options.out.parent / "training" / "towers.csv", index=False)
-    print(table.to_string(index=False))
+    if options.towers:
+        probed = pictures(2000, PROBE_SEED)
+        table = probe_controls(model, recipe, world, scenes, store, probed, options.cache)
+        table.to_csv(options.out.parent / "training" / "towers.csv", index=False)
+        print(table.to_string(index=False))
 
 
 if __name__ == "__main__":

@@ -40,7 +40,7 @@ from ..models.instructblip import (
     build_instructblip,
     save_instructblip,
 )
-from .captioning import Batches, CaptionIds, caption_loss
+from .captioning import Batches, CaptionIds, Drawn, caption_loss, in_parts
 from .chat import TEMPLATES, command, count_trained, record_training
 from .clip import (
     MAX_WORDS,
@@ -53,7 +53,7 @@ from .clip import (
 )
 from .llama import last_logits, load_llama
 from .scenes import SceneSet
-from .training import Schedule, fast_autocast, train
+from .training import Schedule, Summand, fast_autocast, train
 from .vision import PIXEL_MEAN, PIXEL_STD, to_input
 from .world import World
 
@@ -79,6 +79,7 @@ class InstructBlipOptions:
     tags: float = 0.25
     contrast: Schedule = CONTRAST
     batch: int = 32
+    part: int = 8  # of the batch, at a time
     speaking: Schedule = SPEAKING
     seed: int = 0
 
@@ -247,9 +248,11 @@ class InstructBlipTrainer:
             said = self.queries.qformer(**text).last_hidden_state[:, 0]
         return self.contrast(read.last_hidden_state.float(), said.float())
 
-    def speaking_loss(self, step: int) -> Tensor:
-        """Return the loss of the second stage: captions behind the queries."""
-        drawn = self.batches.at(step)
+    def speaking_losses(self, step: int) -> list[Summand]:
+        """Return the summands of the second stage's loss: captions behind the queries."""
+        return in_parts(self.batches.at(step), self.options.part, self._speaking_loss)
+
+    def _speaking_loss(self, drawn: Drawn) -> Tensor:
         with fast_autocast():
             read = self.queries(to_input(self.scenes.images[drawn.rows]), self.instruction)
             soft = self.projection(read)
@@ -276,7 +279,7 @@ class InstructBlipTrainer:
         train(
             "instructblip_speaking",
             [*reader, *self.projection.parameters()],
-            self.speaking_loss,
+            self.speaking_losses,
             options.speaking,
             work,
             options.batch,

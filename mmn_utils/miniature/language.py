@@ -21,7 +21,7 @@ from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 import mmn_utils.compat  # noqa: F401  (before transformers)
 
 from .corpus import CorpusOptions, documents
-from .training import Schedule, fast_autocast, keep_freed_memory, train
+from .training import Schedule, Summand, fast_autocast, keep_freed_memory, train
 from .world import World, load_world
 
 END = "<|endoftext|>"
@@ -120,12 +120,27 @@ def fused_hidden(
         table = attention.embed_positions[: embeds.shape[1]].to(h.device)
         q, k = (rotate(t, table[-t.shape[2] :], attention.rotary_dim) for t in (q, k))
         mixed = causal_attention(q, k, v)
-        attended = attention.out_proj(mixed.transpose(1, 2).flatten(2))
-        wrote = block.mlp.fc_out(F.gelu(block.mlp.fc_in(h), approximate="tanh"))
-        if keep is not None:
-            wrote = wrote * keep[index][:, None, None].to(wrote.dtype)
-        x = x + attended + wrote
+        x = x + attention.out_proj(mixed.transpose(1, 2).flatten(2))
+        x = add_written(x, h, partial(_mlp, block.mlp), None if keep is None else keep[index])
     return x
+
+
+def _mlp(mlp: torch.nn.Module, h: torch.Tensor) -> torch.Tensor:
+    """Return what an MLP writes, by GELU's fast kernel in place of the class's own formula."""
+    return mlp.fc_out(F.gelu(mlp.fc_in(h), approximate="tanh"))
+
+
+def add_written(
+    x: torch.Tensor, h: torch.Tensor, mlp: Callable, keep: torch.Tensor | None
+) -> torch.Tensor:
+    """Add to x (B, T, d) what an MLP writes of h, in the rows that ``keep`` (B,) has, or in all.
+
+    Rows that go without it cost nothing.
+    """
+    if keep is None:
+        return x + mlp(h)
+    rows = keep.nonzero().flatten()
+    return x.index_add(0, rows, mlp(h[rows]).to(x.dtype))
 
 
 def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
@@ -187,21 +202,22 @@ def _keep(options: LanguageOptions, step: int) -> torch.Tensor:
     return (torch.rand(options.layers, options.batch, generator=generator) >= chance).float()
 
 
-def text_losses(
-    logits_for: Callable, rows: Rows, step: int, part: int = 8
-) -> Iterator[torch.Tensor]:
-    """Yield summands of the loss of a step's rows, with some of the MLPs left out.
+def text_losses(logits_for: Callable, rows: Rows, step: int, part: int = 8) -> list[Summand]:
+    """Return the summands of the loss of a step's rows, with some of the MLPs left out.
 
     ``logits_for`` takes ids (B, T) and ``keep`` as ``fused_hidden`` does, to logits
     (B, T - 1, V) of all tokens but the first; it is given ``part`` rows at a time.
     """
     whole, keep = rows.batch(step), _keep(rows.options, step)
-    for start in range(0, len(whole), part):
+
+    def summand(start: int) -> torch.Tensor:
         ids = whole[start : start + part]
         with fast_autocast():
             logits = logits_for(ids, keep[:, start : start + part])
         loss = F.cross_entropy(logits.float().flatten(0, 1), ids[:, 1:].flatten())
-        yield loss * len(ids) / len(whole)
+        return loss * len(ids) / len(whole)
+
+    return [partial(summand, start) for start in range(0, len(whole), part)]
 
 
 def fit(name: str, model: torch.nn.Module, logits_for: Callable, rows: Rows, work: Path) -> None:

@@ -27,7 +27,13 @@ from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTraine
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
 from .chat import TEMPLATES, ChatRows
-from .language import LanguageOptions, causal_attention, fit, save_language_model
+from .language import (
+    LanguageOptions,
+    add_written,
+    causal_attention,
+    fit,
+    save_language_model,
+)
 from .training import keep_freed_memory
 from .world import WORLD_FILE, World, load_world
 
@@ -122,10 +128,8 @@ def llama_hidden(
         last = count if index == len(model.model.layers) - 1 else None
         attended = _attend(layer.self_attn, layer.input_layernorm(x), rotary, last)
         x = x[:, -attended.shape[1] :] + attended
-        wrote = layer.mlp(layer.post_attention_layernorm(x))
-        if keep is not None:
-            wrote = wrote * keep[index][:, None, None].to(wrote.dtype)
-        x = x + wrote
+        h = layer.post_attention_layernorm(x)
+        x = add_written(x, h, layer.mlp, None if keep is None else keep[index])
     return x
 
 

@@ -8,7 +8,6 @@ computed once.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,14 +27,14 @@ from transformers import (
 )
 
 from ..models.llava import Llava, LlavaFacts, build_llava, save_llava
-from .captioning import Batches, CaptionIds, caption_loss
+from .captioning import Batches, CaptionIds, Drawn, caption_loss, in_parts
 from .chat import TEMPLATES, ChatRows, command, count_trained, record_training
 from .clip import load_tower, patch_states
 from .language import text_losses
 from .llama import LlamaOptions, last_logits, load_llama, next_logits
 from .projection import FeatureStore, fold, statistics
 from .scenes import SceneSet
-from .training import Schedule, fast_autocast, train
+from .training import Schedule, Summand, fast_autocast, train
 from .vision import PIXEL_MEAN, PIXEL_STD
 from .world import World
 
@@ -50,6 +49,7 @@ class LlavaOptions:
     """Training; ``text`` says what the text rows of the second stage are like."""
 
     batch: int = 32
+    part: int = 8  # of the batch, at a time
     alignment: Schedule = ALIGNMENT
     tuning: Schedule = TUNING
     text: LlamaOptions = TEXT
@@ -94,9 +94,12 @@ class LlavaTrainer:
         self.around = TEMPLATES["llava"].ids(tokenizer)
         self.rows = ChatRows(world, tokenizer, options.text, options.seed + 3)
 
-    def picture_loss(self, number: int, step: int) -> Tensor:
-        """Return the loss of captions in a step of a stage, which is counted from 0."""
+    def picture_losses(self, number: int, step: int) -> list[Summand]:
+        """Return the summands of captions' loss in a step of a stage, which is counted from 0."""
         drawn = Batches(self.captions, self.options.batch, (self.options.seed, number)).at(step)
+        return in_parts(drawn, self.options.part, self._picture_loss)
+
+    def _picture_loss(self, drawn: Drawn) -> Tensor:
         with fast_autocast():
             soft = self.projector(self.store.batch(drawn.rows))
         embed = self.language.model.embed_tokens
@@ -104,21 +107,19 @@ class LlavaTrainer:
             partial(last_logits, self.language), embed, self.around, soft, drawn.labels
         )
 
-    def alignment_loss(self, step: int) -> Tensor:
-        """Return the loss of the first stage."""
-        return self.picture_loss(0, step)
+    def tuning_losses(self, step: int) -> list[Summand]:
+        """Return the summands of the second stage's loss: pictures, and text as it was known."""
+        text = text_losses(partial(next_logits, self.language), self.rows, step)
+        return [*self.picture_losses(1, step), *(partial(self._weighted, loss) for loss in text)]
 
-    def tuning_losses(self, step: int) -> Iterator[Tensor]:
-        """Yield the summands of the second stage's loss: pictures, and text as it was known."""
-        yield self.picture_loss(1, step)
-        for loss in text_losses(partial(next_logits, self.language), self.rows, step):
-            yield self.options.text_weight * loss
+    def _weighted(self, text_loss: Summand) -> Tensor:
+        return self.options.text_weight * text_loss()
 
     def run(self, work: Path) -> None:
         """Train both stages; the projector then takes CLIP's features as they are."""
         options = self.options
         stages = (
-            ("alignment", self.projector, self.alignment_loss, options.alignment),
+            ("alignment", self.projector, partial(self.picture_losses, 0), options.alignment),
             ("tuning", self.language, self.tuning_losses, options.tuning),
         )
         parameters = []

@@ -30,12 +30,12 @@ from ..models.mplug_owl2 import (
     text_weights,
 )
 from ..models.mplug_owl2_modules import AbstractorConfig, VisionConfig
-from .captioning import Batches, CaptionIds, caption_loss
+from .captioning import Batches, CaptionIds, Drawn, caption_loss, in_parts
 from .chat import TEMPLATES, command, count_trained, record_training
 from .clip import load_tower, tower_shape
 from .llama import load_llama
 from .scenes import SceneSet
-from .training import Schedule, fast_autocast, train
+from .training import Schedule, Summand, fast_autocast, train
 from .vision import PIXEL_MEAN, PIXEL_STD, to_input
 from .world import World
 
@@ -53,6 +53,7 @@ class MplugOwl2Options:
     depth: int = 2
     units: int = 352
     batch: int = 32
+    part: int = 8  # of the batch, at a time
     stage: Schedule = STAGE
     seed: int = 0
 
@@ -154,9 +155,12 @@ class MplugOwl2Trainer:
         captions = CaptionIds(scenes, world, tokenizer).ids
         self.batches = Batches(captions, options.batch, (options.seed,))
 
-    def loss(self, step: int) -> Tensor:
-        """Return the loss of captions in a step."""
-        parts, drawn = self.network.model, self.batches.at(step)
+    def losses(self, step: int) -> list[Summand]:
+        """Return the summands of captions' loss in a step."""
+        return in_parts(self.batches.at(step), self.options.part, self._loss)
+
+    def _loss(self, drawn: Drawn) -> Tensor:
+        parts = self.network.model
         with fast_autocast():
             seen = parts.vision_model(to_input(self.scenes.images[drawn.rows]))
             soft = parts.visual_abstractor(seen)
@@ -171,7 +175,7 @@ class MplugOwl2Trainer:
         train(
             "mplug_owl2",
             unfrozen(self.network, FRESH),
-            self.loss,
+            self.losses,
             options.stage,
             work,
             options.batch,

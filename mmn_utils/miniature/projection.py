@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
-from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,11 +24,11 @@ import mmn_utils.compat  # noqa: F401  (before transformers)
 
 from ..cache import atomic, locked
 from ..models.base import state_hash
-from .captioning import Batches, CaptionIds, caption_loss
+from .captioning import Batches, CaptionIds, Drawn, caption_loss, in_parts
 from .corpus import PROMPT
 from .language import last_logits
 from .scenes import SCENES, SceneSet, rendered_scenes
-from .training import Schedule, keep_freed_memory, train
+from .training import Schedule, Summand, keep_freed_memory, train
 from .vision import encode_images, load_vision
 from .world import WORLD_FILE, World, load_world
 
@@ -116,11 +115,13 @@ def train_projection(
     linear = torch.nn.Linear(store.values.shape[2], language.config.n_embd)
     around = ([], tokenizer.encode(PROMPT))
 
-    def losses_at(batches: Batches, smoothing: float, step: int) -> Iterator[torch.Tensor]:
-        for share, drawn in batches.at(step).parts(options.part):
-            soft = linear(store.batch(drawn.rows))
-            embed, logits_for = language.transformer.wte, partial(last_logits, language)
-            yield share * caption_loss(logits_for, embed, around, soft, drawn.labels, smoothing)
+    def loss_of(smoothing: float, drawn: Drawn) -> torch.Tensor:
+        soft = linear(store.batch(drawn.rows))
+        embed, logits_for = language.transformer.wte, partial(last_logits, language)
+        return caption_loss(logits_for, embed, around, soft, drawn.labels, smoothing)
+
+    def losses_at(batches: Batches, smoothing: float, step: int) -> list[Summand]:
+        return in_parts(batches.at(step), options.part, partial(loss_of, smoothing))
 
     def fit(name: str, steps: int, rate: float, seed: tuple[int, ...], smoothing: float) -> None:
         batches = Batches(ids, options.batch, seed, options.plainest)
@@ -198,15 +199,18 @@ def make_projection(recipe: Recipe, scenes: SceneSet, world: World, data: Path, 
 def main() -> None:
     """Make the projections that ship, or one of them."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--only", choices=[recipe.file for recipe in RECIPES])
+    parser.add_argument("file", nargs="*", help="of those that ship; all without it")
     parser.add_argument("--data", type=Path, default=WORLD_FILE.parent)
     parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
     arguments = parser.parse_args()
     keep_freed_memory()
     world = load_world(arguments.data / "concepts.yaml")
     scenes = rendered_scenes(arguments.work, world, SCENES)
+    wanted = arguments.file or [recipe.file for recipe in RECIPES]
+    if unknown := set(wanted) - {recipe.file for recipe in RECIPES}:
+        parser.error(f"no such projection: {', '.join(sorted(unknown))}")
     for recipe in RECIPES:
-        if arguments.only in (None, recipe.file):
+        if recipe.file in wanted:
             make_projection(recipe, scenes, world, arguments.data, arguments.work)
 
 

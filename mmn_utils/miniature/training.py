@@ -7,12 +7,14 @@ import ctypes
 import math
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
+Summand = Callable[[], torch.Tensor]  # of a loss; computed when it is called
 GENTLY = 0.1  # share of the rate at which parameters learn that begin trained
 
 
@@ -36,9 +38,10 @@ def keep_freed_memory() -> None:
         mallopt = ctypes.CDLL(None).mallopt
     except (AttributeError, TypeError):
         return
-    mmap_threshold, trim_threshold = -3, -1
+    mmap_threshold, trim_threshold, arenas = -3, -1, -8
     mallopt(mmap_threshold, 1 << 30)
     mallopt(trim_threshold, (1 << 31) - 1)
+    mallopt(arenas, 1)  # the limits hold for the main arena; other threads would get their own
 
 
 def rate_factor(step: int, steps: int, warmup: int, final: float) -> float:
@@ -103,10 +106,41 @@ class Progress:
             writer.writerow(row)
 
 
+class Workers:
+    """Threads that compute the gradients of a loss's summands side by side.
+
+    They are added in the order of the summands: how many threads there are, and who else
+    wants the cores, changes no bit of the sum. Each computes on one core: two of them do as
+    much as one that shares out every product, and leave a core to others in between.
+    """
+
+    def __init__(self, parameters: Sequence[torch.nn.Parameter], threads: int = 2) -> None:
+        self.parameters = list(parameters)
+        torch.get_num_threads()  # fixes this thread's own number, which would follow the others'
+        self.pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+    def gradients(self, losses: Sequence[Summand]) -> float:
+        """Set the parameters' gradients to those of the sum of ``losses``; return its value."""
+        value = 0.0
+        for number, (loss, parts) in enumerate(self.pool.map(self._gradient, losses)):
+            value += loss
+            for parameter, part in zip(self.parameters, parts, strict=True):
+                if number and part is not None:
+                    parameter.grad += part
+                elif not number:
+                    parameter.grad = part
+        return value
+
+    def _gradient(self, loss: Summand) -> tuple[float, tuple]:
+        """Return one summand and its gradients, None for a parameter that it does not need."""
+        value = loss()
+        return value.item(), torch.autograd.grad(value, self.parameters, allow_unused=True)
+
+
 def train(
     name: str,
     parameters: Sequence[torch.nn.Parameter],
-    loss_at: Callable[[int], torch.Tensor | Iterator[torch.Tensor]],
+    loss_at: Callable[[int], torch.Tensor | Sequence[Summand]],
     schedule: Schedule,
     work: Path,
     items_per_step: int,
@@ -121,7 +155,7 @@ def train(
 
     ``loss_at`` must depend on the step alone (it seeds its own draws), so that a
     resumed training ends with the weights of an uninterrupted one. It returns the loss,
-    or yields summands of it, which need the memory of one at a time. Only matrices decay.
+    or its summands, which two threads work on. Only matrices decay.
     ``gently`` are parameters that begin trained: they learn at ``GENTLY`` of the rate, lest
     what is fresh beside them spoils them first. Raises ValueError for a checkpoint of
     another schedule.
@@ -133,13 +167,14 @@ def train(
     state = state or torch.nn.ParameterList(parameters)
     optimizer = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.98), fused=True)
     checkpoint = work / f"{name}.pt"
+    workers = Workers(parameters)
     progress = Progress(name, schedule.steps, work / f"{name}.csv")
     start = _resume(checkpoint, state, optimizer, schedule)
     running = None
     for step in range(start, schedule.steps):
         for group in optimizer.param_groups:
             group["lr"] = group["share"] * schedule.rate_at(step)
-        loss = _backward(loss_at(step))
+        loss = _backward(loss_at(step), workers)
         torch.nn.utils.clip_grad_norm_(parameters, schedule.clip)
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
@@ -161,13 +196,12 @@ def _groups(parameters: Sequence[torch.nn.Parameter], decay: float, share: float
     ]
 
 
-def _backward(loss: torch.Tensor | Iterator[torch.Tensor]) -> float:
-    """Add the gradient of a loss, or of each of its summands; return its value."""
-    value = 0.0
-    for part in (loss,) if isinstance(loss, torch.Tensor) else loss:
-        part.backward()
-        value += part.item()
-    return value
+def _backward(loss: torch.Tensor | Sequence[Summand], workers: Workers) -> float:
+    """Set the gradient of a loss, or of the sum of its summands; return its value."""
+    if not isinstance(loss, torch.Tensor):
+        return workers.gradients(loss)
+    loss.backward()
+    return loss.item()
 
 
 def _resume(checkpoint: Path, state: torch.nn.Module, optimizer, schedule: Schedule) -> int:

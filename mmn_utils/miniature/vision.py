@@ -19,7 +19,7 @@ import csv
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
 from pathlib import Path
@@ -28,6 +28,7 @@ import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
+from numpy.lib.stride_tricks import sliding_window_view
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
@@ -46,6 +47,8 @@ from mmn_utils.miniature.scenes import (
     rendered_scenes,
 )
 from mmn_utils.miniature.training import (
+    Summand,
+    Workers,
     fast_autocast,
     keep_freed_memory,
     rate_factor,
@@ -131,17 +134,35 @@ def _attend(attention: nn.Module, x: Tensor, bias: Tensor) -> Tensor:
 
 
 def embed(model: Beit, pixels: Tensor, masked: Tensor | None, mask_token: Tensor | None) -> Tensor:
-    """Return CLS and patch embeddings (B, 1 + P, D); ``masked`` (B, P) patches are hidden."""
-    patches = model.patch_embed(pixels)
+    """Return CLS and patch embeddings (B, 1 + P, D); ``masked`` (B, P) patches are hidden.
+
+    The pictures may be smaller than the model's, see ``position_bias``.
+    """
+    patches = model.patch_embed.proj(pixels).flatten(2).transpose(1, 2)
     if masked is not None:
         patches = torch.where(masked[..., None], mask_token.to(patches.dtype), patches)
     cls = model.cls_token.expand(len(pixels), -1, -1).to(patches.dtype)
     return torch.cat((cls, patches), 1)
 
 
+def position_bias(model: Beit, patches: int) -> Tensor:
+    """Return what attention adds for CLS and a square of patches, (heads, 1 + P, 1 + P).
+
+    It depends on how far two patches lie apart, so a window of a picture has it as well.
+    """
+    bias = model.rel_pos_bias()
+    rows, columns = model.patch_embed.grid_size
+    if patches == rows * columns:
+        return bias
+    side = round(patches**0.5)
+    corner = torch.arange(rows * columns).view(rows, columns)[:side, :side].flatten()
+    kept = torch.cat((torch.zeros(1, dtype=torch.long), 1 + corner))
+    return bias[:, kept[:, None], kept]
+
+
 def layers(model: Beit, x: Tensor, depth: int | None = None) -> Iterator[Tensor]:
     """Yield the output (B, 1 + P, D) of each of the first ``depth`` blocks."""
-    bias = model.rel_pos_bias()[None]
+    bias = position_bias(model, x.shape[1] - 1)[None]
     for block in model.blocks[:depth]:
         x = x + _attend(block.attn, block.norm1(x), bias)
         x = x + block.mlp.fc2(F.gelu(block.mlp.fc1(block.norm2(x))))
@@ -230,7 +251,10 @@ class Stage:
     the last layer's features about their patch. ``scenes`` limits the stage to the first
     ones, since coding takes time; ``rate_images`` is the length of the learning rate's
     cosine, if it is longer than the stage, which then ends at a rate that is still high.
-    Features are coded as means over ``reach`` x ``reach`` patches.
+    Features are coded as means over ``reach`` x ``reach`` patches. With ``window`` the encoder
+    sees of each scene a square of so many patches a side, wherever it falls, but for the last
+    ``whole`` pictures: with half of the patches a step takes less than half of the time, and
+    teaches as much at first, less in later rounds. The codes are of the whole scene.
     """
 
     name: str
@@ -239,11 +263,17 @@ class Stage:
     scenes: int | None = None
     layer: int | None = None
     colours: str = SHOWN
+    window: int | None = None
+    whole: int = 0
     reach: int = 3
     codes: int = 1024
     peak_lr: float = 1.5e-3
     final_lr: float = 0.1
     visible_weight: float = 1.0
+
+    def window_at(self, seen: int) -> int | None:
+        """Return the window after so many pictures of the stage, None for whole scenes."""
+        return self.window if seen < self.images - self.whole else None
 
 
 STAGES = (
@@ -261,8 +291,11 @@ class VisionRecipe:
     config: dict = field(default_factory=lambda: dict(VISION_CONFIG))
     scenes: int = SCENES
     batch: int = 32
+    part: int = 8  # of the batch, at a time
     masked_share: float = 0.4
     warmup: int = 200
+    head_steps: int = 0  # in which a stage's fresh head learns alone
+    head_rate: float = 5e-3
     weight_decay: float = 0.05
     code_sample: int = 200_000
     probe_scenes: int = 2_000
@@ -283,6 +316,23 @@ def block_mask(rng: np.random.Generator, side: int, count: int) -> np.ndarray:
     return mask.reshape(-1)
 
 
+def cut_windows(
+    rng: np.random.Generator, images: np.ndarray, codes: np.ndarray, side: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Cut of each picture (B, H, W, 3), and of its codes (B, P), ``side`` x ``side`` patches.
+
+    Returns (B, h, w, 3) and (B, side * side); where a window falls is drawn.
+    """
+    grid = codes.reshape(len(codes), round(codes.shape[1] ** 0.5), -1)
+    patch = images.shape[1] // grid.shape[1]
+    pixels = sliding_window_view(images, (side * patch, side * patch), axis=(1, 2))
+    patches = sliding_window_view(grid, (side, side), axis=(1, 2))
+    tops, lefts = rng.integers(patches.shape[1], size=(2, len(images)))
+    each = np.arange(len(images))
+    cut = pixels[each, tops * patch, lefts * patch]  # (B, 3, h, w): the window comes last
+    return cut.transpose(0, 2, 3, 1), patches[each, tops, lefts].reshape(len(codes), -1)
+
+
 class MaskedImageModel(nn.Module):
     """An encoder with a mask token and a linear head over codes."""
 
@@ -295,21 +345,26 @@ class MaskedImageModel(nn.Module):
         self.norm = nn.LayerNorm(width)  # the head's own; the features stay without
         self.head = nn.Linear(width, codes)
 
-    def new_head(self, codes: int) -> None:
-        """Start a fresh head for the codes of the next stage."""
+    def new_head(self, codes: int) -> list[nn.Parameter]:
+        """Start a fresh head for the codes of the next stage; return its parameters."""
         self.norm = nn.LayerNorm(self.encoder.embed_dim)
         self.head = nn.Linear(self.encoder.embed_dim, codes)
+        return [*self.norm.parameters(), *self.head.parameters()]
+
+    def read(self, pixels: Tensor, masked: Tensor) -> Tensor:
+        """Return what the encoder makes of each patch, (B, P, D), hidden or in sight."""
+        x = embed(self.encoder, pixels, masked, self.mask_token)
+        if torch.is_autocast_enabled("cpu"):
+            x = x.to(torch.bfloat16)  # a narrow residual stream: memory is what limits speed
+        *_, out = layers(self.encoder, x)
+        return out[:, 1:]
 
     def forward(self, pixels: Tensor, masked: Tensor, codes: Tensor, visible: float) -> Tensor:
         """Return the loss at masked patches, plus ``visible`` times that at as many others.
 
         Shapes: pixels (B, 3, H, W), masked (B, P) bool with equal counts, codes (B, P).
         """
-        x = embed(self.encoder, pixels, masked, self.mask_token)
-        if torch.is_autocast_enabled("cpu"):
-            x = x.to(torch.bfloat16)  # a narrow residual stream: memory is what limits speed
-        *_, out = layers(self.encoder, x)
-        patches = self.norm(out[:, 1:])
+        patches = self.norm(self.read(pixels, masked))
         loss = F.cross_entropy(self.head(patches[masked]).float(), codes[masked])
         if visible:
             seen = ~masked
@@ -446,7 +501,7 @@ class Trainer:
         self.model = MaskedImageModel(recipe.config, recipe.stages[0].codes)
         self.codes: Tensor | None = None
         self.seen = 0
-        self.optimizer = self._new_optimizer()
+        self._new_optimizer()
         self.log = ProgressLog(folder / "vision_log.csv", sum(s.images for s in recipe.stages))
 
     @property
@@ -474,13 +529,14 @@ class Trainer:
         encoder.load_state_dict(torch.load(self._after(stage), weights_only=True))
         return encoder.eval()
 
-    def _new_optimizer(self) -> torch.optim.Optimizer:
-        """Return AdamW with weight decay on matrices only."""
+    def _new_optimizer(self) -> None:
+        """Take AdamW with weight decay on matrices only, and workers, for the parameters."""
         groups = [{"params": [], "weight_decay": d} for d in (self.recipe.weight_decay, 0.0)]
         for name, parameter in self.model.named_parameters():
             plain = parameter.ndim < 2 or "token" in name or "bias" in name
             groups[plain]["params"].append(parameter)
-        return torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
+        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
+        self.workers = Workers(self.model.parameters())
 
     def resume(self) -> bool:
         """Take up the last checkpoint of the same recipe, if there is one."""
@@ -493,7 +549,7 @@ class Trainer:
         self.codes = state["codes"]
         if self.model.head.out_features != self.stage.codes:
             self.model.new_head(self.stage.codes)
-        self.optimizer = self._new_optimizer()
+        self._new_optimizer()
         self.model.load_state_dict(state["model"])
         self.optimizer.load_state_dict(state["optimizer"])
         return True
@@ -518,30 +574,54 @@ class Trainer:
             return pixel_codes(self.recipe, self.stage, images)
         return feature_codes(self.recipe, self.stage, self.model.encoder, images)
 
-    def _batch(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Return pixels, masks and codes of this step; they depend on its number alone."""
+    def _batch(self, step: int, draw: int = 3) -> tuple[Tensor, Tensor, Tensor]:
+        """Return pixels, masks and codes of a step; they depend on the numbers alone."""
         recipe = self.recipe
-        rng = np.random.default_rng([recipe.seed, 3, self.stage_number, self.step])
+        rng = np.random.default_rng([recipe.seed, draw, self.stage_number, step])
         rows = np.sort(rng.choice(len(self.images), recipe.batch, replace=False))
-        side = self.model.encoder.patch_embed.grid_size[0]
+        window = self.stage.window_at(step * recipe.batch)
+        side = window or self.model.encoder.patch_embed.grid_size[0]
         hidden = round(recipe.masked_share * side * side)
         masks = np.stack([block_mask(rng, side, hidden) for _ in rows])
-        pixels = to_input(self.images[rows])
-        return pixels, torch.from_numpy(masks), self.codes[torch.from_numpy(rows)].long()
+        images, codes = cut_windows(rng, self.images[rows], self.codes[rows].numpy(), side)
+        return to_input(images), torch.from_numpy(masks), torch.from_numpy(codes).long()
 
     def train_step(self) -> float:
         """Make one step and return its loss."""
         for group in self.optimizer.param_groups:
             group["lr"] = learning_rate(self.stage, self.recipe, self.step)
-        with fast_autocast():
-            loss = self.model(*self._batch(), self.stage.visible_weight)
-        self.optimizer.zero_grad()
-        loss.backward()
+        loss = self.workers.gradients(self._losses(self._batch(self.step)))
         nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
         self.optimizer.step()
         self.step += 1
         self.seen += self.recipe.batch
-        return float(loss.detach())
+        return loss
+
+    def _losses(self, batch: Sequence[Tensor]) -> list[Summand]:
+        """Return the summands of a batch's loss."""
+        parts = zip(*(whole.split(self.recipe.part) for whole in batch), strict=True)
+        return [partial(self._loss, *part) for part in parts]
+
+    def _loss(self, pixels: Tensor, masked: Tensor, codes: Tensor) -> Tensor:
+        with fast_autocast():
+            loss = self.model(pixels, masked, codes, self.stage.visible_weight)
+        return loss * len(pixels) / self.recipe.batch
+
+    def _new_head(self) -> None:
+        """Start a fresh head and teach it, alone, what the encoder has to say of its codes.
+
+        The first gradients of a random head would undo half a stage of the encoder's learning.
+        """
+        recipe, parameters = self.recipe, self.model.new_head(self.stage.codes)
+        self.model.encoder.requires_grad_(False)
+        self.model.mask_token.requires_grad_(False)
+        optimizer, workers = torch.optim.AdamW(parameters, weight_decay=0.0), Workers(parameters)
+        for step in range(recipe.head_steps):
+            for group in optimizer.param_groups:
+                group["lr"] = recipe.head_rate * rate_factor(step, recipe.head_steps, 10, 0.1)
+            workers.gradients(self._losses(self._batch(step, draw=4)))
+            optimizer.step()
+        self.model.requires_grad_(True)
 
     def _begin_stage(self) -> None:
         """Make the codes of a stage and give it a fresh head and optimizer."""
@@ -549,8 +629,8 @@ class Trainer:
         self.codes = self._make_codes()
         if self.stage_number:
             torch.manual_seed(self.recipe.seed + self.stage_number)
-            self.model.new_head(self.stage.codes)
-            self.optimizer = self._new_optimizer()
+            self._new_head()
+            self._new_optimizer()
         self.save()
 
     def measure(self, scenes: int | None = None) -> dict[str, float]:

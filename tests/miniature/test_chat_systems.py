@@ -181,7 +181,7 @@ def trainer(name, data, scenes, world, **changes):
 
 def whole_loss(loss):
     """Return a loss that may come in summands."""
-    return loss if isinstance(loss, torch.Tensor) else sum(loss)
+    return loss if isinstance(loss, torch.Tensor) else sum(summand() for summand in loss)
 
 
 def pictures(scenes, rows=slice(None)):
@@ -223,7 +223,7 @@ def unused(tokenizer):
 @torch.no_grad()
 def test_llavas_loss_is_transformers_own(data, scenes, world, parts):
     whole, ours = trainer("llava", data, scenes, world)
-    found = ours.picture_loss(1, 2)
+    found = whole_loss(ours.picture_losses(1, 2))
     drawn = Batches(ours.captions, 2, (0, 1)).at(2)
     tokenizer = parts[1]
     ids, labels = with_captions(tokenizer, "llava", 16, drawn.labels, unused(tokenizer))
@@ -240,7 +240,7 @@ def test_llavas_loss_is_transformers_own(data, scenes, world, parts):
 @torch.no_grad()
 def test_instructblips_loss_is_transformers_own(data, scenes, world, parts):
     whole, ours = trainer("instructblip", data, scenes, world)
-    found, drawn = ours.speaking_loss(2), ours.batches.at(2)
+    found, drawn = whole_loss(ours.speaking_losses(2)), ours.batches.at(2)
     tokenizer = parts[1]
     ids, labels = with_captions(tokenizer, "instructblip", 3, drawn.labels, unused(tokenizer))
     whole.config.image_token_index = unused(tokenizer)
@@ -257,7 +257,7 @@ def test_instructblips_loss_is_transformers_own(data, scenes, world, parts):
 @torch.no_grad()
 def test_mplug_owl2s_loss_is_transformers_own_of_its_logits(data, scenes, world, parts):
     whole, ours = trainer("mplug_owl2", data, scenes, world)
-    found, drawn = ours.loss(2), ours.batches.at(2)
+    found, drawn = whole_loss(ours.losses(2)), ours.batches.at(2)
     tokenizer = parts[1]
     system = build_mplug_owl2(mplug_owl2.FACTS, whole, tokenizer)
     prompt = system.prompt(pictures(scenes, drawn.rows))
@@ -274,8 +274,8 @@ def test_bfloat16_changes_the_loss_little(name, data, scenes, world, monkeypatch
     _, ours = trainer(name, data, scenes, world)
     losses = {
         "llava": ("tuning_losses",),
-        "instructblip": ("contrast_loss", "speaking_loss"),
-        "mplug_owl2": ("loss",),
+        "instructblip": ("contrast_loss", "speaking_losses"),
+        "mplug_owl2": ("losses",),
     }
     for loss in losses[name]:
         exact = float(whole_loss(getattr(ours, loss)(1)))
@@ -309,7 +309,7 @@ def named(whole, *starts: str) -> set[str]:
 def test_llava_teaches_the_projector_then_the_language_model_too(data, scenes, world):
     whole, ours = trainer("llava", data, scenes, world)
     ours.projector.requires_grad_(True)
-    ours.alignment_loss(0).backward()
+    whole_loss(ours.picture_losses(0, 0)).backward()
     projector = named(whole, "model.multi_modal_projector.")
     assert reached(whole) == projector
     ours.language.requires_grad_(True)
@@ -328,7 +328,7 @@ def test_instructblip_never_teaches_the_language_model(data, scenes, world):
         assert named(whole, part) <= first
     assert named(whole, "qformer.encoder.layer.2.intermediate.") <= first  # that reads text
     assert all(p.grad is not None for p in ours.contrast.parameters())
-    ours.speaking_loss(0).backward()
+    whole_loss(ours.speaking_losses(0)).backward()
     second = reached(whole)
     assert second <= eyes | named(whole, "language_projection.")
     for part in ("vision_model.embeddings", "query_tokens", "language_projection."):
@@ -348,7 +348,7 @@ def test_mplug_owl2_teaches_nothing_that_text_goes_through(data, scenes, world):
     whole, ours = trainer("mplug_owl2", data, scenes, world)
     names = (mplug_owl2.FRESH, mplug_owl2.TOWER)
     chosen = {id(parameter) for part in names for parameter in mplug_owl2.unfrozen(whole, part)}
-    ours.loss(0).backward()
+    whole_loss(ours.losses(0)).backward()
     found = reached(whole)
     assert {id(p) for name, p in whole.named_parameters() if name in found} <= chosen
     for name, _ in whole.named_parameters():
@@ -468,7 +468,7 @@ def test_training_changes_what_learns_and_nothing_else(made, data, scenes, world
 LEARN = {  # names of what learns, loss, stage, share of the loss that may be left
     "llava": ("multi_modal|language_model|lm_head", "tuning_losses", Schedule(40, 3e-2), 0.8),
     "instructblip": ("vision_model|query|qformer", "contrast_loss", Schedule(120, 2e-3), 0.85),
-    "mplug_owl2": ("vision_model|abstractor|multiway.1", "loss", Schedule(40, 3e-2), 0.9),
+    "mplug_owl2": ("vision_model|abstractor|multiway.1", "losses", Schedule(40, 3e-2), 0.9),
 }
 
 

@@ -221,7 +221,7 @@ def test_summands_of_a_loss_add_up_to_it(tokenizer, world):
     model = llama.build_llama(TINY, tokenizer)
     rows = ChatRows(world, tokenizer, TINY, seed=1)
     whole, *parts = (
-        list(language.text_losses(partial(llama.next_logits, model), rows, 0, part))
+        [loss() for loss in language.text_losses(partial(llama.next_logits, model), rows, 0, part)]
         for part in (TINY.batch, 1, 3)
     )
     assert [len(part) for part in parts] == [TINY.batch, -(-TINY.batch // 3)]
@@ -237,6 +237,6 @@ def test_bfloat16_changes_the_loss_little(tokenizer, world, monkeypatch):
         cast = partial(torch.autocast, "cpu", dtype=torch.bfloat16, enabled=enabled)
         monkeypatch.setattr(language, "fast_autocast", cast)
         found = language.text_losses(partial(llama.next_logits, model), rows, 0)
-        losses.append(sum(found).item())
+        losses.append(sum(loss() for loss in found).item())
     assert losses[1] == pytest.approx(losses[0], rel=0.02)
     assert losses[1] != losses[0]

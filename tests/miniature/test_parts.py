@@ -23,12 +23,12 @@ class Maker:
 
     def __call__(self, part: Part) -> None:
         with self.lock:
-            self.notes.append(("begins", part.module))
+            self.notes.append(("begins", part.name))
             self.busy += min(part.cores, self.cores)
             self.most = max(self.most, self.busy)
         time.sleep(0.01)
         with self.lock:
-            self.notes.append(("ends", part.module))
+            self.notes.append(("ends", part.name))
             self.busy -= min(part.cores, self.cores)
 
     def place(self, what: str, module: str) -> int:
@@ -40,18 +40,30 @@ def test_every_part_is_made_once_after_those_it_needs(cores):
     make = Maker(cores)
     run_parts(PARTS, make, cores)
     assert sorted(name for what, name in make.notes if what == "begins") == sorted(
-        part.module for part in PARTS
+        part.name for part in PARTS
     )
     for part in PARTS:
         for needed in part.after:
-            assert make.place("ends", needed) < make.place("begins", part.module)
+            assert make.place("ends", needed) < make.place("begins", part.name)
     assert make.most <= cores
     assert cores == 1 or make.most > 1
 
 
 def test_parts_are_listed_after_those_they_need():
     for place, part in enumerate(PARTS):
-        assert set(part.after) <= {earlier.module for earlier in PARTS[:place]}
+        assert set(part.after) <= {earlier.name for earlier in PARTS[:place]}
+
+
+@pytest.mark.parametrize("cores", [1, 2, 4])
+def test_the_second_papers_parts_wait_until_all_of_the_first_have_begun(cores):
+    make = Maker(cores)
+    parts = (
+        Part("slow", "slow"),
+        Part("after it", "later", ("slow",)),
+        Part("another paper's", "other", paper="B"),
+    )
+    run_parts(parts, make, cores)
+    assert make.place("begins", "later") < make.place("begins", "other")
 
 
 def failing(module: str, make: Callable[[Part], None]) -> Callable[[Part], None]:
@@ -75,14 +87,14 @@ def test_a_part_runs_in_a_process_of_its_own_and_only_once(tmp_path, monkeypatch
     calls = []
 
     def run(command, check, env):
-        calls.append((command[-1], env["OMP_NUM_THREADS"]))
+        calls.append((*command[2:], env["OMP_NUM_THREADS"]))
         return subprocess.CompletedProcess(command, returncode=len(calls) - 1)
 
     monkeypatch.setattr("mmn_utils.miniature.__main__.subprocess.run", run)
-    part = Part("the scenes", "scenes", cores=2)
+    part = Part("the scenes", "scenes", cores=2, options=("--val", "600"))
     make_part(part, tmp_path)
     make_part(part, tmp_path)
-    assert calls == [("mmn_utils.miniature.scenes", "2")]
+    assert calls == [("mmn_utils.miniature.scenes", "--val", "600", "2")]
     assert "the scenes: finished before, in 0 s" in capsys.readouterr().out
     with pytest.raises(RuntimeError, match=r"LLaVA: broke off \(status 1\)"):
         make_part(Part("LLaVA", "llava"), tmp_path)
@@ -102,7 +114,7 @@ def test_times_are_kept_and_the_whole_only_if_made_in_one_go(tmp_path):
     (work / "done").mkdir(parents=True)
     for number, part in enumerate(PARTS):
         processor = "AVX512" if part.paper == "A" else "AVX2"  # the second paper's elsewhere
-        (work / "done" / part.module).write_text(f"{90 * number} s {processor}\n")
+        (work / "done" / part.name).write_text(f"{90 * number} s {processor}\n")
     keep_times(work, data, 2, None)
     resumed = pd.read_csv(data / "training" / "times.csv")
     assert set(zip(resumed["paper"], resumed["processor"], strict=True)) == {

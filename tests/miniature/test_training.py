@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
 
-from mmn_utils.miniature.training import GENTLY, Progress, Schedule, rate_factor, train
+from mmn_utils.miniature.training import (
+    GENTLY,
+    Progress,
+    Schedule,
+    Workers,
+    rate_factor,
+    train,
+)
 
 SCHEDULE = Schedule(steps=8, rate=0.1, warmup=2, final=0.25, weight_decay=0.5, save_every=4)
 
@@ -85,3 +93,22 @@ def test_the_time_left_counts_from_the_first_report(tmp_path, monkeypatch, capsy
         "toy  200/500  loss 1.000",
         "toy  300/500  loss 0.500  2.0 min left",
     ]
+
+
+def test_gradients_of_parts_are_those_of_the_sum_whatever_the_threads():
+    torch.manual_seed(0)
+    layer, idle = torch.nn.Linear(6, 5), torch.nn.Parameter(torch.ones(2))
+    parameters, x = [*layer.parameters(), idle], torch.randn(8, 7, 6)
+    losses = [partial(lambda part: layer(part).tanh().square().sum(), part) for part in x]
+    found = []
+    cores = torch.get_num_threads()
+    for threads in (1, 3):
+        value = Workers(parameters, threads).gradients(losses)
+        found.append([parameter.grad for parameter in layer.parameters()])
+        assert idle.grad is None
+    assert torch.get_num_threads() == cores
+    assert all(torch.equal(*pair) for pair in zip(*found, strict=True))
+    whole = layer(x).tanh().square().sum()
+    assert value == pytest.approx(whole.item(), rel=1e-6)
+    expected = torch.autograd.grad(whole, list(layer.parameters()))
+    torch.testing.assert_close(found[0], list(expected), rtol=1e-5, atol=1e-6)

@@ -15,13 +15,14 @@ TINY = {**vi.VISION_CONFIG, "img_size": 32, "embed_dim": 32, "depth": 3, "num_he
 RECIPE = vi.VisionRecipe(
     stages=(
         vi.Stage("pixels", images=16, codes=8),
-        vi.Stage("features", images=16, codes=8, layer=2, colours="turned", visible_weight=0.5),
+        vi.Stage("features", images=16, codes=8, layer=2, colours="turned", window=3, whole=4),
         vi.Stage("features again", images=16, codes=8, layer=3, visible_weight=0.0),
     ),
     config=TINY,
     scenes=12,
     batch=4,
     warmup=2,
+    head_steps=30,
     code_sample=100,
 )
 
@@ -58,6 +59,40 @@ def test_features_are_the_last_block_without_cls_and_norm(model):
         model(pixels)
     handle.remove()
     torch.testing.assert_close(vi.features(model, pixels), seen[0][:, 1:], atol=1e-4, rtol=0)
+
+
+def test_a_window_has_the_same_place_biases_wherever_it_falls(model):
+    whole = vi.position_bias(model, 16).detach()
+    assert torch.equal(whole, model.rel_pos_bias().detach())
+    grid, window = torch.arange(16).view(4, 4), vi.position_bias(model, 9).detach()
+    for top, left in ((0, 0), (1, 0), (1, 1)):
+        kept = torch.cat((torch.tensor([0]), 1 + grid[top : top + 3, left : left + 3].flatten()))
+        assert torch.equal(window, whole[:, kept[:, None], kept])
+
+
+def test_windows_of_pictures_and_codes_are_of_the_same_place():
+    rng = np.random.default_rng(0)
+    codes = rng.integers(0, 256, (60, 16))
+    pixels = codes.reshape(60, 4, 4, 1).repeat(8, 1).repeat(8, 2).repeat(3, 3).astype(np.uint8)
+    images, cut = vi.cut_windows(rng, pixels, codes, 3)
+    assert images.shape == (60, 24, 24, 3)
+    np.testing.assert_array_equal(images[:, ::8, ::8, 1].reshape(60, 9), cut)
+    np.testing.assert_array_equal(images[:, 7::8, 7::8, 2].reshape(60, 9), cut)
+    grid = codes.reshape(60, 4, 4)
+    places = [
+        (grid[:, t : t + 3, x : x + 3].reshape(60, 9) == cut).all(1) for t in (0, 1) for x in (0, 1)
+    ]
+    assert np.sum(places, 0).min() == 1
+    assert np.sum(places, 1).min() > 5
+    whole, same = vi.cut_windows(rng, pixels, codes, 4)
+    np.testing.assert_array_equal(whole, pixels)
+    np.testing.assert_array_equal(same, codes)
+
+
+def test_a_stage_ends_with_whole_scenes():
+    stage = vi.Stage("pixels", images=16, window=3, whole=4)
+    assert [stage.window_at(seen) for seen in (0, 8, 12, 15)] == [3, 3, None, None]
+    assert vi.Stage("pixels", images=16).window_at(0) is None
 
 
 def test_masked_patches_are_not_seen(model):
@@ -107,6 +142,33 @@ def test_resumed_training_equals_uninterrupted(scenes, tmp_path):
     assert all(torch.equal(whole[name], parts[name]) for name in whole)
 
 
+def test_a_fresh_head_learns_before_the_encoder_goes_on(scenes, tmp_path):
+    trainer = vi.Trainer(RECIPE, lambda colours: scenes, None, tmp_path)
+    trainer._begin_stage()
+    trainer.stage_number, trainer.codes = 1, None
+    before = {name: value.clone() for name, value in trainer.model.encoder.state_dict().items()}
+    trainer._begin_stage()
+    after = trainer.model.encoder.state_dict()
+    assert all(torch.equal(value, after[name]) for name, value in before.items())
+    assert all(parameter.requires_grad for parameter in trainer.model.parameters())
+    with torch.no_grad():
+        taught = sum(float(loss()) for loss in trainer._losses(trainer._batch(0)))
+        trainer.model.new_head(8)
+        fresh = sum(float(loss()) for loss in trainer._losses(trainer._batch(0)))
+    assert taught < 0.9 * fresh
+
+
+def test_the_parts_of_a_batch_do_not_change_what_is_learnt(scenes, tmp_path):
+    ends = []
+    for part in (1, 3, 4):
+        recipe = replace(RECIPE, part=part)
+        trainer = vi.Trainer(recipe, lambda colours: scenes, None, tmp_path / str(part))
+        ends.append(trainer.run().state_dict())
+    for end in ends[1:]:
+        for name, value in ends[0].items():
+            torch.testing.assert_close(end[name], value, atol=1e-4, rtol=1e-3)
+
+
 def test_codes_are_of_the_scenes_in_their_own_colours(scenes, tmp_path):
     other = replace(scenes, images=np.roll(scenes.images, 1, axis=0))
     pool = {"own": other, "turned": scenes, "varied": scenes}
@@ -125,7 +187,7 @@ def test_a_stage_sees_scenes_in_its_colours(scenes, tmp_path):
     other = replace(scenes, images=255 - scenes.images)
     trainer = vi.Trainer(RECIPE, {"own": scenes, "varied": other}.get, None, tmp_path)
     trainer._begin_stage()
-    rows = (vi.to_input(other.images) == trainer._batch()[0][:, None]).flatten(2).all(2)
+    rows = (vi.to_input(other.images) == trainer._batch(0)[0][:, None]).flatten(2).all(2)
     assert rows.any(1).all()
 
 
