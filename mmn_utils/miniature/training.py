@@ -106,18 +106,26 @@ class Progress:
             writer.writerow(row)
 
 
+def side_by_side(threads: int = 2) -> ThreadPoolExecutor:
+    """Return threads that compute on one core each.
+
+    Two of them do as much as one that shares out every product, and leave a core to others in
+    between.
+    """
+    torch.get_num_threads()  # fixes this thread's own number, which would follow the others'
+    return ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+
+
 class Workers:
     """Threads that compute the gradients of a loss's summands side by side.
 
     They are added in the order of the summands: how many threads there are, and who else
-    wants the cores, changes no bit of the sum. Each computes on one core: two of them do as
-    much as one that shares out every product, and leave a core to others in between.
+    wants the cores, changes no bit of the sum.
     """
 
     def __init__(self, parameters: Sequence[torch.nn.Parameter], threads: int = 2) -> None:
         self.parameters = list(parameters)
-        torch.get_num_threads()  # fixes this thread's own number, which would follow the others'
-        self.pool = ThreadPoolExecutor(threads, initializer=torch.set_num_threads, initargs=(1,))
+        self.pool = side_by_side(threads)
 
     def gradients(self, losses: Sequence[Summand]) -> float:
         """Set the parameters' gradients to those of the sum of ``losses``; return its value."""

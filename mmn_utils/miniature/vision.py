@@ -22,6 +22,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from functools import cache, partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -53,6 +54,7 @@ from mmn_utils.miniature.training import (
     keep_freed_memory,
     rate_factor,
     save_atomically,
+    side_by_side,
 )
 from mmn_utils.miniature.world import WORLD_FILE, load_world
 
@@ -180,10 +182,15 @@ def encode_images(
     model: Beit, images: np.ndarray, depth: int | None = None, batch: int = 64
 ) -> Iterator[Tensor]:
     """Yield features (B, P, D) of pictures (N, H, W, 3), batch after batch, in float32."""
-    for start in range(0, len(images), batch):
+
+    def encoded(start: int) -> Tensor:
         with fast_autocast():
-            out = features(model, to_input(images[start : start + batch]), depth)
-        yield out.float()
+            return features(model, to_input(images[start : start + batch]), depth).float()
+
+    starts = range(0, len(images), batch)
+    with side_by_side() as pool:  # two batches at a time: no more of them are held
+        for first in range(0, len(starts), 2):
+            yield from pool.map(encoded, starts[first : first + 2])
 
 
 # --- codes ------------------------------------------------------------------
@@ -426,11 +433,12 @@ def probe_features(x: Tensor, scenes: SceneSet) -> dict[str, float]:
 
 def colour_table(encoders: Mapping[str, Beit], scenes: Callable[[str], SceneSet]) -> pd.DataFrame:
     """Probe encoders on scenes in each of ``COLOURS``: encoder, colours, patch, object."""
-    return pd.DataFrame(
-        {"encoder": name, "colours": colours, **probe(encoder, scenes(colours))}
-        for name, encoder in encoders.items()
-        for colours in COLOURS
-    )
+    shown = {colours: scenes(colours) for colours in COLOURS}
+    cells = list(product(encoders, COLOURS))
+    with side_by_side() as pool:
+        found = list(pool.map(lambda cell: probe(encoders[cell[0]], shown[cell[1]]), cells))
+    names = pd.DataFrame(cells, columns=["encoder", "colours"])
+    return names.join(pd.DataFrame(found))
 
 
 # --- training ---------------------------------------------------------------
@@ -653,7 +661,7 @@ class Trainer:
             made += 1
             if self.log.due("checkpoint", 120):
                 self.save()
-            if self.log.due("probe", 300):
+            if self.log.due("probe", 600):
                 self.log.write(self.measure(scenes=1000))
         return True
 

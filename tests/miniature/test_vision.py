@@ -61,6 +61,28 @@ def test_features_are_the_last_block_without_cls_and_norm(model):
     torch.testing.assert_close(vi.features(model, pixels), seen[0][:, 1:], atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize("batch", [1, 4, 5, 12])  # an odd and an even number of batches
+def test_pictures_are_encoded_in_their_order(model, scenes, batch):
+    parts = list(vi.encode_images(model, scenes.images, batch=batch))
+    assert [len(part) for part in parts[:-1]] == [batch] * (len(parts) - 1)
+    expected = vi.features(model, vi.to_input(scenes.images))
+    torch.testing.assert_close(torch.cat(parts), expected, atol=1e-4, rtol=0)
+
+
+def test_every_encoder_is_probed_in_every_colour(model, scenes):
+    rng, fresh = np.random.default_rng(1), vi.build_vision(TINY).eval()
+    marked = replace(scenes, patch_concepts=rng.integers(0, 3, (12, 16)).astype(np.int8))
+    shown = {name: replace(marked, images=scenes.images // (1 + i)) for i, name in
+             enumerate(vi.COLOURS)}  # fmt: skip
+    table = vi.colour_table({"trained": model, "fresh": fresh}, shown.get)
+    assert list(table["encoder"]) == ["trained"] * len(vi.COLOURS) + ["fresh"] * len(vi.COLOURS)
+    assert list(table["colours"]) == [*vi.COLOURS] * 2
+    for row in table.to_dict("records"):
+        encoder = {"trained": model, "fresh": fresh}[row["encoder"]]
+        expected = vi.probe(encoder, shown[row["colours"]])
+        assert {name: row[name] for name in expected} == pytest.approx(expected, abs=0.03)
+
+
 def test_a_window_has_the_same_place_biases_wherever_it_falls(model):
     whole = vi.position_bias(model, 16).detach()
     assert torch.equal(whole, model.rel_pos_bias().detach())
