@@ -347,14 +347,12 @@ class MaskedImageModel(nn.Module):
         super().__init__()
         self.encoder = build_vision(config)
         localise(self.encoder)
-        width = self.encoder.embed_dim
-        self.mask_token = nn.Parameter(torch.randn(1, 1, width) * 0.02)
-        self.norm = nn.LayerNorm(width)  # the head's own; the features stay without
-        self.head = nn.Linear(width, codes)
+        self.mask_token = nn.Parameter(torch.randn(1, 1, self.encoder.embed_dim) * 0.02)
+        self.new_head(codes)
 
     def new_head(self, codes: int) -> list[nn.Parameter]:
-        """Start a fresh head for the codes of the next stage; return its parameters."""
-        self.norm = nn.LayerNorm(self.encoder.embed_dim)
+        """Start a fresh head for the codes of a stage; return its parameters."""
+        self.norm = nn.LayerNorm(self.encoder.embed_dim)  # the head's own; features stay without
         self.head = nn.Linear(self.encoder.embed_dim, codes)
         return [*self.norm.parameters(), *self.head.parameters()]
 
