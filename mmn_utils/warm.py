@@ -171,6 +171,8 @@ def _become(connection: socket.socket) -> None:
     os.environ.update(asked["environment"])
     _use_threads(os.environ.get("OMP_NUM_THREADS"))
     connection.sendall(_NUMBER.pack(os.getpid()))
+    if not connection.recv(1):  # until it passes signals on, nothing begins that one could hit
+        os._exit(1)
     _end_with(connection)
     status = _finished(_as_main(*asked["argv"]))
     connection.sendall(_NUMBER.pack(status))  # it stays open, and so says when this process ended
@@ -209,7 +211,7 @@ def _end_with(connection: socket.socket) -> None:
 
     def watch() -> None:
         with contextlib.suppress(OSError):
-            connection.recv(1)  # nothing is ever sent
+            connection.recv(1)  # nothing more is ever sent
         os.kill(os.getpid(), signal.SIGKILL)
 
     threading.Thread(target=watch, daemon=True).start()
@@ -260,6 +262,7 @@ def run_module(argv: Sequence[str]) -> int:
         for number in PASSED_ON:
             if number == signal.SIGINT or signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 signal.signal(number, lambda number, _frame: _pass_on(fork, number))
+        connection.sendall(b"1")
         status = _exactly(connection, _NUMBER.size)
         connection.recv(1)  # ends with the fork
     return _NUMBER.unpack(status)[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -34,8 +35,8 @@ sys.exit(3)
 """
 SLEEPER = """
 import os, pathlib, sys, time
-pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
 try:
+    pathlib.Path(sys.argv[1]).write_text(str(os.getpid()))
     time.sleep(60)
 except KeyboardInterrupt:
     print("interrupted")
@@ -135,6 +136,27 @@ def test_signals_reach_the_fork_and_nothing_outlives_its_asker(environment, tmp_
     until(lambda: not is_alive(fork))
     if number == signal.SIGINT:
         assert (out, process.returncode) == ("interrupted\n", 7)
+
+
+@pytest.mark.parametrize("goes_on", [True, False])
+def test_nothing_begins_before_its_asker_passes_signals_on(environment, tmp_path, goes_on):
+    note, size = tmp_path / "pid", warm._NUMBER.size
+    argv = ["sleeper", str(note)]
+    asked = {"argv": argv, "folder": str(tmp_path), "environment": dict(environment)}
+    text = json.dumps(asked).encode()
+    with socket.socket(socket.AF_UNIX) as asker, open(os.devnull, "r+") as nothing:
+        asker.connect(environment[warm.SERVER])
+        socket.send_fds(asker, [warm._NUMBER.pack(len(text))], [nothing.fileno()] * 3)
+        asker.sendall(text)
+        (fork,) = warm._NUMBER.unpack(asker.recv(size, socket.MSG_WAITALL))
+        time.sleep(0.3)  # an asker that is slow to get ready
+        assert is_alive(fork)
+        assert not note.exists()
+        if goes_on:
+            asker.sendall(b"1")
+            until(lambda: note.exists() and note.read_text() == str(fork))
+    until(lambda: not is_alive(fork))
+    assert note.exists() is goes_on
 
 
 def test_threads_exit_functions_and_streams_end_as_in_a_process_of_its_own(environment):
