@@ -12,6 +12,7 @@ way and does not ship is another command's: ``python -m mmn_utils.miniature.vari
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ import sys
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 
@@ -75,6 +76,7 @@ CURVES = (
     "projection.csv",
     "projection_smooth.csv",
     "projection_untrained_encoder.csv",
+    "projection_untrained_encoder_smooth.csv",
     "clip_seeing.csv",
     "clip.csv",
     "llama.csv",
@@ -86,44 +88,60 @@ CURVES = (
 )
 
 
-def finished(part: Part, work: Path) -> tuple[float, str] | None:
-    """Return the seconds that a finished part took and the processor that made it, or None.
+@dataclass(frozen=True)
+class Made:
+    """What a finished part took, and the vector instructions of the processor that made it."""
 
-    RuntimeError where the mark that it left cannot be read.
-    """
+    seconds: float
+    core_seconds: float  # of all cores together, that it was computing
+    processor: str
+
+
+def finished(part: Part, work: Path) -> Made | None:
+    """Return what a finished part took, or None; RuntimeError for a mark that cannot be read."""
     done = work / "done" / part.name
     if not done.exists():
         return None
-    words = done.read_text().split()
-    if len(words) != 3:
+    try:
+        return Made(**json.loads(done.read_text()))
+    except (ValueError, TypeError) as error:
         raise RuntimeError(
-            f"{done} says {' '.join(words)!r}, not how long the part took and on which processor; "
-            "remove it to make the part again, which goes on from its last checkpoint"
-        )
-    return float(words[0]), words[2]
+            f"{done} says {done.read_text().strip()!r}, not what the part took and on which "
+            "processor; remove it to make the part again, which goes on from its last checkpoint"
+        ) from error
 
 
 def make_part(part: Part, work: Path) -> None:
     """Run one part to its end, unless it was finished before; RuntimeError if it breaks off."""
     if (before := finished(part, work)) is not None:
-        print(f"{part.title}: finished before, in {before[0]:.0f} s", flush=True)
+        print(f"{part.title}: finished before, in {before.seconds:.0f} s", flush=True)
         return
     print(f"{part.title}: begins", flush=True)
     started = time.monotonic()
-    ended = subprocess.run(
-        [sys.executable, "-m", f"mmn_utils.miniature.{part.module}", *part.options],
-        check=False,
-        env={**os.environ, "OMP_NUM_THREADS": str(part.cores)},
-    )
-    if ended.returncode:
+    command = [sys.executable, "-m", f"mmn_utils.miniature.{part.module}", *part.options]
+    status, core_seconds = run_alone(command, {"OMP_NUM_THREADS": str(part.cores)})
+    if status:
         raise RuntimeError(
-            f"{part.title}: broke off (status {ended.returncode}), its own words are above; "
+            f"{part.title}: broke off (status {status}), its own words are above; "
             "the same command goes on from the last checkpoints"
         )
-    took, done = f"{time.monotonic() - started:.0f} s", work / "done" / part.name
+    processor = torch.backends.cpu.get_cpu_capability()
+    made = Made(round(time.monotonic() - started), round(core_seconds), processor)
+    done = work / "done" / part.name
     done.parent.mkdir(parents=True, exist_ok=True)
-    done.write_text(f"{took} {torch.backends.cpu.get_cpu_capability()}\n")
-    print(f"{part.title}: finished, in {took}", flush=True)
+    done.write_text(json.dumps(asdict(made)) + "\n")
+    print(f"{part.title}: finished, in {made.seconds} s", flush=True)
+
+
+def run_alone(command: Sequence[str], more: dict[str, str]) -> tuple[int, float]:
+    """Run a command with ``more`` in its environment; return its status and processor seconds.
+
+    They are its own and those of the processes that it waited for, whatever runs beside it.
+    """
+    process = subprocess.Popen(command, env={**os.environ, **more})
+    _, status, usage = os.wait4(process.pid, 0)
+    process.returncode = os.waitstatus_to_exitcode(status)  # nobody else has to wait for it
+    return process.returncode, usage.ru_utime + usage.ru_stime
 
 
 def run_parts(parts: Sequence[Part], make: Callable[[Part], None], cores: int) -> None:
@@ -155,19 +173,21 @@ def keep_curves(work: Path, data: Path) -> None:
             shutil.copyfile(work / name, data / "training" / name)
 
 
-def keep_times(work: Path, data: Path, cores: int, minutes: float | None) -> None:
+def keep_times(work: Path, data: Path, minutes: float | None) -> None:
     """Write what each part took, and all of them together if they were made in one go.
 
-    Columns: part, paper, cores (that it had), minutes, processor (its vector instructions).
+    Columns: part, paper, minutes, core_minutes (that it was computing, of all cores
+    together), processor (its vector instructions).
     """
     rows = []
     for part in PARTS:
-        seconds, processor = finished(part, work)
-        rows.append((part.title, part.paper, part.cores, seconds / 60, processor))
+        made = finished(part, work)
+        took = (made.seconds / 60, made.core_seconds / 60)
+        rows.append((part.title, part.paper, *took, made.processor))
     if minutes is not None:
         processor = torch.backends.cpu.get_cpu_capability()
-        rows.append(("everything", "A and B", cores, minutes, processor))
-    columns = ["part", "paper", "cores", "minutes", "processor"]
+        rows.append(("everything", "A and B", minutes, sum(row[3] for row in rows), processor))
+    columns = ["part", "paper", "minutes", "core_minutes", "processor"]
     table = pd.DataFrame(rows, columns=columns).round(1)
     (data / "training").mkdir(parents=True, exist_ok=True)
     table.to_csv(data / "training" / "times.csv", index=False, lineterminator="\n")
@@ -189,7 +209,7 @@ def main() -> None:
         sys.exit(str(error))
     minutes = (time.monotonic() - started) / 60
     keep_curves(arguments.work, WORLD_FILE.parent)
-    keep_times(arguments.work, WORLD_FILE.parent, arguments.cores, minutes if in_one_go else None)
+    keep_times(arguments.work, WORLD_FILE.parent, minutes if in_one_go else None)
     print(f"All parts are there, after {minutes:.0f} min", flush=True)
     subprocess.run([sys.executable, "-m", "mmn_utils.miniature.measured"], check=True)
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 from functools import partial
@@ -98,28 +99,55 @@ def rotate(x: torch.Tensor, table: torch.Tensor, rotary: int) -> torch.Tensor:
     return torch.cat((turning * cos + turned * sin, rest), dim=-1)
 
 
+@dataclass(frozen=True)
+class Thinned:
+    """Some of a picture's tokens, at the head of the embeddings, standing for all of them.
+
+    Those at ``kept`` (n,), ascending, of ``whole``: each has its own position and is attended
+    to as ``whole / n`` tokens are.
+    """
+
+    kept: torch.Tensor
+    whole: int
+
+    def positions(self, tokens: int) -> torch.Tensor:
+        """Return the positions (T,) of so many embeddings: the others follow the picture."""
+        behind = torch.arange(self.whole, self.whole + tokens - len(self.kept))
+        return torch.cat((self.kept, behind))
+
+    def log_counts(self, tokens: int) -> torch.Tensor:
+        """Return the logarithm (T,) of how many tokens each embedding is attended to as."""
+        counts = torch.zeros(tokens)
+        counts[: len(self.kept)] = math.log(self.whole / len(self.kept))
+        return counts
+
+
 def fused_hidden(
     model: GPTJForCausalLM,
     embeds: torch.Tensor,
     keep: torch.Tensor | None = None,
     count: int | None = None,
+    thinned: Thinned | None = None,
 ) -> torch.Tensor:
     """Run the blocks with fused attention; (B, T, d) to (B, T, d) before the final norm.
 
     ``keep`` (layers, B) switches the MLP of a layer off for a row of the batch. With
     ``count`` the last block goes on with the last ``count`` tokens alone: (B, count, d).
-    Rows have no padding on their left.
+    Rows have no padding on their left. With ``thinned`` the embeddings begin with some of a
+    picture's tokens.
     """
-    x, heads = embeds, model.config.n_head
+    x, heads, tokens = embeds, model.config.n_head, embeds.shape[1]
+    positions = torch.arange(tokens) if thinned is None else thinned.positions(tokens)
+    log_counts = None if thinned is None else thinned.log_counts(tokens)
     for index, block in enumerate(model.transformer.h):
         h, attention = block.ln_1(x), block.attn
         k, v = (_heads(layer(h), heads) for layer in (attention.k_proj, attention.v_proj))
         if index == len(model.transformer.h) - 1 and count:
             h, x = h[:, -count:], x[:, -count:]
         q = _heads(attention.q_proj(h), heads)
-        table = attention.embed_positions[: embeds.shape[1]].to(h.device)
+        table = attention.embed_positions[positions].to(h.device)
         q, k = (rotate(t, table[-t.shape[2] :], attention.rotary_dim) for t in (q, k))
-        mixed = causal_attention(q, k, v)
+        mixed = causal_attention(q, k, v, log_counts)
         x = x + attention.out_proj(mixed.transpose(1, 2).flatten(2))
         x = add_written(x, h, partial(_mlp, block.mlp), None if keep is None else keep[index])
     return x
@@ -148,12 +176,19 @@ def _heads(x: torch.Tensor, heads: int) -> torch.Tensor:
     return x.unflatten(2, (heads, -1)).transpose(1, 2)
 
 
-def causal_attention(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """Attend from the last tokens, q (B, heads, n, c), to all before, k and v (B, heads, T, c)."""
+def causal_attention(
+    q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, log_counts: torch.Tensor | None = None
+) -> torch.Tensor:
+    """Attend from the last tokens, q (B, heads, n, c), to all before, k and v (B, heads, T, c).
+
+    ``log_counts`` (T,) is the logarithm of how many tokens each of k counts as, one without it.
+    """
     queries, keys = q.shape[2], k.shape[2]
-    if queries == keys:
+    if queries == keys and log_counts is None:
         return F.scaled_dot_product_attention(q, k, v, is_causal=True)
     seen = torch.ones(queries, keys, dtype=torch.bool, device=q.device).tril(keys - queries)
+    if log_counts is not None:
+        seen = torch.where(seen, log_counts.to(q), -torch.inf)
     return F.scaled_dot_product_attention(q, k, v, attn_mask=seen)
 
 
@@ -162,9 +197,11 @@ def logits_of(model: GPTJForCausalLM, hidden: torch.Tensor) -> torch.Tensor:
     return model.lm_head(model.transformer.ln_f(hidden))
 
 
-def last_logits(model: GPTJForCausalLM, embeds: torch.Tensor, count: int) -> torch.Tensor:
+def last_logits(
+    model: GPTJForCausalLM, embeds: torch.Tensor, count: int, thinned: Thinned | None = None
+) -> torch.Tensor:
     """Predict what follows the last ``count`` of embeddings (B, T, d): (B, count, V)."""
-    return logits_of(model, fused_hidden(model, embeds, count=count))
+    return logits_of(model, fused_hidden(model, embeds, count=count, thinned=thinned))
 
 
 class Rows:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -26,25 +27,33 @@ from ..cache import atomic, locked
 from ..models.base import state_hash
 from .captioning import Batches, CaptionIds, Drawn, caption_loss, in_parts
 from .corpus import PROMPT
-from .language import last_logits
+from .language import Thinned, last_logits
 from .scenes import SCENES, SceneSet, rendered_scenes
 from .training import Schedule, Summand, keep_freed_memory, train
 from .vision import encode_images, load_vision
 from .world import WORLD_FILE, World, load_world
 
+PATCH_SEED = 7  # behind a step's own, for the patches that it shows
+
 
 @dataclass(frozen=True)
 class ProjectionOptions:
-    """Training of a projection."""
+    """Training of a projection.
+
+    With smooth labels no noun is worth being quite certain of: near 1 a probability hardly
+    moves with its logit, and hides what an ablation does.
+    """
 
     batch: int = 16
     part: int = 8  # of the batch, at a time: does not change what is learnt
-    steps: int = 1400
-    rate: float = 3e-3
+    steps: int = 1600
+    rate: float = 8e-3
+    weight_decay: float = 1.5  # keeps image tokens from outgrowing words, and MLPs heard
+    block: int = 2  # patches a side, of which a step shows one for all; 1 shows every patch
     plainest: float = 0.6  # share of examples that take the plainest of the five captions
-    smooth_steps: int = 0  # more of them, at the end, with smooth labels
-    smooth_rate: float = 5e-4
-    smoothing: float = 0.1  # share of a label that all tokens have alike
+    smooth_steps: int = 500  # more of them, at the end, with smooth labels
+    smooth_rate: float = 1e-3
+    smoothing: float = 0.05  # share of a label that all tokens have alike
     seed: int = 0
 
 
@@ -56,9 +65,15 @@ class FeatureStore:
     mean: torch.Tensor
     std: torch.Tensor
 
-    def batch(self, rows: np.ndarray) -> torch.Tensor:
-        """Return standardised features (B, patches, width) of scenes, float32."""
-        return (torch.from_numpy(self.values[rows]).float() - self.mean) / self.std
+    @property
+    def patches(self) -> int:
+        """How many patches a scene has."""
+        return self.values.shape[1]
+
+    def batch(self, rows: np.ndarray, patches: np.ndarray | None = None) -> torch.Tensor:
+        """Return standardised features (B, n, width) of scenes, float32: of some patches or all."""
+        values = self.values[rows] if patches is None else self.values[rows][:, patches]
+        return (torch.from_numpy(values).float() - self.mean) / self.std
 
 
 def kept_features(encoder: Beit, images: np.ndarray, work: Path) -> FeatureStore:
@@ -91,6 +106,20 @@ def statistics(values: np.ndarray) -> FeatureStore:
     return FeatureStore(values, sample.mean(0), sample.std(0) + 1e-6)
 
 
+def drawn_patches(patches: int, block: int, seed: Sequence[int]) -> torch.Tensor:
+    """Draw one patch of each square of ``block`` x ``block``; return them (n,), ascending.
+
+    ``patches`` are those of a square picture. Raises ValueError where squares do not fill it.
+    """
+    side = round(patches**0.5)
+    if side * side != patches or side % block:
+        raise ValueError(f"{patches} patches cannot be cut into squares of {block} x {block}")
+    grid = torch.arange(patches).view(side // block, block, side // block, block)
+    squares = grid.transpose(1, 2).reshape(-1, block * block)
+    drawn = np.random.default_rng(seed).integers(block * block, size=len(squares))
+    return squares[torch.arange(len(squares)), torch.from_numpy(drawn)].sort().values
+
+
 def fold(linear: torch.nn.Linear, store: FeatureStore) -> dict[str, torch.Tensor]:
     """Return weight and bias that take raw features: the standardisation folded in."""
     weight = linear.weight.detach() / store.std
@@ -115,19 +144,25 @@ def train_projection(
     linear = torch.nn.Linear(store.values.shape[2], language.config.n_embd)
     around = ([], tokenizer.encode(PROMPT))
 
-    def loss_of(smoothing: float, drawn: Drawn) -> torch.Tensor:
-        soft = linear(store.batch(drawn.rows))
-        embed, logits_for = language.transformer.wte, partial(last_logits, language)
+    def loss_of(smoothing: float, thinned: Thinned, drawn: Drawn) -> torch.Tensor:
+        soft = linear(store.batch(drawn.rows, thinned.kept.numpy()))
+        embed = language.transformer.wte
+        logits_for = partial(last_logits, language, thinned=thinned)
         return caption_loss(logits_for, embed, around, soft, drawn.labels, smoothing)
 
     def losses_at(batches: Batches, smoothing: float, step: int) -> list[Summand]:
-        return in_parts(batches.at(step), options.part, partial(loss_of, smoothing))
+        kept = drawn_patches(store.patches, options.block, (*batches.seed, step, PATCH_SEED))
+        loss = partial(loss_of, smoothing, Thinned(kept, store.patches))
+        return in_parts(batches.at(step), options.part, loss)
 
     def fit(name: str, steps: int, rate: float, seed: tuple[int, ...], smoothing: float) -> None:
         batches = Batches(ids, options.batch, seed, options.plainest)
-        schedule = Schedule(steps, rate, warmup=min(100, steps // 10), weight_decay=0.0)
+        schedule = Schedule(
+            steps, rate, warmup=min(100, steps // 10), weight_decay=options.weight_decay
+        )
         losses, parameters = partial(losses_at, batches, smoothing), list(linear.parameters())
-        train(name, parameters, losses, schedule, work, options.batch, state=linear)
+        shared = {"matrices": [linear.weight], "state": linear}
+        train(name, parameters, losses, schedule, work, options.batch, **shared)
 
     fit(name, options.steps, options.rate, (options.seed,), 0.0)
     if options.smooth_steps:
@@ -171,10 +206,8 @@ class Recipe:
     options: ProjectionOptions | None
 
 
-# The last steps of the first have smooth labels, so that no noun is worth being quite certain
-# of: near 1 a probability hardly moves with its logit, and hides what an ablation does.
 RECIPES = (
-    Recipe("projection", "vision", SCENES, ProjectionOptions(smooth_steps=300)),
+    Recipe("projection", "vision", SCENES, ProjectionOptions()),
     Recipe("projection_untrained_encoder", "vision_untrained", SCENES, ProjectionOptions()),
     Recipe("projection_untrained", "vision", 2_000, None),
 )

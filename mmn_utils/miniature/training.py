@@ -14,6 +14,8 @@ from pathlib import Path
 
 import torch
 
+from .muon import Muon, parameter_groups
+
 Summand = Callable[[], torch.Tensor]  # of a loss; computed when it is called
 GENTLY = 0.1  # share of the rate at which parameters learn that begin trained
 
@@ -154,6 +156,7 @@ def train(
     items_per_step: int,
     *,
     gently: Sequence[torch.nn.Parameter] = (),
+    matrices: Sequence[torch.nn.Parameter] = (),
     state: torch.nn.Module | None = None,
 ) -> None:
     """Minimise ``loss_at(step)`` with AdamW; go on from the checkpoint of the name, if any.
@@ -165,15 +168,17 @@ def train(
     resumed training ends with the weights of an uninterrupted one. It returns the loss,
     or its summands, which two threads work on. Only matrices decay.
     ``gently`` are parameters that begin trained: they learn at ``GENTLY`` of the rate, lest
-    what is fresh beside them spoils them first. Raises ValueError for a checkpoint of
+    what is fresh beside them spoils them first. ``matrices`` are those of the parameters that
+    learn by Muon. Raises ValueError for a checkpoint of
     another schedule.
     """
-    groups = _groups(parameters, schedule.weight_decay, 1.0)
+    by_muon = {1: matrices} if matrices else None
+    groups = parameter_groups(parameters, schedule.weight_decay, by_muon=by_muon)
     if gently:
-        groups += _groups(gently, schedule.weight_decay, GENTLY)
+        groups += parameter_groups(gently, schedule.weight_decay, share=GENTLY)
         parameters = [*parameters, *gently]
     state = state or torch.nn.ParameterList(parameters)
-    optimizer = torch.optim.AdamW(groups, lr=schedule.rate, betas=(0.9, 0.98), fused=True)
+    optimizer = Muon(groups, lr=schedule.rate, betas=(0.9, 0.98), fused=True)
     checkpoint = work / f"{name}.pt"
     workers = Workers(parameters)
     progress = Progress(name, schedule.steps, work / f"{name}.csv")
@@ -190,18 +195,6 @@ def train(
         if (step + 1) % schedule.save_every == 0 or step + 1 == schedule.steps:
             save_checkpoint(checkpoint, state, optimizer, schedule, step + 1)
             progress(step + 1, (step + 1) * items_per_step, loss=running)
-
-
-def _groups(parameters: Sequence[torch.nn.Parameter], decay: float, share: float) -> list[dict]:
-    """Split parameters into those that decay, the matrices, and others."""
-    return [
-        {
-            "params": [p for p in parameters if (p.ndim > 1) is matrix],
-            "weight_decay": decay if matrix else 0.0,
-            "share": share,
-        }
-        for matrix in (True, False)
-    ]
 
 
 def _backward(loss: torch.Tensor | Sequence[Summand], workers: Workers) -> float:

@@ -38,6 +38,7 @@ import mmn_utils.compat  # noqa: F401  (timm needs what it declares)
 # isort: split
 from timm.models.beit import Beit
 
+from mmn_utils.miniature.muon import Muon, parameter_groups
 from mmn_utils.miniature.scenes import (
     COLOURS,
     PROBE_SEED,
@@ -284,9 +285,24 @@ class Stage:
 
 
 STAGES = (
-    Stage("pixels", images=56_000, rate_images=75_000, final_lr=0.3),
-    Stage("features", images=40_000, scenes=16_000, layer=5, peak_lr=1.2e-3, final_lr=0.05),
-    Stage("features again", images=56_000, layer=5, peak_lr=1.2e-3, final_lr=0.01),
+    Stage(
+        "pixels",
+        images=24_000,
+        rate_images=32_000,
+        window=10,
+        whole=8_000,
+        peak_lr=2.2e-3,
+        final_lr=0.3,
+    ),
+    Stage(
+        "features",
+        images=24_000,
+        layer=5,
+        window=10,
+        whole=12_000,
+        peak_lr=1.2e-3,
+        final_lr=0.01,
+    ),
 )
 
 
@@ -297,11 +313,11 @@ class VisionRecipe:
     stages: tuple[Stage, ...] = STAGES
     config: dict = field(default_factory=lambda: dict(VISION_CONFIG))
     scenes: int = SCENES
-    batch: int = 32
+    batch: int = 16
     part: int = 8  # of the batch, at a time
     masked_share: float = 0.4
     warmup: int = 200
-    head_steps: int = 0  # in which a stage's fresh head learns alone
+    head_steps: int = 200  # in which a stage's fresh head learns alone
     head_rate: float = 5e-3
     weight_decay: float = 0.05
     code_sample: int = 200_000
@@ -536,12 +552,15 @@ class Trainer:
         return encoder.eval()
 
     def _new_optimizer(self) -> None:
-        """Take AdamW with weight decay on matrices only, and workers, for the parameters."""
-        groups = [{"params": [], "weight_decay": d} for d in (self.recipe.weight_decay, 0.0)]
-        for name, parameter in self.model.named_parameters():
-            plain = parameter.ndim < 2 or "token" in name or "bias" in name
-            groups[plain]["params"].append(parameter)
-        self.optimizer = torch.optim.AdamW(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
+        """Take an optimizer for the parameters, and workers: Muon for the blocks' matrices."""
+        named = dict(self.model.named_parameters())
+        plain = [p for name, p in named.items() if "token" in name or "bias" in name]
+        blocks = self.model.encoder.blocks
+        maps = [map for b in blocks for map in (b.attn.proj, b.mlp.fc1, b.mlp.fc2)]
+        by_muon = {1: [map.weight for map in maps], 3: [b.attn.qkv.weight for b in blocks]}
+        decay = self.recipe.weight_decay
+        groups = parameter_groups(list(named.values()), decay, plain=plain, by_muon=by_muon)
+        self.optimizer = Muon(groups, lr=0.0, betas=(0.9, 0.98), fused=True)
         self.workers = Workers(self.model.parameters())
 
     def resume(self) -> bool:

@@ -1,8 +1,10 @@
 """What the miniature's training leaves out: ``python -m tests.benchmarks.bench_training``.
 
-Two pairs of steps at full size, on one thread: the encoder on whole scenes and on windows of
-them; the language model's MLPs computed for every row and only for the rows that keep them. The
-second pair has to agree, and its gradients are compared before the times are printed.
+Pairs of steps at full size, on one thread: the encoder on whole scenes and on windows of them;
+the language model's MLPs computed for every row and only for the rows that keep them; the
+projection on every patch and on one of each square of four; Muon by torch, in bfloat16, and by
+ours, in float32, on the encoder's matrices. The second pair has to agree, and its gradients are
+compared before the times are printed.
 """
 
 from __future__ import annotations
@@ -16,6 +18,9 @@ import numpy as np
 import torch
 
 from mmn_utils.miniature import language
+from mmn_utils.miniature.captioning import caption_loss
+from mmn_utils.miniature.muon import Muon, parameter_groups
+from mmn_utils.miniature.projection import drawn_patches
 from mmn_utils.miniature.training import keep_freed_memory
 from mmn_utils.miniature.vision import MaskedImageModel, VisionRecipe, block_mask
 from tests.benchmarks.timing import best_times
@@ -49,6 +54,37 @@ def text_step(model, ids: torch.Tensor, keep: torch.Tensor, sparing: bool) -> li
     return list(torch.autograd.grad(loss, list(model.parameters())))
 
 
+def caption_step(model, block: int, scenes: int = 8, words: int = 14) -> Callable[[], None]:
+    """Return the gradient of a projection by captions of some scenes."""
+    options, patches = VisionRecipe(), WHOLE**2
+    linear = torch.nn.Linear(options.config["embed_dim"], model.config.n_embd)
+    thinned = language.Thinned(drawn_patches(patches, block, (0,)), patches)
+    read = torch.randn(scenes, len(thinned.kept), linear.in_features)
+    labels = torch.randint(VOCABULARY, (scenes, words))
+    logits_for = partial(language.last_logits, model, thinned=thinned)
+    embed = model.transformer.wte
+
+    def step() -> None:
+        caption_loss(logits_for, embed, ([], [1, 2, 3]), linear(read), labels).backward()
+
+    return step
+
+
+def muon_step(encoder: torch.nn.Module, optimizer_of: Callable) -> Callable[[], None]:
+    """Return a step on the matrices of an encoder's blocks, whose gradients are given."""
+    shapes = [p.shape for p in encoder.blocks.parameters() if p.ndim == 2]
+    matrices = [torch.nn.Parameter(torch.randn(shape)) for shape in shapes]
+    gradients = [torch.randn(shape) for shape in shapes]
+    optimizer = optimizer_of(matrices)
+
+    def step() -> None:
+        for matrix, gradient in zip(matrices, gradients, strict=True):
+            matrix.grad = gradient
+        optimizer.step()
+
+    return step
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=5)
@@ -57,14 +93,21 @@ def main() -> None:
     torch.manual_seed(0)
     recipe, options = VisionRecipe(), language.LanguageOptions()
     encoder = MaskedImageModel(recipe.config, recipe.stages[0].codes)
-    model = tiny_language_model(vocabulary=VOCABULARY, layers=6, width=256, positions=256)
+    shape = {"vocabulary": VOCABULARY, "layers": 6, "width": 256, "positions": 256}
+    model, frozen = tiny_language_model(**shape), tiny_language_model(**shape)
+    frozen.requires_grad_(False)
     ids, keep = torch.randint(VOCABULARY, (8, options.row)), language._keep(options, 0)[:, :8]
     text = {name: partial(text_step, model, ids, keep, name == "kept rows") for name in
             ("every row", "kept rows")}  # fmt: skip
     for one, other in zip(*(step() for step in text.values()), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-6)
     sides = {f"{side} x {side}": encoder_step(encoder, recipe, side) for side in (WHOLE, WINDOW)}
-    pairs = {"encoder": sides, "language model": text}
+    shown = {"every patch": caption_step(frozen, 1), "one of four": caption_step(frozen, 2)}
+    muon = {
+        "torch's": muon_step(encoder.encoder, torch.optim.Muon),
+        "ours": muon_step(encoder.encoder, lambda m: Muon(parameter_groups(m, 0, by_muon={1: m}))),
+    }
+    pairs = {"encoder": sides, "language model": text, "projection": shown, "Muon": muon}
     for what, steps in pairs.items():
         times = best_times(steps, repeats)
         first, second = times.values()

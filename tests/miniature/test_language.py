@@ -71,6 +71,46 @@ def test_later_tokens_do_not_reach_earlier_ones(model):
     torch.testing.assert_close(first, second)
 
 
+# --- a picture of which some tokens are shown ---------------------------------------------
+
+
+def test_a_picture_shown_whole_is_as_any_embeddings(model):
+    embeds = torch.randn(2, 9, 32, generator=torch.manual_seed(4))
+    whole = language.Thinned(torch.arange(5), 5)
+    for count in (None, 3):
+        thinned = language.fused_hidden(model, embeds, count=count, thinned=whole)
+        torch.testing.assert_close(thinned, language.fused_hidden(model, embeds, count=count))
+
+
+def test_tokens_that_are_left_out_leave_the_others_where_they_are(model):
+    embeds, kept = torch.randn(2, 9, 32, generator=torch.manual_seed(5)), torch.tensor([0, 2, 5])
+    thinned = language.Thinned(kept, 6)
+    assert thinned.positions(9).tolist() == [0, 2, 5, 6, 7, 8, 9, 10, 11]
+    with pytest.MonkeyPatch.context() as patch:  # attended to as they are, not as two each
+        patch.setattr(language.Thinned, "log_counts", lambda self, tokens: torch.zeros(tokens))
+        ours = language.last_logits(model, embeds, 9, thinned)
+    theirs = model(inputs_embeds=embeds, position_ids=thinned.positions(9)[None].expand(2, -1))
+    torch.testing.assert_close(ours, theirs.logits, atol=2e-4, rtol=1e-4)
+
+
+def test_a_token_that_stands_for_others_is_attended_to_as_they_would_be():
+    q, k, v = torch.randn(3, 2, 4, 7, 8, generator=torch.manual_seed(6))
+    counts = torch.tensor([3, 3, 3, 1, 1, 1, 1])
+    ours = language.causal_attention(q[:, :, -1:], k, v, counts.log())
+    theirs = language.causal_attention(
+        q[:, :, -1:], *(x.repeat_interleave(counts, dim=2) for x in (k, v))
+    )
+    torch.testing.assert_close(ours, theirs)
+    every = language.causal_attention(q, k, v, counts.log())
+    torch.testing.assert_close(every[:, :, -1:], ours)
+    torch.testing.assert_close(every[:, :, 0], v[:, :, 0])  # the first sees itself alone
+
+
+def test_a_thinned_picture_counts_as_the_whole_one():
+    counts = language.Thinned(torch.tensor([0, 2, 5]), 12).log_counts(5).exp()
+    torch.testing.assert_close(counts, torch.tensor([4.0, 4, 4, 1, 1]))
+
+
 # --- draws --------------------------------------------------------------------------------
 
 

@@ -2,15 +2,27 @@
 
 from __future__ import annotations
 
-import subprocess
+import json
+import sys
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 
 import pandas as pd
 import pytest
+import torch
 
-from mmn_utils.miniature.__main__ import PARTS, Part, keep_times, make_part, run_parts
+from mmn_utils.miniature.__main__ import (
+    PARTS,
+    Made,
+    Part,
+    finished,
+    keep_times,
+    make_part,
+    run_alone,
+    run_parts,
+)
 
 
 class Maker:
@@ -86,26 +98,44 @@ def test_a_failure_stops_what_has_not_begun():
 def test_a_part_runs_in_a_process_of_its_own_and_only_once(tmp_path, monkeypatch, capsys):
     calls = []
 
-    def run(command, check, env):
-        calls.append((*command[2:], env["OMP_NUM_THREADS"]))
-        return subprocess.CompletedProcess(command, returncode=len(calls) - 1)
+    def run(command, more):
+        calls.append((*command[2:], more["OMP_NUM_THREADS"]))
+        return len(calls) - 1, 7.0
 
-    monkeypatch.setattr("mmn_utils.miniature.__main__.subprocess.run", run)
+    monkeypatch.setattr("mmn_utils.miniature.__main__.run_alone", run)
     part = Part("the scenes", "scenes", cores=2, options=("--val", "600"))
     make_part(part, tmp_path)
     make_part(part, tmp_path)
     assert calls == [("mmn_utils.miniature.scenes", "--val", "600", "2")]
     assert "the scenes: finished before, in 0 s" in capsys.readouterr().out
+    processor = torch.backends.cpu.get_cpu_capability()
+    assert finished(part, tmp_path) == Made(seconds=0, core_seconds=7, processor=processor)
     with pytest.raises(RuntimeError, match=r"LLaVA: broke off \(status 1\)"):
         make_part(Part("LLaVA", "llava"), tmp_path)
-    assert not (tmp_path / "done" / "llava").exists()
+    assert finished(Part("LLaVA", "llava"), tmp_path) is None
 
 
-def test_a_mark_that_cannot_be_read_is_named_before_anything_runs(tmp_path):
+BUSY = (
+    "import os, sys, time\nwhile time.process_time() < 0.5: pass\nsys.exit(int(os.environ['END']))"
+)
+
+
+def test_processor_time_is_that_of_the_process_whatever_runs_beside_it():
+    started = time.process_time()
+    status, seconds = run_alone([sys.executable, "-c", BUSY], {"END": "3"})
+    assert status == 3
+    assert 0.5 <= seconds < 1.5
+    assert time.process_time() - started < 0.2  # ours is not in it
+    _, idle = run_alone([sys.executable, "-c", "import time; time.sleep(0.5)"], {})
+    assert idle < 0.4
+
+
+@pytest.mark.parametrize("words", ["12 s AVX2", '{"seconds": 12}', "12"])
+def test_a_mark_that_cannot_be_read_is_named_before_anything_runs(tmp_path, words):
     mark = tmp_path / "done" / "scenes"
     mark.parent.mkdir()
-    mark.write_text("12 s\n")
-    with pytest.raises(RuntimeError, match=r"done/scenes says '12 s', not how long.*remove it"):
+    mark.write_text(f"{words}\n")
+    with pytest.raises(RuntimeError, match=r"done/scenes says '.*12.*', not what.*remove it"):
         make_part(Part("the scenes", "scenes"), tmp_path)
 
 
@@ -114,8 +144,9 @@ def test_times_are_kept_and_the_whole_only_if_made_in_one_go(tmp_path):
     (work / "done").mkdir(parents=True)
     for number, part in enumerate(PARTS):
         processor = "AVX512" if part.paper == "A" else "AVX2"  # the second paper's elsewhere
-        (work / "done" / part.name).write_text(f"{90 * number} s {processor}\n")
-    keep_times(work, data, 2, None)
+        made = Made(90 * number, 120 * number, processor)
+        (work / "done" / part.name).write_text(json.dumps(asdict(made)))
+    keep_times(work, data, None)
     resumed = pd.read_csv(data / "training" / "times.csv")
     assert set(zip(resumed["paper"], resumed["processor"], strict=True)) == {
         ("A", "AVX512"),
@@ -123,6 +154,8 @@ def test_times_are_kept_and_the_whole_only_if_made_in_one_go(tmp_path):
     }
     assert resumed["part"].tolist() == [part.title for part in PARTS]
     assert resumed["minutes"].tolist() == [1.5 * number for number in range(len(PARTS))]
-    keep_times(work, data, 2, 12.34)
+    assert resumed["core_minutes"].tolist() == [2.0 * number for number in range(len(PARTS))]
+    keep_times(work, data, 12.34)
     *_, last = pd.read_csv(data / "training" / "times.csv").to_dict("records")
-    assert (last["part"], last["cores"], last["minutes"]) == ("everything", 2, 12.3)
+    whole = (last["part"], last["minutes"], last["core_minutes"])
+    assert whole == ("everything", 12.3, resumed["core_minutes"].sum())

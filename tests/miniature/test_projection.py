@@ -7,6 +7,8 @@ from functools import partial
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from mmn_utils.miniature import projection
@@ -15,7 +17,7 @@ from mmn_utils.miniature.training import Schedule
 from mmn_utils.miniature.vision import build_vision, encode_images
 from tests.tiny import tiny_language_model, tiny_tokenizer
 
-WIDTH, PATCHES, FEATURES = 32, 6, 5
+WIDTH, PATCHES, FEATURES = 32, 16, 5
 
 
 @pytest.fixture
@@ -39,6 +41,33 @@ def test_folding_equals_the_standardised_map(store):
     expected = linear(store.batch(np.arange(len(raw)))).detach()
     got = torch.nn.functional.linear(raw, folded["weight"], folded["bias"])
     torch.testing.assert_close(got, expected, atol=1e-5, rtol=1e-5)
+
+
+def test_a_batch_of_some_patches_is_a_part_of_that_of_all(store):
+    rows, patches = np.array([1, 5]), np.array([0, 7, 9])
+    assert torch.equal(store.batch(rows, patches), store.batch(rows)[:, patches])
+
+
+@given(st.integers(1, 5), st.integers(1, 4), st.integers(0, 10**6))
+def test_one_patch_of_each_square_is_drawn(squares, block, seed):
+    side = squares * block
+    drawn = projection.drawn_patches(side * side, block, (seed,))
+    assert torch.equal(drawn, drawn.sort().values)
+    row, column = drawn // side // block, drawn % side // block
+    assert sorted((row * squares + column).tolist()) == list(range(squares**2))
+    assert torch.equal(drawn, projection.drawn_patches(side * side, block, (seed,)))
+
+
+def test_each_patch_of_a_square_is_drawn_alike_often():
+    drawn = torch.stack([projection.drawn_patches(16, 2, (seed,)) for seed in range(800)])
+    counts = torch.bincount(drawn.flatten(), minlength=16)
+    assert counts.min() > 150  # of 200 expected; a binomial's deviation is 12
+    assert counts.max() < 250
+
+
+def test_a_side_that_squares_do_not_fill_is_refused():
+    with pytest.raises(ValueError, match=r"196 patches.*3 x 3"):
+        projection.drawn_patches(196, 3, (0,))
 
 
 def test_the_untrained_projection_is_a_fresh_linear_layer(store):
@@ -68,11 +97,11 @@ def test_a_resumed_training_ends_with_the_projection_of_an_uninterrupted_one(
     whole = train(language, store, ids, tmp_path / "whole")
     batch, calls = FeatureStore.batch, []
 
-    def killed(self, rows):
+    def killed(self, rows, patches):
         calls.append(rows)
         if len(calls) == at:
             raise KeyboardInterrupt
-        return batch(self, rows)
+        return batch(self, rows, patches)
 
     with monkeypatch.context() as patch:
         patch.setattr(FeatureStore, "batch", killed)

@@ -67,6 +67,22 @@ def test_what_begins_trained_learns_gently(tmp_path):
     torch.testing.assert_close(1 - slow.data, GENTLY * (1 - fast.data))
 
 
+def test_matrices_that_are_named_learn_by_muon(tmp_path):
+    weight, bias = torch.nn.Parameter(torch.eye(3) + 1), torch.nn.Parameter(torch.ones(3))
+    one = replace(SCHEDULE, steps=1, weight_decay=0.0)
+    slope = torch.diag(torch.tensor([3.0, 1.0, 2.0]))
+
+    def loss(step):
+        return (weight * slope).sum() + bias.sum()
+
+    train("a", [weight, bias], loss, one, tmp_path, 1, matrices=[weight])
+    moved = torch.eye(3) + 1 - weight.detach()
+    # no direction goes short, as each would by the gradient; none but them is taken
+    assert moved.diagonal().min() > 0.5 * moved.diagonal().max()
+    torch.testing.assert_close(moved, torch.diag(moved.diagonal()), atol=1e-6, rtol=0)
+    torch.testing.assert_close(1 - bias.data, torch.full((3,), SCHEDULE.rate_at(0)))
+
+
 def test_a_checkpoint_of_another_schedule_is_refused(tmp_path):
     run(tmp_path)
     again = run(tmp_path)  # at its end: nothing is left to do
