@@ -119,7 +119,7 @@ def make_part(part: Part, work: Path) -> None:
     print(f"{part.title}: begins", flush=True)
     started = time.monotonic()
     command = [sys.executable, "-m", f"mmn_utils.miniature.{part.module}", *part.options]
-    status, core_seconds = run_alone(command, {"OMP_NUM_THREADS": str(part.cores)})
+    status, core_seconds = run_timed(command, {"OMP_NUM_THREADS": str(part.cores)})
     if status:
         raise RuntimeError(
             f"{part.title}: broke off (status {status}), its own words are above; "
@@ -133,7 +133,7 @@ def make_part(part: Part, work: Path) -> None:
     print(f"{part.title}: finished, in {made.seconds} s", flush=True)
 
 
-def run_alone(command: Sequence[str], more: dict[str, str]) -> tuple[int, float]:
+def run_timed(command: Sequence[str], more: dict[str, str]) -> tuple[int, float]:
     """Run a command with ``more`` in its environment; return its status and processor seconds.
 
     They are its own and those of the processes that it waited for, whatever runs beside it.

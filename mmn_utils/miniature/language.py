@@ -137,7 +137,7 @@ def fused_hidden(
     picture's tokens.
     """
     x, heads, tokens = embeds, model.config.n_head, embeds.shape[1]
-    positions = torch.arange(tokens) if thinned is None else thinned.positions(tokens)
+    positions = slice(tokens) if thinned is None else thinned.positions(tokens)
     log_counts = None if thinned is None else thinned.log_counts(tokens)
     for index, block in enumerate(model.transformer.h):
         h, attention = block.ln_1(x), block.attn

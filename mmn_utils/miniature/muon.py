@@ -51,9 +51,7 @@ class Muon(torch.optim.AdamW):
             for parameter in group["params"] if group["blocks"] else ():
                 if parameter.grad is not None:
                     update = self._momentum(parameter).unflatten(0, (group["blocks"], -1))
-                    tall = update.shape[-2] > update.shape[-1]
-                    update = update.mT if tall else update
-                    alike[update.shape[1:]].append((group, parameter, update, tall))
+                    alike[update.shape[1:]].append((group, parameter, update))
                     parameter.grad = None  # so AdamW passes it by
         for members in alike.values():
             self._apply(members)
@@ -69,12 +67,11 @@ class Muon(torch.optim.AdamW):
         return parameter.grad.lerp(state["momentum"], MOMENTUM)
 
     @staticmethod
-    def _apply(members: list[tuple[dict, nn.Parameter, Tensor, bool]]) -> None:
+    def _apply(members: list[tuple[dict, nn.Parameter, Tensor]]) -> None:
         """Decay and move matrices of one shape, all in the same products."""
-        moved = orthogonalised(torch.cat([update for _, _, update, _ in members]))
-        parts = moved.split([len(update) for _, _, update, _ in members])
-        for (group, parameter, _, tall), part in zip(members, parts, strict=True):
-            part = part.mT if tall else part
+        moved = orthogonalised(torch.cat([update for _, _, update in members]))
+        parts = moved.split([len(update) for _, _, update in members])
+        for (group, parameter, _), part in zip(members, parts, strict=True):
             # an orthogonal matrix has entries of 1 / sqrt(longer side), root mean square
             size = SIZE * group["lr"] * max(part.shape[-2:]) ** 0.5
             parameter.mul_(1 - group["lr"] * group["weight_decay"])

@@ -457,6 +457,11 @@ def _patches(patches: pd.DataFrame) -> dict[str, Result]:
     }
 
 
+def items_seen(folder: Path, files: Sequence[str]) -> float:
+    """Return how much trainings saw one after the other, by their curves; NaN where one lacks."""
+    return sum(training_curve(folder / file)["items"].max() for file in files)
+
+
 def training_curve(path: Path) -> pd.DataFrame:
     """Read a stored training curve: items seen and loss, without rows that report no loss.
 

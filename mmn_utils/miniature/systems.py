@@ -13,7 +13,7 @@ import pandas as pd
 from ..datasets.base import Photograph
 from ..models import MissingParts, load_model
 from ..presets import data_path
-from .quality import caption_quality, mean, training_curve
+from .quality import caption_quality, items_seen, mean
 from .world import World
 
 
@@ -95,7 +95,7 @@ def systems_table(
     rows = []
     for name, system in SYSTEMS.items():
         row = {"system": name, "sees": system.sees, "learns": system.learns}
-        row["pairs"] = sum(training_curve(curves / file)["items"].max() for file in system.curves)
+        row["pairs"] = items_seen(curves, system.curves)
         if name in models:
             row |= _shape(models[name], system)
             row |= _words(captions[name], captions[LIMBER])

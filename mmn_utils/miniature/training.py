@@ -172,8 +172,7 @@ def train(
     learn by Muon. Raises ValueError for a checkpoint of
     another schedule.
     """
-    by_muon = {1: matrices} if matrices else None
-    groups = parameter_groups(parameters, schedule.weight_decay, by_muon=by_muon)
+    groups = parameter_groups(parameters, schedule.weight_decay, by_muon={1: matrices})
     if gently:
         groups += parameter_groups(gently, schedule.weight_decay, share=GENTLY)
         parameters = [*parameters, *gently]

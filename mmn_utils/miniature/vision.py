@@ -256,9 +256,8 @@ class Stage:
     finds it; without it the codes are of pixels. Either way they are of the scenes in
     ``OWN`` colours, while the encoder sees them in ``colours``, see ``scenes.COLOURS``.
     ``visible_weight`` is the weight of predicting the codes of patches in sight, which keeps
-    the last layer's features about their patch. ``scenes`` limits the stage to the first
-    ones, since coding takes time; ``rate_images`` is the length of the learning rate's
-    cosine, if it is longer than the stage, which then ends at a rate that is still high.
+    the last layer's features about their patch. ``rate_images`` is the length of the learning
+    rate's cosine, if it is longer than the stage, which then ends at a rate that is still high.
     Features are coded as means over ``reach`` x ``reach`` patches. With ``window`` the encoder
     sees of each scene a square of so many patches a side, wherever it falls, but for the last
     ``whole`` pictures: with half of the patches a step takes less than half of the time, and
@@ -268,7 +267,6 @@ class Stage:
     name: str
     images: int
     rate_images: int | None = None
-    scenes: int | None = None
     layer: int | None = None
     colours: str = SHOWN
     window: int | None = None
@@ -534,7 +532,7 @@ class Trainer:
     @property
     def images(self) -> np.ndarray:
         """The pictures (N, H, W, 3) of the stage."""
-        return self.scenes(self.stage.colours).images[: self.stage.scenes]
+        return self.scenes(self.stage.colours).images
 
     @property
     def checkpoint(self) -> Path:
@@ -594,7 +592,7 @@ class Trainer:
 
     def _make_codes(self) -> Tensor:
         """Return the codes (N, P) that this stage predicts."""
-        images = self.scenes(OWN).images[: self.stage.scenes]
+        images = self.scenes(OWN).images
         if self.stage.layer is None:
             return pixel_codes(self.recipe, self.stage, images)
         return feature_codes(self.recipe, self.stage, self.model.encoder, images)

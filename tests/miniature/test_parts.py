@@ -20,8 +20,8 @@ from mmn_utils.miniature.__main__ import (
     finished,
     keep_times,
     make_part,
-    run_alone,
     run_parts,
+    run_timed,
 )
 
 
@@ -102,7 +102,7 @@ def test_a_part_runs_in_a_process_of_its_own_and_only_once(tmp_path, monkeypatch
         calls.append((*command[2:], more["OMP_NUM_THREADS"]))
         return len(calls) - 1, 7.0
 
-    monkeypatch.setattr("mmn_utils.miniature.__main__.run_alone", run)
+    monkeypatch.setattr("mmn_utils.miniature.__main__.run_timed", run)
     part = Part("the scenes", "scenes", cores=2, options=("--val", "600"))
     make_part(part, tmp_path)
     make_part(part, tmp_path)
@@ -122,11 +122,11 @@ BUSY = (
 
 def test_processor_time_is_that_of_the_process_whatever_runs_beside_it():
     started = time.process_time()
-    status, seconds = run_alone([sys.executable, "-c", BUSY], {"END": "3"})
+    status, seconds = run_timed([sys.executable, "-c", BUSY], {"END": "3"})
     assert status == 3
     assert 0.5 <= seconds < 1.5
     assert time.process_time() - started < 0.2  # ours is not in it
-    _, idle = run_alone([sys.executable, "-c", "import time; time.sleep(0.5)"], {})
+    _, idle = run_timed([sys.executable, "-c", "import time; time.sleep(0.5)"], {})
     assert idle < 0.4
 
 
