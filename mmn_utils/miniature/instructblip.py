@@ -61,7 +61,7 @@ FACTS = InstructBlipFacts(
     name="miniature/instructblip", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3
 )
 CONTRAST = Schedule(steps=200, rate=1e-3, save_every=50)
-SPEAKING = Schedule(steps=1400, rate=1e-3, save_every=100)
+SPEAKING = Schedule(steps=1200, rate=1e-3, final=0.02, save_every=100)
 
 
 @dataclass(frozen=True)

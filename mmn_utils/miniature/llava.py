@@ -39,8 +39,8 @@ from .vision import PIXEL_MEAN, PIXEL_STD
 from .world import World
 
 FACTS = LlavaFacts(name="miniature/llava", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
-ALIGNMENT = Schedule(steps=400, rate=2e-3, save_every=100)
-TUNING = Schedule(steps=550, rate=4e-4, save_every=50)
+ALIGNMENT = Schedule(steps=300, rate=2e-3, save_every=100)
+TUNING = Schedule(steps=500, rate=4e-4, final=0.02, save_every=50)
 TEXT = LlamaOptions(batch=4)
 
 

@@ -40,7 +40,7 @@ from .vision import PIXEL_MEAN, PIXEL_STD, to_input
 from .world import World
 
 FACTS = MplugOwl2Facts(name="miniature/mplug_owl2", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
-STAGE = Schedule(steps=1300, rate=1e-3, save_every=50)
+STAGE = Schedule(steps=1100, rate=1e-3, final=0.02, save_every=50)
 TOWER = r"\.vision_model\."
 FRESH = r"\.visual_abstractor\.|\.multiway\.1\."  # of two ways, the one of image tokens
 
