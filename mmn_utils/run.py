@@ -15,9 +15,12 @@ import contextlib
 import os
 import re
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
+
+from traitlets.config import Config
 
 from mmn_utils.compat import unavailable
 from mmn_utils.exhibits import forget, made_exhibits, to_json, write_text
@@ -113,24 +116,41 @@ def _papermill(path: Path, output: Path, parameters: dict[str, Any], lines: bool
     out, error = sys.stdout, sys.stderr
     if lines:
         out, error = (_Lines(to, f"{parameters['run']} {path.stem}") for to in (out, error))
-    papermill.execute_notebook(
-        str(path),
-        str(output),
-        parameters=parameters,
-        kernel_name=KERNEL,
-        cwd=str(ROOT),
-        progress_bar={
-            "desc": "cells" if lines else path.stem,
-            "file": error,
-            # Where nobody watches a terminal, a line now and then instead of a moving bar.
-            "mininterval": 0.1 if error.isatty() else 10,
-        },
-        # or each kernel warns that its messages on this machine are not encrypted, and reports
-        # the interrupt by which it is shut down; a cell that fails is told of by papermill
-        extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
-        stdout_file=out,
-        stderr_file=error,
-    )
+    with _channels() as channels:
+        papermill.execute_notebook(
+            str(path),
+            str(output),
+            parameters=parameters,
+            kernel_name=KERNEL,
+            cwd=str(ROOT),
+            progress_bar={
+                "desc": "cells" if lines else path.stem,
+                "file": error,
+                # Where nobody watches a terminal, a line now and then instead of a moving bar.
+                "mininterval": 0.1 if error.isatty() else 10,
+            },
+            # or each kernel warns that its messages on this machine are not encrypted, and
+            # reports the interrupt by which it is shut down; a cell that fails is told of by
+            # papermill
+            extra_arguments=["--IPKernelApp.log_level=CRITICAL"],
+            stdout_file=out,
+            stderr_file=error,
+            config=channels,
+        )
+
+
+@contextlib.contextmanager
+def _channels() -> Iterator[Config]:
+    """Have a kernel listen in a folder of its own, where the system has such sockets.
+
+    Ports are chosen before the kernel listens on them, and another that starts in between may
+    have taken one: then the kernel dies.
+    """
+    if os.name != "posix":
+        yield Config()
+        return
+    with tempfile.TemporaryDirectory(prefix="mmn-") as folder:
+        yield Config(KernelManager={"transport": "ipc", "ip": str(Path(folder) / "kernel")})
 
 
 class _Lines:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -128,6 +129,25 @@ def test_a_run_records_and_passes_the_resolved_parameters(notebook, preset, tmp_
     assert seen["figures"] == str(tmp_path / "figures")
     source = nbformat.read(notebook, as_version=4)
     assert all(not cell.get("outputs") for cell in source.cells)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs sockets that are files")
+def test_kernels_share_no_ports(tmp_path, preset):
+    show = """\
+from ipykernel.connect import get_connection_info
+found = get_connection_info(unpack=True)
+print(found["transport"], found["ip"])"""
+    path = write_notebook(tmp_path / "notebooks", "tiny", "", show)
+    preset.write_text("name: small\n")
+    folders = set()
+    for build in ("one", "two"):
+        output = execute(path, preset, output_root=tmp_path / build)
+        said = nbformat.read(output, as_version=4).cells[-1].outputs[0]["text"]
+        transport, place = said.split()
+        assert transport == "ipc"
+        folders.add(Path(place).parent)
+    assert len(folders) == 2
+    assert not any(folder.exists() for folder in folders)
 
 
 def test_a_failing_cell_leaves_the_copy_and_the_exit_status(tmp_path, preset, capsys):
