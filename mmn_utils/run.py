@@ -15,7 +15,6 @@ import contextlib
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -34,7 +33,7 @@ from mmn_utils.presets import (
     read_value,
     resolve,
 )
-from mmn_utils.warm import KERNEL_ENVIRONMENT  # the kernel inherits these
+from mmn_utils.warm import KERNEL_ENVIRONMENT, socket_folder
 
 KERNEL = "python3"
 
@@ -65,7 +64,7 @@ def execute(
     output.parent.mkdir(parents=True, exist_ok=True)
     redirected = {"MMN_FIGURES": figures, "MMN_CACHE": cache}
     paths = {name: str(from_root(value)) for name, value in redirected.items() if value}
-    with _environment({**KERNEL_ENVIRONMENT, **paths}):
+    with _environment({**KERNEL_ENVIRONMENT, **paths}):  # which the kernel inherits
         forget(parameters["run"], path)
         record = folder / "parameters" / f"{path.stem}.json"
         _record(record, path, parameters, made=[])
@@ -149,8 +148,8 @@ def _channels() -> Iterator[Config]:
     if os.name != "posix":
         yield Config()
         return
-    with tempfile.TemporaryDirectory(prefix="mmn-") as folder:
-        yield Config(KernelManager={"transport": "ipc", "ip": str(Path(folder) / "kernel")})
+    with socket_folder() as folder:
+        yield Config(KernelManager={"transport": "ipc", "ip": str(folder / "kernel")})
 
 
 class _Lines:

@@ -76,10 +76,22 @@ def served(modules: Sequence[str] | None = None) -> Iterator[dict[str, str]]:
     if sys.platform != "linux":
         yield {}
         return
-    with tempfile.TemporaryDirectory(prefix="mmn-") as folder:
-        path = str(Path(folder) / "socket")
+    with socket_folder() as folder:
+        path = str(folder / "socket")
         with _server(path, modules):
-            yield {SERVER: path, "JUPYTER_PATH": _kernels(Path(folder))}
+            yield {SERVER: path, "JUPYTER_PATH": _kernels(folder)}
+
+
+@contextlib.contextmanager
+def socket_folder() -> Iterator[Path]:
+    """Have a temporary folder for sockets, whose paths a system may limit to 103 bytes.
+
+    It is in ``/tmp`` where the path of the folder for temporary files is too long.
+    """
+    usual = tempfile.gettempdir()
+    place = usual if len(os.fsencode(usual)) <= 70 else "/tmp"
+    with tempfile.TemporaryDirectory(prefix="mmn-", dir=place) as folder:
+        yield Path(folder)
 
 
 def _kernels(folder: Path) -> str:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -213,6 +214,15 @@ def test_a_server_that_is_gone_is_an_error(environment, tmp_path):
     process = ask({**environment, warm.SERVER: str(tmp_path / "none")}, "probe")
     assert "the server at" in process.communicate()[1]
     assert process.returncode == 1
+
+
+def test_sockets_have_short_paths(monkeypatch, tmp_path):
+    deep = tmp_path / ("deep" * 30)
+    deep.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(deep))
+    with warm.socket_folder() as folder, socket.socket(socket.AF_UNIX) as listener:
+        listener.bind(str(folder / "kernel-5"))
+    assert not folder.exists()
 
 
 def test_usage(capsys):
