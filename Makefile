@@ -39,7 +39,7 @@ $(STAMP): requirements.lock
 	@touch $@
 
 figures: $(STAMP)  ## run the notebooks that changed, then build the report
-	@$(RUN_ENVIRONMENT) $(BIN)/python -m mmn_utils.warm -- \
+	@$(RUN_ENVIRONMENT) $(BIN)/python -m mmn_utils.running.warm -- \
 		$(BIN)/snakemake --cores $(CORES) --config preset="$(PRESET)" \
 		--rerun-incomplete --nolock --quiet host progress reason rules
 	@printf 'Report: %s\n' $(PRESET:%="$(CURDIR)/figures/%/report.html")

@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir)))
-from mmn_utils.exhibits import figures_root, load_exhibits
+from mmn_utils.exhibits.entries import figures_root, load_exhibits
 from mmn_utils.presets import load_preset, resolve
 
 PRESETS = [load_preset(name) for name in str(config.get("preset", "miniature")).split()]
@@ -78,8 +78,7 @@ def drop_stale_records():
 
 
 drop_stale_records()
-# Where one notebook takes longer than all others of its batch together, it is helped at the end.
-HELPED = [preset for preset, notebook in JOBS if notebook == "03_selectivity" and is_small(preset)]
+
 
 
 rule all:
@@ -87,7 +86,6 @@ rule all:
     input:
         [record(preset.name, notebook) for preset, notebook in JOBS],
         [report(run) for run in RUNS],
-        [f"build/{preset.name}/ahead" for preset in HELPED],
 
 
 for place, (preset, notebook) in enumerate(JOBS):
@@ -96,6 +94,7 @@ for place, (preset, notebook) in enumerate(JOBS):
         name: f"notebook_{preset.name}_{notebook}"
         input:
             notebook=f"notebooks/{notebook}.ipynb",
+            texts=[str(path) for path in Path("notebooks/texts").glob(f"{notebook}.yaml")],
             sources=ALL_SOURCES if notebook == "00_miniature" else SOURCES,
             data=DATA if is_small(preset) else [],
         output:
@@ -113,27 +112,7 @@ for place, (preset, notebook) in enumerate(JOBS):
         message:
             f"notebook {notebook} on {preset.name} ({place + 1} of {len(JOBS)})"
         shell:
-            "python -m mmn_utils.warm -m mmn_utils.run {params.notebook} --preset {params.preset} --lines"
-
-
-# Of the lowest priority: for a core that would do nothing.
-for preset in HELPED:
-
-    rule:
-        name: f"ahead_{preset.name}"
-        input:
-            sources=SOURCES,
-            data=DATA,
-        output:
-            touch(f"build/{preset.name}/ahead"),
-        params:
-            resolved=json.dumps(resolve("03_selectivity", preset), sort_keys=True),
-            preset=preset.name,
-        threads: threads_of(preset)
-        message:
-            f"class selectivity ahead of 03_selectivity on {preset.name}"
-        shell:
-            "python -m mmn_utils.warm -m mmn_utils.ahead {params.preset}"
+            "python -m mmn_utils.running.warm -m mmn_utils.running {params.notebook} --preset {params.preset} --lines"
 
 
 # All at once, since each links to the others.
@@ -142,8 +121,8 @@ rule reports:
         records=[record(preset.name, notebook) for preset, notebook in JOBS],
         exhibits="notebooks/exhibits.yaml",
         golden=sorted(str(p) for p in Path("data/golden").glob("*.csv")),
-        template="mmn_utils/report.html.j2",
+        template="mmn_utils/exhibits/report.html.j2",
     output:
         [report(run) for run in RUNS],
     shell:
-        "python -m mmn_utils.warm -m mmn_utils.exhibits report {RUNS}"
+        "python -m mmn_utils.running.warm -m mmn_utils.exhibits report {RUNS}"

@@ -1,3 +1,3 @@
 """Find, decode, test, ablate and edit multimodal neurons of vision-language models."""
 
-from . import compat  # noqa: F401  (before torchvision, whoever imports it)
+from mmn_utils import compat  # noqa: F401  (before torchvision, whoever imports it)

@@ -17,7 +17,7 @@ import fcntl
 import json
 import os
 import shutil
-import time
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, is_dataclass
 from functools import lru_cache
@@ -30,6 +30,7 @@ import numpy as np
 import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
+from tqdm import tqdm
 
 from mmn_utils.presets import data_path
 
@@ -37,16 +38,7 @@ Value = TypeVar("Value")
 
 # Rooms that only show or start things, beside all that ends with plots.py: a change there
 # leaves computed results as they are.
-NOT_COMPUTING = (
-    "ahead.py",
-    "browser",
-    "miniature",
-    "exhibits.py",
-    "provenance.py",
-    "report.py",
-    "run.py",
-    "warm.py",
-)
+NOT_COMPUTING = ("browser", "exhibits", "miniature", "running")
 COVERED = b"mmn_images"  # metadata key of a batch file: the images that it covers
 TAKEN = ".taken-"  # how the name of a file begins that lists images on which somebody works
 
@@ -103,7 +95,6 @@ def _package_version() -> str:
         path
         for path in sorted(package.rglob("*.py"))
         if path.relative_to(package).parts[0] not in NOT_COMPUTING
-        and not path.name.endswith("plots.py")
     )
     return _hash_files(files)
 
@@ -246,7 +237,7 @@ def per_image(
     compute_batch: Callable[[list[str]], pd.DataFrame],
     batch_size: int = 16,
     shard: tuple[int, int] = (0, 1),
-    progress: Callable[[str], Any] | None = print,
+    progress: bool = True,
     *,
     root: str | Path | None = None,
     code: Iterable[ModuleType] | None = None,
@@ -273,13 +264,14 @@ def per_image(
     if not mine:  # more shards than images: nothing to do, and no schema to know
         return pd.DataFrame({"image": pd.Series(dtype=str)})
     files: dict[str, Path] = {}
-    report = _Progress(kind, len(mine), progress)
     # Closed at once if a batch fails, so that nobody waits for it.
-    with contextlib.closing(_turns(folder, mine, batch_size, files)) as turns:
+    turns = contextlib.closing(_turns(folder, mine, batch_size, files))
+    with turns as turns, bar(kind, len(mine), progress) as shown:
         for batch in turns:
-            report.found(sum(image in files for image in mine))
+            shown.update(sum(image in files for image in mine) - shown.n)
             _write_batch(folder, batch, compute_batch(list(batch)), empty_ok)
-            report.step(len(batch))
+            shown.update(len(batch))
+        shown.update(len(mine) - shown.n)
     return _merge(files, mine)
 
 
@@ -426,26 +418,16 @@ def _merge(files: dict[str, Path], ids: list[str]) -> pd.DataFrame:
     return rows.loc[place.dropna().sort_values(kind="stable").index].reset_index(drop=True)
 
 
-class _Progress:
-    """Say now and then how far a run is: at most one line in two seconds, and the last."""
+def bar(kind: str, total: int, progress: bool, unit: str = "images") -> tqdm:
+    """Open one bar for a piece of work: ``update(n)`` as it goes on, ``close()`` at its end.
 
-    def __init__(self, kind: str, total: int, say: Callable[[str], Any] | None):
-        self.kind, self.total, self.done, self.say = kind, total, 0, say
-        self.begun = self.said = time.monotonic()
-        self.fresh = 0
-
-    def found(self, images: int) -> None:
-        self.done = images
-
-    def step(self, images: int) -> None:
-        self.done += images
-        self.fresh += images
-        now = time.monotonic()
-        if self.say and (self.done == self.total or now - self.said >= 2):
-            rate = self.fresh / max(now - self.begun, 1e-9)
-            left = (self.total - self.done) / rate
-            self.say(
-                f"{self.kind}: {self.done}/{self.total} images, {rate:.3g} a second, "
-                f"{left:.0f} s left"
-            )
-            self.said = now
+    It holds no times, so that the executed copies of a notebook are alike.
+    """
+    form = "{desc}: {bar:24} {n_fmt} of {total_fmt} " + unit
+    return tqdm(
+        total=total,
+        desc=kind,
+        disable=not progress,
+        bar_format=form,
+        file=sys.stdout,
+    )

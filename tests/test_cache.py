@@ -19,15 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from mmn_utils import cache
-from mmn_utils.cache import (
-    atomic,
-    cached,
-    canonical,
-    clear,
-    code_version,
-    per_image,
-    shard_slice,
-)
+from mmn_utils.cache import atomic, cached, canonical, clear, code_version, per_image, shard_slice
 from mmn_utils.presets import ROOT
 
 json_values = st.recursive(
@@ -211,7 +203,7 @@ IDS = [str(i) for i in (5, 3, 9, 1, 7, 2, 8)]
 
 
 def run(compute, ids=IDS, root=None, **options):
-    options = {"batch_size": 2, "progress": None, **options}
+    options = {"batch_size": 2, "progress": False, **options}
     return per_image("scores", {"model": "x"}, ids, compute, root=root, **options)
 
 
@@ -291,7 +283,7 @@ def test_whatever_happened_before_the_table_is_the_same(
 def test_another_key_or_code_is_another_table(tmp_path):
     run(Counter(), root=tmp_path)
     counter = Counter()
-    per_image("scores", {"model": "y"}, IDS, counter, progress=None, root=tmp_path)
+    per_image("scores", {"model": "y"}, IDS, counter, progress=False, root=tmp_path)
     assert counter.images == IDS
 
 
@@ -344,10 +336,15 @@ def test_damaged_and_foreign_files_are_named(tmp_path):
         run(Counter(), root=tmp_path)
 
 
-def test_progress_is_said_at_the_end(tmp_path):
-    said = []
-    run(Counter(), root=tmp_path, progress=said.append)
-    assert said[-1].startswith("scores: 7/7 images")
+def test_progress_is_one_bar_that_is_full_at_the_end(tmp_path, capsys):
+    run(Counter(), root=tmp_path, progress=True)
+    out = capsys.readouterr().out
+    assert out.endswith("7 of 7 images\n")
+    assert out.count("\n") == 1
+    run(Counter(), root=tmp_path, progress=True)  # all of it is there
+    assert capsys.readouterr().out.split("\r")[-1] == out.split("\r")[-1]
+    run(Counter(), root=tmp_path, progress=False)
+    assert capsys.readouterr().out == ""
 
 
 CHILD = """
@@ -361,7 +358,7 @@ def compute(batch):
     return pd.DataFrame({"image": batch, "value": [int(i) for i in batch]})
 
 ids = [str(i) for i in range(40)]
-per_image("killed", {}, ids, compute, batch_size=1, progress=None, root=sys.argv[1], code=())
+per_image("killed", {}, ids, compute, batch_size=1, progress=False, root=sys.argv[1], code=())
 """
 
 
@@ -381,7 +378,7 @@ def test_a_killed_process_loses_one_batch_at_most(tmp_path):
         return pd.DataFrame({"image": batch, "value": [int(i) for i in batch]})
 
     ids = [str(i) for i in range(40)]
-    result = per_image("killed", {}, ids, compute, 8, progress=None, root=tmp_path, code=())
+    result = per_image("killed", {}, ids, compute, 8, progress=False, root=tmp_path, code=())
     assert list(result["value"]) == list(range(40))
     assert computed == ids[len(ids) - len(computed) :]
     assert len(computed) <= 37
@@ -406,7 +403,7 @@ def compute_one():
 
 root, first, last = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 ids = [str(i) for i in range(first, last)]
-result = per_image("beside", {}, ids, compute, 4, progress=None, root=root, code=())
+result = per_image("beside", {}, ids, compute, 4, progress=False, root=root, code=())
 assert list(result["value"]) == list(range(first, last))
 save, load = lambda value, path: path.write_text(value), lambda path: path.read_text()
 assert cached("one", {}, compute_one, save=save, load=load, root=root, code=()) == "text"

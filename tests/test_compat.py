@@ -41,7 +41,7 @@ def test_a_package_can_be_unavailable_for_a_while():
 
 def test_a_run_compiles_no_grammar_of_addresses():
     code = (
-        "import sys; from mmn_utils.run import check\n"
+        "import sys; from mmn_utils.running.run import check\n"
         "check('01_projection_decoding', 'ci')\n"
         "assert 'papermill' in sys.modules\n"
         "assert not {'rfc3987_syntax', 'matplotlib', 'torch'} & set(sys.modules)\n"

@@ -9,10 +9,10 @@ import nbformat
 import papermill
 import pytest
 
-from mmn_utils.exhibits import exhibits_of, load_exhibits
+from mmn_utils.exhibits.entries import exhibits_of, load_exhibits
 from mmn_utils.presets import NOTEBOOKS, REQUIRED, read_parameters, resolve
-from mmn_utils.run import execute
-from mmn_utils.warm import served
+from mmn_utils.running.run import execute
+from mmn_utils.running.warm import served
 from tests.conftest import missing_weights
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))

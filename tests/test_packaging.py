@@ -16,7 +16,7 @@ import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from mmn_utils.exhibits import SHIPPED
+from mmn_utils.exhibits.entries import SHIPPED
 from mmn_utils.presets import ROOT
 
 PINNED = {"torch": "2.13.0", "torchvision": "0.28.0", "timm": "1.0.31",

@@ -27,7 +27,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from .world import WORLD_FILE
+from mmn_utils.miniature.world import WORLD_FILE
 
 
 @dataclass(frozen=True)

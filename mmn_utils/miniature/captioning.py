@@ -15,9 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .scenes import SceneSet
-from .training import Summand, fast_autocast
-from .world import World
+from mmn_utils.miniature.scenes import SceneSet
+from mmn_utils.miniature.training import Summand, fast_autocast
+from mmn_utils.miniature.world import World
 
 CAPTION_LENGTH = 20  # tokens of the longest caption, full stop and end of text
 Ids = tuple[list[int], list[int]]

@@ -20,19 +20,18 @@ import numpy as np
 import torch
 
 import mmn_utils.compat  # noqa: F401  (before transformers)
-
-from ..datasets import load_dataset
-from ..models import load_model
-from ..models.instructblip import InstructBlipFacts
-from ..models.llava import LlavaFacts
-from ..models.mplug_owl2 import MplugOwl2Facts
-from .captioning import Ids
-from .corpus import PROMPT
-from .language import Rows
-from .quality import caption_quality, mean
-from .scenes import SCENES, rendered_scenes
-from .training import keep_freed_memory
-from .world import WORLD_FILE, World, load_world
+from mmn_utils.datasets import load_dataset
+from mmn_utils.miniature.captioning import Ids
+from mmn_utils.miniature.corpus import PROMPT
+from mmn_utils.miniature.language import Rows
+from mmn_utils.miniature.quality import caption_quality, mean
+from mmn_utils.miniature.scenes import SCENES, rendered_scenes
+from mmn_utils.miniature.training import keep_freed_memory
+from mmn_utils.miniature.world import WORLD_FILE, World, load_world
+from mmn_utils.models import load_model
+from mmn_utils.models.instructblip import InstructBlipFacts
+from mmn_utils.models.llava import LlavaFacts
+from mmn_utils.models.mplug_owl2 import MplugOwl2Facts
 
 # --- prompts ------------------------------------------------------------------------------
 

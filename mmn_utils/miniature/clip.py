@@ -40,14 +40,7 @@ from transformers import (
 from mmn_utils.miniature.distillation import DistillationOptions, distil
 from mmn_utils.miniature.phrases import FORMS
 from mmn_utils.miniature.projection import FeatureStore, kept_features
-from mmn_utils.miniature.scenes import (
-    PROBE_SEED,
-    SCENES,
-    SIZE,
-    VAL_SEED,
-    SceneSet,
-    rendered_scenes,
-)
+from mmn_utils.miniature.scenes import PROBE_SEED, SCENES, SIZE, VAL_SEED, SceneSet, rendered_scenes
 from mmn_utils.miniature.training import Schedule, fast_autocast, keep_freed_memory, train
 from mmn_utils.miniature.vision import (
     CACHE,

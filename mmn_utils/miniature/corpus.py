@@ -18,8 +18,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .phrases import captions
-from .world import Concept, World
+from mmn_utils.miniature.phrases import captions
+from mmn_utils.miniature.world import Concept, World
 
 PROMPT = "A picture of"
 

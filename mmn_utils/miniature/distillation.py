@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
-from .projection import FeatureStore
-from .training import Schedule, fast_autocast, train
-from .vision import to_input
+from mmn_utils.miniature.projection import FeatureStore
+from mmn_utils.miniature.training import Schedule, fast_autocast, train
+from mmn_utils.miniature.vision import to_input
 
 #: layers of the tower that are taught: LLaVA reads the last but one, mPLUG-Owl2 the last.
 TAUGHT = (-2, -1)

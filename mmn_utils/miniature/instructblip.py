@@ -33,16 +33,9 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from ..models.instructblip import (
-    InstructBlip,
-    InstructBlipFacts,
-    Queries,
-    build_instructblip,
-    save_instructblip,
-)
-from .captioning import Batches, CaptionIds, Drawn, caption_loss, in_parts
-from .chat import TEMPLATES, command, count_trained, record_training
-from .clip import (
+from mmn_utils.miniature.captioning import Batches, CaptionIds, Drawn, caption_loss, in_parts
+from mmn_utils.miniature.chat import TEMPLATES, command, count_trained, record_training
+from mmn_utils.miniature.clip import (
     MAX_WORDS,
     contrastive_loss,
     load_tower,
@@ -51,11 +44,18 @@ from .clip import (
     tokenize,
     tower_shape,
 )
-from .llama import last_logits, load_llama
-from .scenes import SceneSet
-from .training import Schedule, Summand, fast_autocast, train
-from .vision import PIXEL_MEAN, PIXEL_STD, to_input
-from .world import World
+from mmn_utils.miniature.llama import last_logits, load_llama
+from mmn_utils.miniature.scenes import SceneSet
+from mmn_utils.miniature.training import Schedule, Summand, fast_autocast, train
+from mmn_utils.miniature.vision import PIXEL_MEAN, PIXEL_STD, to_input
+from mmn_utils.miniature.world import World
+from mmn_utils.models.instructblip import (
+    InstructBlip,
+    InstructBlipFacts,
+    Queries,
+    build_instructblip,
+    save_instructblip,
+)
 
 FACTS = InstructBlipFacts(
     name="miniature/instructblip", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3

@@ -20,10 +20,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 
 import mmn_utils.compat  # noqa: F401  (before transformers)
-
-from .corpus import CorpusOptions, documents
-from .training import Schedule, Summand, fast_autocast, keep_freed_memory, train
-from .world import World, load_world
+from mmn_utils.miniature.corpus import CorpusOptions, documents
+from mmn_utils.miniature.training import Schedule, Summand, fast_autocast, keep_freed_memory, train
+from mmn_utils.miniature.world import World, load_world
 
 END = "<|endoftext|>"
 

@@ -26,16 +26,16 @@ import mmn_utils.compat  # noqa: F401  (before transformers)
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
-from .chat import TEMPLATES, ChatRows
-from .language import (
+from mmn_utils.miniature.chat import TEMPLATES, ChatRows
+from mmn_utils.miniature.language import (
     LanguageOptions,
     add_written,
     causal_attention,
     fit,
     save_language_model,
 )
-from .training import keep_freed_memory
-from .world import WORLD_FILE, World, load_world
+from mmn_utils.miniature.training import keep_freed_memory
+from mmn_utils.miniature.world import WORLD_FILE, World, load_world
 
 BEGIN = "<s>"
 

@@ -26,17 +26,17 @@ from transformers import (
     LlavaForConditionalGeneration,
 )
 
-from ..models.llava import Llava, LlavaFacts, build_llava, save_llava
-from .captioning import Batches, CaptionIds, Drawn, caption_loss, in_parts
-from .chat import TEMPLATES, ChatRows, command, count_trained, record_training
-from .clip import load_tower, patch_states
-from .language import text_losses
-from .llama import LlamaOptions, last_logits, load_llama, next_logits
-from .projection import FeatureStore, fold, statistics
-from .scenes import SceneSet
-from .training import Schedule, Summand, fast_autocast, train
-from .vision import PIXEL_MEAN, PIXEL_STD
-from .world import World
+from mmn_utils.miniature.captioning import Batches, CaptionIds, Drawn, caption_loss, in_parts
+from mmn_utils.miniature.chat import TEMPLATES, ChatRows, command, count_trained, record_training
+from mmn_utils.miniature.clip import load_tower, patch_states
+from mmn_utils.miniature.language import text_losses
+from mmn_utils.miniature.llama import LlamaOptions, last_logits, load_llama, next_logits
+from mmn_utils.miniature.projection import FeatureStore, fold, statistics
+from mmn_utils.miniature.scenes import SceneSet
+from mmn_utils.miniature.training import Schedule, Summand, fast_autocast, train
+from mmn_utils.miniature.vision import PIXEL_MEAN, PIXEL_STD
+from mmn_utils.miniature.world import World
+from mmn_utils.models.llava import Llava, LlavaFacts, build_llava, save_llava
 
 FACTS = LlavaFacts(name="miniature/llava", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
 ALIGNMENT = Schedule(steps=300, rate=2e-3, save_every=100)

@@ -20,7 +20,15 @@ import mmn_utils.compat  # noqa: F401  (before transformers)
 # isort: split
 from transformers import CLIPVisionModel, LlamaForCausalLM
 
-from ..models.mplug_owl2 import (
+from mmn_utils.miniature.captioning import Batches, CaptionIds, Drawn, caption_loss, in_parts
+from mmn_utils.miniature.chat import TEMPLATES, command, count_trained, record_training
+from mmn_utils.miniature.clip import load_tower, tower_shape
+from mmn_utils.miniature.llama import load_llama
+from mmn_utils.miniature.scenes import SceneSet
+from mmn_utils.miniature.training import Schedule, Summand, fast_autocast, train
+from mmn_utils.miniature.vision import PIXEL_MEAN, PIXEL_STD, to_input
+from mmn_utils.miniature.world import World
+from mmn_utils.models.mplug_owl2 import (
     MplugOwl2,
     MplugOwl2Config,
     MplugOwl2Facts,
@@ -29,15 +37,7 @@ from ..models.mplug_owl2 import (
     save_mplug_owl2,
     text_weights,
 )
-from ..models.mplug_owl2_modules import AbstractorConfig, VisionConfig
-from .captioning import Batches, CaptionIds, Drawn, caption_loss, in_parts
-from .chat import TEMPLATES, command, count_trained, record_training
-from .clip import load_tower, tower_shape
-from .llama import load_llama
-from .scenes import SceneSet
-from .training import Schedule, Summand, fast_autocast, train
-from .vision import PIXEL_MEAN, PIXEL_STD, to_input
-from .world import World
+from mmn_utils.models.mplug_owl2_modules import AbstractorConfig, VisionConfig
 
 FACTS = MplugOwl2Facts(name="miniature/mplug_owl2", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
 STAGE = Schedule(steps=1100, rate=1e-3, final=0.02, save_every=50)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .world import Concept
+from mmn_utils.miniature.world import Concept
 
 #: Forms by number of objects; {0} is the largest object, {b} the background.
 #: The first form is the plainest, and the one that is most often used.

@@ -22,16 +22,15 @@ from timm.models import Beit
 from transformers import AutoTokenizer, GPTJForCausalLM
 
 import mmn_utils.compat  # noqa: F401  (before transformers)
-
-from ..cache import atomic, locked
-from ..models.base import state_hash
-from .captioning import Batches, CaptionIds, Drawn, caption_loss, in_parts
-from .corpus import PROMPT
-from .language import Thinned, last_logits
-from .scenes import SCENES, SceneSet, rendered_scenes
-from .training import Schedule, Summand, keep_freed_memory, train
-from .vision import encode_images, load_vision
-from .world import WORLD_FILE, World, load_world
+from mmn_utils.cache import atomic, locked
+from mmn_utils.miniature.captioning import Batches, CaptionIds, Drawn, caption_loss, in_parts
+from mmn_utils.miniature.corpus import PROMPT
+from mmn_utils.miniature.language import Thinned, last_logits
+from mmn_utils.miniature.scenes import SCENES, SceneSet, rendered_scenes
+from mmn_utils.miniature.training import Schedule, Summand, keep_freed_memory, train
+from mmn_utils.miniature.vision import encode_images, load_vision
+from mmn_utils.miniature.world import WORLD_FILE, World, load_world
+from mmn_utils.models.base import state_hash
 
 PATCH_SEED = 7  # behind a step's own, for the patches that it shows
 

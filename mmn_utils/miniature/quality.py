@@ -20,17 +20,16 @@ import torch
 import torch.nn.functional as F
 
 from mmn_utils.datasets.base import Photograph
-from mmn_utils.decoding import decoded_words, nearest_tokens
-from mmn_utils.interventions import sweep
-from mmn_utils.metrics import Interval, bootstrap_interval
+from mmn_utils.interventions.ablation import sweep
+from mmn_utils.measures.metrics import Interval, bootstrap_interval
+from mmn_utils.miniature.world import Concept, World
 from mmn_utils.models.base import Prompt
-from mmn_utils.neurons import Neuron, random_like, top_k, unique_neurons
-from mmn_utils.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
-from mmn_utils.scores import Target
-from mmn_utils.study import Subjects, captions_of, subjects, top_neurons
-from mmn_utils.text import nouns
-
-from .world import Concept, World
+from mmn_utils.neurons.decoding import decoded_words, nearest_tokens
+from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
+from mmn_utils.neurons.scores import Target
+from mmn_utils.neurons.table import Neuron, random_like, top_k, unique_neurons
+from mmn_utils.neurons.text import nouns
+from mmn_utils.studies.subjects import Subjects, captions_of, subjects, top_neurons
 
 TOP = 20  # units looked at in each scene, as in paper A's Table S.1
 ABLATED = 6400 / 458_752  # paper A's largest ablation, as a share of GPT-J's units

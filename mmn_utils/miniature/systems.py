@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from ..datasets.base import Photograph
-from ..models import MissingParts, load_model
-from ..presets import data_path
-from .quality import caption_quality, items_seen, mean
-from .world import World
+from mmn_utils.datasets.base import Photograph
+from mmn_utils.miniature.quality import caption_quality, items_seen, mean
+from mmn_utils.miniature.world import World
+from mmn_utils.models import MissingParts, load_model
+from mmn_utils.presets import data_path
 
 
 @dataclass(frozen=True)

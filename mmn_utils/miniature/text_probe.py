@@ -12,10 +12,10 @@ from dataclasses import asdict, dataclass
 import numpy as np
 import torch
 
-from .corpus import PROMPT, Context, CorpusOptions, context_text, sample_context
-from .language import fused_hidden, logits_of
-from .phrases import captions
-from .world import Concept, World
+from mmn_utils.miniature.corpus import PROMPT, Context, CorpusOptions, context_text, sample_context
+from mmn_utils.miniature.language import fused_hidden, logits_of
+from mmn_utils.miniature.phrases import captions
+from mmn_utils.miniature.world import Concept, World
 
 
 @dataclass(frozen=True)

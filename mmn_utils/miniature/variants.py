@@ -19,12 +19,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from .corpus import CorpusOptions
-from .language import LanguageOptions, train_language_model
-from .projection import load_language_model
-from .text_probe import probe_text
-from .training import keep_freed_memory
-from .world import WORLD_FILE, load_world
+from mmn_utils.miniature.corpus import CorpusOptions
+from mmn_utils.miniature.language import LanguageOptions, train_language_model
+from mmn_utils.miniature.projection import load_language_model
+from mmn_utils.miniature.text_probe import probe_text
+from mmn_utils.miniature.training import keep_freed_memory
+from mmn_utils.miniature.world import WORLD_FILE, load_world
 
 WORDS = CorpusOptions(combined=False, related=False)
 PAIRS = CorpusOptions(combined=True, related=False)

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import torch
 
-from ..presets import data_path, from_root
-from .base import VisionLanguageModel
-from .hub import FACTS, MissingParts, read_record, require_files
-from .limber import MINIATURES, build_limber, load_miniature
+from mmn_utils.models.base import VisionLanguageModel
+from mmn_utils.models.hub import FACTS, MissingParts, read_record, require_files
+from mmn_utils.models.limber import MINIATURES, build_limber, load_miniature
+from mmn_utils.presets import data_path, from_root
 
 __all__ = ["MissingParts", "VisionLanguageModel", "build_limber", "load_model"]
 

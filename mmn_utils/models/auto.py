@@ -40,9 +40,9 @@ from torch import Tensor, nn
 from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
-from ..compat import quiet_loading
-from .auto_inputs import AutoFacts, Reader, token_grid, token_rows, token_span
-from .auto_modules import (
+from mmn_utils.compat import quiet_loading
+from mmn_utils.models.auto_inputs import AutoFacts, Reader, token_grid, token_rows, token_span
+from mmn_utils.models.auto_modules import (
     Pass,
     Unsupported,
     accepted,
@@ -51,9 +51,16 @@ from .auto_modules import (
     observe,
     with_norms,
 )
-from .base import Architecture, ImageTokens, Prompt, VisionLanguageModel, files_hash, state_hash
-from .hub import WEIGHTS, MissingParts, Part, find, weight_files
-from .language_part import TYPES, GivenPrompt, LanguagePart
+from mmn_utils.models.base import (
+    Architecture,
+    ImageTokens,
+    Prompt,
+    VisionLanguageModel,
+    files_hash,
+    state_hash,
+)
+from mmn_utils.models.hub import WEIGHTS, MissingParts, Part, find, weight_files
+from mmn_utils.models.language_part import TYPES, GivenPrompt, LanguagePart
 
 _ROUNDING = {  # deviations of logits that the order of summation may cause
     torch.float64: 1e-5,

@@ -15,8 +15,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from .auto_modules import Unsupported
-from .pixels import to_pixels, to_rgb, to_square
+from mmn_utils.models.auto_modules import Unsupported
+from mmn_utils.models.pixels import to_pixels, to_rgb, to_square
 
 FOUND = "found"  # the grid that count and facts of the model suggest
 RESAMPLERS = ("resampler", "perceiver", "qformer", "abstractor")  # their tokens have no place

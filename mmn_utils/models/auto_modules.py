@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
-from .base import Architecture
+from mmn_utils.models.base import Architecture
 
 
 class Unsupported(ValueError):

@@ -30,8 +30,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from ..capture import capture, replace
-from .base import Prompt, VisionLanguageModel
+from mmn_utils.models.base import Prompt, VisionLanguageModel
+from mmn_utils.models.capture import capture, replace
 
 CHEAP = 300_000_000  # parameters up to which a copy in float64 is made
 _ROUNDING = {  # deviations that the order of summation may cause

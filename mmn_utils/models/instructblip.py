@@ -32,9 +32,9 @@ from transformers import (
     LlamaForCausalLM,
 )
 
-from ..compat import quiet_loading
-from .base import LLAMA, ImageTokens, Prompt, VisionLanguageModel, files_hash
-from .hub import (
+from mmn_utils.compat import quiet_loading
+from mmn_utils.models.base import LLAMA, ImageTokens, Prompt, VisionLanguageModel, files_hash
+from mmn_utils.models.hub import (
     FACTS,
     Part,
     cast,
@@ -49,7 +49,7 @@ from .hub import (
     weight_files,
     write_facts,
 )
-from .pixels import CLIP_MEAN, CLIP_STD, to_pixels
+from mmn_utils.models.pixels import CLIP_MEAN, CLIP_STD, to_pixels
 
 CHECKPOINT = "Salesforce/instructblip-vicuna-7b"
 _QFORMER = "qformer_tokenizer"  # the folder of the Q-Former's tokenizer, as published

@@ -18,8 +18,8 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from .auto_modules import Unsupported
-from .base import Prompt
+from mmn_utils.models.auto_modules import Unsupported
+from mmn_utils.models.base import Prompt
 
 TYPES = ("token_type_ids", "mm_token_type_ids")
 

@@ -31,12 +31,12 @@ from timm.models.beit import Beit
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BeitModel, GPTJForCausalLM
 
-from ..compat import quiet_loading
-from ..presets import data_path
-from .base import GPTJ, ImageTokens, VisionLanguageModel, files_hash
-from .encoders import HubBeit, ImageEncoder, TimmBeit
-from .hub import Part, find_parts, require_files, tokenizer_part, weight_files
-from .pixels import to_pixels
+from mmn_utils.compat import quiet_loading
+from mmn_utils.models.base import GPTJ, ImageTokens, VisionLanguageModel, files_hash
+from mmn_utils.models.encoders import HubBeit, ImageEncoder, TimmBeit
+from mmn_utils.models.hub import Part, find_parts, require_files, tokenizer_part, weight_files
+from mmn_utils.models.pixels import to_pixels
+from mmn_utils.presets import data_path
 
 ENCODER = "microsoft/beit-large-patch16-224-pt22k"
 LANGUAGE_MODEL = "EleutherAI/gpt-j-6b"

@@ -40,9 +40,9 @@ from transformers import (
 )
 from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
 
-from ..compat import quiet_loading
-from .base import LLAMA, ImageTokens, Prompt, VisionLanguageModel, files_hash
-from .hub import (
+from mmn_utils.compat import quiet_loading
+from mmn_utils.models.base import LLAMA, ImageTokens, Prompt, VisionLanguageModel, files_hash
+from mmn_utils.models.hub import (
     FACTS,
     WEIGHTS,
     Part,
@@ -58,7 +58,7 @@ from .hub import (
     weight_files,
     write_facts,
 )
-from .pixels import CLIP_MEAN, CLIP_STD, to_pixels
+from mmn_utils.models.pixels import CLIP_MEAN, CLIP_STD, to_pixels
 
 CHECKPOINT = "llava-hf/llava-1.5-7b-hf"
 PAPER_CHECKPOINT = "liuhaotian/llava-llama-2-13b-chat-lightning-preview"

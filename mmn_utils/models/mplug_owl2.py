@@ -28,9 +28,8 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from ..presets import data_path
-from .base import LLAMA, ImageTokens, Prompt, VisionLanguageModel, files_hash
-from .hub import (
+from mmn_utils.models.base import LLAMA, ImageTokens, Prompt, VisionLanguageModel, files_hash
+from mmn_utils.models.hub import (
     FACTS,
     Part,
     find_parts,
@@ -43,13 +42,14 @@ from .hub import (
     weight_files,
     write_facts,
 )
-from .mplug_owl2_modules import (
+from mmn_utils.models.mplug_owl2_modules import (
     MplugOwl2Config,
     MplugOwl2ForCausalLM,
     grid_embedding,
     line_embedding,
 )
-from .pixels import CLIP_MEAN, CLIP_STD, to_pixels, to_rgb
+from mmn_utils.models.pixels import CLIP_MEAN, CLIP_STD, to_pixels, to_rgb
+from mmn_utils.presets import data_path
 
 __all__ = [
     "MplugOwl2",

@@ -12,8 +12,8 @@ import argparse
 import torch
 from captum.attr import LayerGradientXActivation
 
-from mmn_utils.capture import capture
-from mmn_utils.scores import attribution, objective, teacher_forced
+from mmn_utils.models.capture import capture
+from mmn_utils.neurons.scores import attribution, objective, teacher_forced
 from tests.benchmarks.timing import best_times, random_system, random_targets
 
 

@@ -21,8 +21,8 @@ from unittest.mock import patch
 
 import torch
 
-from mmn_utils import scores
-from mmn_utils.scores import Target, contribution
+from mmn_utils.neurons import scores
+from mmn_utils.neurons.scores import Target, contribution
 from tests.benchmarks.timing import best_times
 
 NOUNS, TOP, KEPT, IMAGES = 5, 100, 10_000, 1000

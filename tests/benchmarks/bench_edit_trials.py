@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import argparse
 
-from mmn_utils import edit_study, study
-from mmn_utils import edit_trials as trials
-from mmn_utils.captions import caption_images
 from mmn_utils.datasets import load_dataset
-from mmn_utils.editing import Settings, apply
+from mmn_utils.interventions.editing import Settings, apply
 from mmn_utils.models import load_model
+from mmn_utils.neurons.captions import caption_images
+from mmn_utils.studies import edit_trials as trials
+from mmn_utils.studies import edits as edit_study
+from mmn_utils.studies import subjects as study
 from tests.benchmarks.timing import best_times
 
 
@@ -28,14 +29,14 @@ def main() -> None:
     arguments = parser.parse_args()
     model, tokens = load_model(arguments.model), arguments.tokens
     photographs = load_dataset("miniature").sample(arguments.photographs, 0)
-    captions = study.captions_of(model, photographs, max_new_tokens=tokens, progress=None)
+    captions = study.captions_of(model, photographs, max_new_tokens=tokens, progress=False)
     said = trials.nouns_said(model, photographs, captions)
     first = trials.find_on_first(
         model, photographs, said, trials.choose_concepts(model, said, 12), 5
     )
     concepts = [edit.concepts[0] for edit in trials.edits_of(model, first, Settings())]
     before = edit_study.before_edit(
-        model, photographs, concepts, max_new_tokens=tokens, progress=None
+        model, photographs, concepts, max_new_tokens=tokens, progress=False
     )
     found, rows = trials.find_on_each(model, photographs, said, trials.deal(before), 5)
     edits = trials.edits_of(model, found, Settings())

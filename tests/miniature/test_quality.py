@@ -11,16 +11,16 @@ import pytest
 import torch
 from pycocotools import mask as mask_tools
 
-from mmn_utils.captions import Caption
 from mmn_utils.datasets.base import Instance, Photograph
-from mmn_utils.interventions import Ablation, ablate
+from mmn_utils.interventions.ablation import Ablation, ablate
 from mmn_utils.miniature import quality
 from mmn_utils.miniature.quality import REQUIRED
 from mmn_utils.miniature.world import Background, Concept, World
-from mmn_utils.neurons import Neuron, neuron_table, unique_neurons
-from mmn_utils.scores import Target
-from mmn_utils.study import Subjects
-from mmn_utils.text import Noun
+from mmn_utils.neurons.captions import Caption
+from mmn_utils.neurons.scores import Target
+from mmn_utils.neurons.table import Neuron, neuron_table, unique_neurons
+from mmn_utils.neurons.text import Noun
+from mmn_utils.studies.subjects import Subjects
 from tests.tiny import tiny_images, tiny_limber
 
 SIDE = 40

@@ -65,18 +65,18 @@ from transformers import (
 )
 from transformers.models.smolvlm import processing_smolvlm
 
-from mmn_utils.captions import generate
-from mmn_utils.capture import capture
-from mmn_utils.interventions import sweep
+from mmn_utils.interventions.ablation import sweep
 from mmn_utils.models import auto, auto_inputs, auto_modules
 from mmn_utils.models.auto import Unsupported, build_auto, find_architecture, load_auto
 from mmn_utils.models.auto_inputs import AutoFacts, token_grid
 from mmn_utils.models.base import Architecture, ImageTokens
+from mmn_utils.models.capture import capture
 from mmn_utils.models.doctor import CHECKS, doctor
 from mmn_utils.models.hub import MissingParts
 from mmn_utils.models.language_part import GivenPrompt
-from mmn_utils.neurons import Neuron
-from mmn_utils.scores import Target
+from mmn_utils.neurons.captions import generate
+from mmn_utils.neurons.scores import Target
+from mmn_utils.neurons.table import Neuron
 from tests.tiny import END, PADDING, tiny_images, tiny_tokenizer
 
 TEXT = {

@@ -22,7 +22,6 @@ from transformers import (
 )
 from transformers.models.blip.image_processing_pil_blip import BlipImageProcessorPil
 
-from mmn_utils.captions import generate
 from mmn_utils.models import MissingParts, load_model
 from mmn_utils.models import instructblip as module
 from mmn_utils.models.base import ImageTokens, Sizes
@@ -34,6 +33,7 @@ from mmn_utils.models.instructblip import (
     load_instructblip,
     save_instructblip,
 )
+from mmn_utils.neurons.captions import generate
 from tests.tiny import tiny_images, tiny_tokenizer
 from tests.tiny_gated import tiny_llama
 

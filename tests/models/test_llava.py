@@ -23,7 +23,6 @@ from transformers import (
 )
 from transformers.models.clip.image_processing_pil_clip import CLIPImageProcessorPil
 
-from mmn_utils.captions import generate
 from mmn_utils.models import MissingParts, load_model
 from mmn_utils.models import llava as module
 from mmn_utils.models.base import ImageTokens, Sizes
@@ -31,6 +30,7 @@ from mmn_utils.models.doctor import doctor
 from mmn_utils.models.hub import FACTS, own_vocabulary
 from mmn_utils.models.llava import LlavaFacts, build_llava, load_llava, save_llava, wording
 from mmn_utils.models.pixels import to_pixels, to_square
+from mmn_utils.neurons.captions import generate
 from tests.tiny import tiny_images, tiny_tokenizer
 from tests.tiny_gated import tiny_llama
 

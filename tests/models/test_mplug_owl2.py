@@ -31,8 +31,7 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mmn_utils.captions import generate
-from mmn_utils.interventions import Ablation, ablate, sweep
+from mmn_utils.interventions.ablation import Ablation, ablate, sweep
 from mmn_utils.models import mplug_owl2 as module
 from mmn_utils.models.base import ImageTokens, Sizes, state_hash
 from mmn_utils.models.doctor import CHECKS, doctor
@@ -58,8 +57,9 @@ from mmn_utils.models.mplug_owl2_modules import (
     rotary_embedding,
     visible_keys,
 )
-from mmn_utils.neurons import Neuron
-from mmn_utils.scores import Target
+from mmn_utils.neurons.captions import generate
+from mmn_utils.neurons.scores import Target
+from mmn_utils.neurons.table import Neuron
 from tests.tiny import PADDING, tiny_images, tiny_tokenizer
 
 VISION = VisionConfig(

@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 import torch
 
-from mmn_utils.capture import capture
 from mmn_utils.datasets import load_dataset
 from mmn_utils.miniature.quality import caption_quality
 from mmn_utils.miniature.world import load_world
 from mmn_utils.models import load_model
+from mmn_utils.models.capture import capture
 from mmn_utils.models.doctor import doctor
 from mmn_utils.presets import data_path
 from tests.tiny import tiny_images

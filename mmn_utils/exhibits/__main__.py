@@ -1,0 +1,40 @@
+"""Write what is made of saved exhibits.
+
+python -m mmn_utils.exhibits report RUN ...    rebuild figures/RUN/report.html
+python -m mmn_utils.exhibits readme            rewrite the README's table of exhibits
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+
+from mmn_utils.exhibits.formats import write_text
+from mmn_utils.exhibits.readme import update_readme
+from mmn_utils.exhibits.report import build_report
+from mmn_utils.presets import ROOT, check_run_name
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Rebuild the reports of some runs or the README's table of exhibits."""
+    parser = argparse.ArgumentParser(prog="python -m mmn_utils.exhibits", description=main.__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    report = commands.add_parser("report", help="write figures/RUN/report.html")
+    report.add_argument("runs", nargs="+", metavar="RUN")
+    commands.add_parser("readme", help="rewrite the table of exhibits in README.md")
+    chosen = parser.parse_args(arguments)
+    try:
+        if chosen.command == "report":
+            for run in map(check_run_name, chosen.runs):
+                print(build_report(run, together=chosen.runs))
+        else:
+            readme = ROOT / "README.md"
+            write_text(readme, update_readme(readme.read_text(encoding="utf-8")))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

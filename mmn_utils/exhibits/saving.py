@@ -1,0 +1,305 @@
+"""Exhibits: figures and tables with their numbers, their claims and their origin.
+
+``notebooks/exhibits.yaml`` is the one list of all exhibits, ``notebooks/texts`` has their words. A
+notebook opens a ``Run`` and saves into it by exhibit id; everything lands in ``figures/<run>/``:
+
+    <id>.png <id>.pdf            of a figure
+    <id>.csv <id>.tex <id>.md    of a table
+    <id>.numbers.csv             the plotted or tabulated numbers
+    <id>.json                    caption and provenance
+    claims.csv                   what the papers state and what was measured
+    report.html                  all of it on one page
+
+Bytes are deterministic: same numbers, same files. Only the JSON holds times.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+
+from mmn_utils.datasets.published import published
+from mmn_utils.exhibits.entries import Exhibit, exhibits_of, figures_root, load_exhibits
+from mmn_utils.exhibits.formats import (
+    records,
+    to_csv,
+    to_json,
+    to_latex,
+    to_markdown,
+    write_figure,
+    write_text,
+)
+from mmn_utils.exhibits.ledger import claims, enter
+from mmn_utils.exhibits.provenance import provenance
+from mmn_utils.exhibits.texts import SAYS, Text, judge, load_texts, render
+from mmn_utils.measures.estimates import Estimate
+from mmn_utils.presets import check_run_name, read_parameters
+
+if TYPE_CHECKING:  # who only looks exhibits up needs no matplotlib
+    from matplotlib.figure import Figure
+
+
+@dataclass(frozen=True)
+class Saved:
+    """An exhibit as a notebook shows it: the picture or the table as it lies in the run."""
+
+    id: str
+    path: Path
+    markdown: str = ""
+
+    def _repr_mimebundle_(self, **_kinds: Any) -> dict[str, Any]:
+        if self.markdown:
+            return {"text/markdown": self.markdown, "text/plain": self.id}
+        return {"image/png": self.path.read_bytes(), "text/plain": self.id}
+
+
+@dataclass(frozen=True)
+class Reading:
+    """Sentences with numbers in them, shown as Markdown."""
+
+    text: str
+
+    def _repr_markdown_(self) -> str:
+        return self.text
+
+    def __str__(self) -> str:
+        return self.text
+
+
+class Run:
+    """The exhibits of one preset, as one notebook adds to them.
+
+    What a caption, a claim or a reading says stands in ``notebooks/texts``; the notebook hands over
+    the facts. Those given with an exhibit are kept for what is said of it later.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        notebook: str | Path,
+        parameters: Mapping[str, Any],
+        model: Any = None,
+        data: Any = None,
+        seed: int = 0,
+        root: str | Path | None = None,
+        exhibits: str | Path | None = None,
+    ):
+        """Open the run ``name`` for ``notebook``.
+
+        ``parameters`` are recorded as they are; ``model`` and ``data`` by their name and
+        revision (``provenance.describe``). ``exhibits`` names another list of exhibits.
+        """
+        self.name = check_run_name(name)
+        self.notebook = Path(notebook).stem
+        self.parameters = dict(parameters)
+        self.model, self.data, self.seed = model, data, seed
+        self.folder = Path(root or figures_root()) / name
+        self._list = exhibits
+        self._texts = load_texts(self.notebook, exhibits)
+        self._facts: dict[str, dict[str, Any]] = {}
+        self._verdicts: dict[str, str] = {}
+        self._begun = time.monotonic()
+        self._provenance()  # what cannot be recorded is an error now, not after the work
+
+    @classmethod
+    def of(
+        cls, notebook: str, names: Mapping[str, Any], model: Any = None, data: Any = None
+    ) -> Run:
+        """Open a run with the values that a notebook's parameters have among ``names``.
+
+        ``names`` are the notebook's ``globals()``. Figures drawn from here on have the house's
+        look.
+        """
+        from mmn_utils.exhibits import plots  # here, since a look-up must not cost matplotlib
+
+        plots.use_style()
+        parameters = {name: names[name] for name in read_parameters(notebook)}
+        return cls(parameters["run"], notebook, parameters, model, data, parameters["seed"])
+
+    def save_figure(
+        self,
+        id: str,
+        fig: Figure,
+        numbers: pd.DataFrame,
+        caption: str | None = None,
+        paper: pd.DataFrame | None = None,
+        **facts: Any,
+    ) -> Saved:
+        """Write a figure as PNG and PDF, its plotted numbers and its origin.
+
+        Returns what shows it. ``caption`` replaces the one of the texts, which the facts fill;
+        ``paper`` the paper's own numbers (``published``).
+        """
+        exhibit = self._check(id, "figure")
+        caption = self._caption(exhibit, caption, facts)
+        png = self.folder / f"{id}.png"
+        write_figure(fig, png)
+        self._write_rest(id, numbers, caption, paper)
+        return Saved(id, png)
+
+    def save_table(
+        self,
+        id: str,
+        table: pd.DataFrame,
+        caption: str | None = None,
+        numbers: pd.DataFrame | None = None,
+        paper: pd.DataFrame | None = None,
+        **facts: Any,
+    ) -> Saved:
+        """Write a table as CSV, LaTeX and Markdown, its numbers and its origin.
+
+        Returns what shows it. ``numbers`` are what the table was made from, by default the table
+        itself; ``caption`` and ``paper`` as for figures.
+        """
+        exhibit = self._check(id, "table")
+        caption = self._caption(exhibit, caption, facts)
+        markdown = to_markdown(table)
+        texts = {".csv": to_csv(table), ".md": markdown, ".tex": to_latex(table, caption, id)}
+        for suffix, text in texts.items():
+            write_text(self.folder / f"{id}{suffix}", text)
+        self._write_rest(id, table if numbers is None else numbers, caption, paper)
+        return Saved(id, self.folder / f"{id}.csv", markdown)
+
+    def claim(self, id: str, found: Estimate | float | None, **facts: Any) -> str:
+        """Judge a claim of the texts by what was measured; enter it and return the verdict.
+
+        ``found`` is the measured value with its interval, a bare number, or None for not tested.
+        """
+        name, text = next(
+            ((name, text) for name, text in self._texts.items() if id in text.claims), (None, None)
+        )
+        if text is None:
+            raise ValueError(f"claim {id!r} is not in the texts of {self.notebook}")
+        entry, known = text.claims[id], self._known(name, facts)
+        estimate = found if isinstance(found, Estimate) else None
+        value = estimate.value if estimate else found
+        low, high = estimate.ci if estimate else (None, None)
+        measured = {"value": value, "low": low, "high": high, "n": estimate.n if estimate else None}
+        holds = None if value is None else judge(entry.holds, {**known, **measured}, id)
+        return self.enter_claim(
+            id,
+            facts.get("exhibit", name),
+            id[0],
+            claim=render(entry.claim, known, id),
+            paper_value=render(entry.paper_value, known, id),
+            value=value,
+            ci=estimate.ci if estimate else facts.get("ci"),
+            n=estimate.n if estimate else facts.get("n"),
+            holds=holds,
+        )
+
+    def enter_claim(
+        self,
+        id: str,
+        exhibit: str,
+        paper: str = "A",
+        *,
+        claim: str,
+        paper_value: str | float,
+        value: float | None,
+        ci: tuple[float, float] | None = None,
+        n: int | None = None,
+        holds: bool | None = None,
+    ) -> str:
+        """Enter what a paper states, what was measured, and the computed verdict; return it.
+
+        ``value`` with its interval ``ci`` over ``n`` cases; ``holds`` is a comparison's
+        result, or None for not tested. A claim of the same id is replaced.
+        """
+        self._check(exhibit)
+        verdict = enter(self.folder, id, exhibit, paper, claim, paper_value, value, ci, n, holds)
+        self._verdicts[id] = verdict
+        return verdict
+
+    def say(self, name: str, **facts: Any) -> Reading:
+        """Return what the texts read out of the facts, under an exhibit's id or another name.
+
+        In a text, ``verdict("A-fig-6-top")`` is the claim's yes, no or not tested, and
+        ``says("A-fig-6-top")`` the same as a part of a sentence.
+        """
+        text = self._text(name)
+        if not text.reading:
+            raise ValueError(f"{name} has no reading in the texts of {self.notebook}")
+        return Reading(render(text.reading, self._known(name, facts), name))
+
+    def claims(self) -> Saved:
+        """Return the ledger's rows of this notebook, as a table to be shown."""
+        ids = [exhibit.id for exhibit in exhibits_of(self.notebook, self._list)]
+        table = claims(self)
+        table = table[table["exhibit"].isin(ids)].drop(columns=["id", "paper"])
+        return Saved("claims", self.folder / "claims.csv", to_markdown(table))
+
+    def _text(self, name: str) -> Text:
+        if name not in self._texts:
+            raise ValueError(
+                f"{name!r} is not in the texts of {self.notebook}: {list(self._texts)}"
+            )
+        return self._texts[name]
+
+    def _known(self, name: str, facts: Mapping[str, Any]) -> dict[str, Any]:
+        """Return all that a text under this name may use, and keep the facts for the next one."""
+        kept = self._facts.setdefault(name, {})
+        kept.update(facts)
+        return {
+            **self.parameters,
+            "system": self.model,
+            "data": self.data,
+            "verdict": self._verdict,
+            "says": lambda id: SAYS[self._verdict(id)],
+            **kept,
+        }
+
+    def _verdict(self, id: str) -> str:
+        if id not in self._verdicts:
+            raise ValueError(f"claim {id!r} has no verdict yet; judge it with claim() before")
+        return self._verdicts[id]
+
+    def _check(self, id: str, kind: str | None = None) -> Exhibit:
+        known = load_exhibits(self._list)
+        if id not in known:
+            raise ValueError(f"exhibit {id!r} is not in exhibits.yaml: {', '.join(known)}")
+        exhibit = known[id]
+        if exhibit.notebook != self.notebook:
+            raise ValueError(f"{id} belongs to {exhibit.notebook}, not to {self.notebook}")
+        if kind not in (None, exhibit.kind):
+            raise ValueError(f"{id} is a {exhibit.kind}; save it with save_{exhibit.kind}")
+        return exhibit
+
+    def _caption(self, exhibit: Exhibit, caption: str | None, facts: Mapping[str, Any]) -> str:
+        known = self._known(exhibit.id, facts)
+        if caption is None:
+            caption = render(self._text(exhibit.id).caption, known, f"caption of {exhibit.id}")
+        if not caption.strip():
+            raise ValueError(f"{exhibit.id} needs a caption")
+        return " ".join(caption.split())
+
+    def _provenance(self) -> dict[str, Any]:
+        origin = provenance(
+            self.notebook,
+            self.parameters,
+            model=self.model,
+            data=self.data,
+            seed=self.seed,
+            begun=self._begun,
+        )
+        to_json(origin)
+        return origin
+
+    def _write_rest(
+        self, id: str, numbers: pd.DataFrame, caption: str, paper: pd.DataFrame | None
+    ) -> None:
+        write_text(self.folder / f"{id}.numbers.csv", to_csv(numbers))
+        paper = published(id) if paper is None else paper
+        record = {
+            "id": id,
+            "run": self.name,
+            "caption": caption,
+            "paper": None if paper is None else records(paper),
+            **self._provenance(),
+        }
+        write_text(self.folder / f"{id}.json", to_json(record))

@@ -1,0 +1,112 @@
+"""The words of exhibits: captions, claims and what a reader should see, beside their numbers.
+
+``notebooks/texts/<notebook>.yaml`` has an entry for each exhibit of the notebook, and others that
+are read out under a name of their own:
+
+    A-fig-6:
+      caption: Probability of the noun, over {{ n }} photographs.
+      claims:
+        A-fig-6-top:
+          claim: Ablating top units takes 80 % of the noun's probability (mean loss)
+          paper_value: 0.8
+          holds: value >= 0.8
+      reading: The noun loses {{ loss | fmt(".0%") }}; that it is 80 % {{ says("A-fig-6-top") }}.
+    opening:
+      reading: ...
+
+Texts are Jinja templates over the notebook's parameters and the facts that it hands over; ``fmt``
+is Python's ``format``. ``holds`` is an expression over ``value``, ``low``, ``high``, ``n`` and the
+facts: true, false, or none where there is nothing to test. No verdict can be typed.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from mmn_utils.exhibits.entries import LIST
+from mmn_utils.presets import load_yaml
+
+FOLDER = "texts"
+SAYS = {"yes": "holds", "no": "does not hold", "not tested": "was not tested"}
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A sentence of a paper with the rule by which it is judged; see the module."""
+
+    claim: str
+    paper_value: str | float
+    holds: str
+
+
+@dataclass(frozen=True)
+class Text:
+    """What is written of one exhibit, or read out under one name."""
+
+    caption: str = ""
+    reading: str = ""
+    claims: Mapping[str, Claim] = field(default_factory=dict)
+
+
+def load_texts(notebook: str, exhibits: str | Path | None = None) -> dict[str, Text]:
+    """Read a notebook's texts, by exhibit or by name; none where it has no file.
+
+    They lie in the folder ``texts`` beside the list of exhibits. ValueError for a key that is
+    unknown and for a claim that lacks one.
+    """
+    return _load_texts(Path(exhibits or LIST).parent / FOLDER / f"{notebook}.yaml")
+
+
+@lru_cache(maxsize=16)
+def _load_texts(path: Path) -> dict[str, Text]:
+    if not path.is_file():
+        return {}
+    return {name: _text(name, entry, path) for name, entry in load_yaml(path).items()}
+
+
+def _text(name: str, entry: Mapping[str, Any], path: Path) -> Text:
+    try:
+        claims = {id: Claim(**claim) for id, claim in (entry.get("claims") or {}).items()}
+        return Text(**{**entry, "claims": claims})
+    except (TypeError, AttributeError) as error:
+        raise ValueError(f"{path}, {name}: {error}") from None
+
+
+def render(template: str, facts: Mapping[str, Any], where: str = "text") -> str:
+    """Fill a template; ValueError names a fact that is missing. Paragraphs stay apart."""
+    try:
+        text = _environment().from_string(str(template)).render(facts)
+    except jinja2.TemplateError as error:
+        raise ValueError(f"{where}: {error}; hand it over by name, or mend the text") from error
+    paragraphs = re.split(r"\n\s*\n", text.strip())
+    return "\n\n".join(re.sub(r"[ \t]+", " ", paragraph.strip()) for paragraph in paragraphs)
+
+
+def judge(rule: str, facts: Mapping[str, Any], where: str = "claim") -> bool | None:
+    """Return what a claim's rule says of the facts: true, false, or None for nothing to test."""
+    try:
+        found = _environment().compile_expression(rule, undefined_to_none=False)(**facts)
+    except jinja2.TemplateError as error:
+        raise ValueError(f"{where}: holds = {rule!r}: {error}") from error
+    if isinstance(found, jinja2.Undefined):
+        raise ValueError(f"{where}: holds = {rule!r} has no value; a fact is missing")
+    return None if found is None else bool(found)
+
+
+def _fmt(value: Any, spec: str = "") -> str:
+    return format(value, spec)
+
+
+@lru_cache(maxsize=1)
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
+    environment.filters["fmt"] = _fmt
+    environment.globals.update(len=len, min=min, max=max, sum=sum, zip=zip, sorted=sorted)
+    return environment

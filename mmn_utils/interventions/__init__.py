@@ -1,0 +1,1 @@
+"""Interventions: what a model does without some neurons, or with other ones."""

@@ -1,0 +1,161 @@
+"""What a changed model says, starting from what it said unchanged.
+
+Changing a few write vectors leaves the beginning of most captions as it was, and some
+captions altogether. So the old caption is a draft: one pass over picture and draft shows how
+far greedy generation goes along with it. Where that is to its end, the caption stands; the
+others are made anew from the first token that differs, on top of the same pass. The captions
+are those of greedy generation up to rounding, since a pass over many tokens adds up its
+terms in another order than a pass over each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from mmn_utils.datasets import Photograph
+from mmn_utils.interventions.editing import Edit
+from mmn_utils.interventions.row_edits import RowEdits, apply_by_row
+from mmn_utils.models.base import Prompt
+from mmn_utils.models.capture import spare_last
+from mmn_utils.neurons.captions import Caption, as_caption, generate
+from mmn_utils.neurons.targets import teacher_forced
+
+
+@dataclass(frozen=True, eq=False)
+class Drafts:
+    """Captions of the unchanged model, with the prompts (n, P, d) of their pictures, on the CPU.
+
+    Good for changes of the language model of this ``revision``.
+    """
+
+    images: tuple[str, ...]
+    captions: tuple[Caption, ...]
+    prompts: Prompt
+    max_new_tokens: int
+    revision: str
+
+
+@torch.no_grad()
+def drafts_of(
+    model,
+    photographs: Sequence[Photograph],
+    captions: Sequence[Caption],
+    *,
+    max_new_tokens: int = 20,
+    batch_size: int = 16,
+) -> Drafts:
+    """Embed pictures, to go with the captions that the model gave them.
+
+    ``ValueError`` for no photographs, or not one caption each.
+    """
+    if not photographs or len(photographs) != len(captions):
+        raise ValueError(f"{len(photographs)} photographs, {len(captions)} captions: give one each")
+    prompts = []
+    for start in range(0, len(photographs), batch_size):
+        batch = photographs[start : start + batch_size]
+        prompts.append(model.prompt([photograph.open() for photograph in batch]))
+    parts = zip(*((p.embeds.cpu(), p.mask.cpu(), p.positions.cpu()) for p in prompts), strict=True)
+    return Drafts(
+        tuple(photograph.id for photograph in photographs),
+        tuple(captions),
+        Prompt(*(torch.cat(part) for part in parts)),
+        max_new_tokens,
+        model.revision,
+    )
+
+
+@torch.no_grad()
+def captions_now(
+    model,
+    drafts: Drafts,
+    images: Sequence[str] | None = None,
+    reads: Sequence[tuple[int, int, int] | None] | None = None,
+    batch_size: int = 16,
+    edits: Sequence[Edit | None] | None = None,
+) -> tuple[list[Caption], np.ndarray]:
+    """Caption pictures with the model as it is now: captions, and logit differences.
+
+    ``images`` are some of the drafts', by default all. ``reads[i]`` asks for a difference at
+    the old caption's ``(step, first token, second token)``: the first logit less the second,
+    NaN where it is None. ``edits[i]`` is put in for picture i alone. ``KeyError`` for a
+    picture without a draft.
+    """
+    place = {image: row for row, image in enumerate(drafts.images)}
+    rows = [place[image] for image in (drafts.images if images is None else images)]
+    reads = [None] * len(rows) if reads is None else list(reads)
+    found: list[Caption] = []
+    differences = np.full(len(rows), np.nan)
+    for start in range(0, len(rows), batch_size):
+        batch = slice(start, start + batch_size)
+        own = nullcontext() if edits is None else apply_by_row(model, edits[batch])
+        with own as changed:
+            captions, logits = _again(model, drafts, rows[batch], changed)
+        found += captions
+        for i, read in enumerate(reads[batch]):
+            if read is not None:
+                step, first, second = read
+                values = logits[i, step].float()
+                differences[start + i] = float(values[first] - values[second])
+    return found, differences
+
+
+def _again(
+    model, drafts: Drafts, rows: Sequence[int], changed: RowEdits | None
+) -> tuple[list[Caption], Tensor]:
+    """Caption some pictures again; also the logits (B, longest + 1, V) along their drafts."""
+    ids = [drafts.captions[row].ids for row in rows]
+    prompt = _on(model, drafts.prompts.select(rows))
+    forced = teacher_forced(model, prompt, ids)
+    start = prompt.embeds.shape[1]
+    last = forced.embeds.shape[1] - start + 1
+    # an edit of the last layer is felt at the caption only, and takes positions as they come
+    with spare_last(model, start - 1, besides=True):
+        logits, past = model.forward(forced, use_cache=True, last_only=False, last=last)
+    steps = _agreed(model, drafts, ids, logits)
+    captions = [drafts.captions[row] for row in rows]
+    going = [i for i, step in enumerate(steps) if step is not None]
+    if going:
+        past.batch_select_indices(torch.tensor(going, device=model.device))
+        begun = torch.stack([logits[i, steps[i]] for i in going]), past
+        prompt = _cut(forced.select(going), start, [steps[i] for i in going])
+        if changed is not None:
+            changed.keep(going)
+        most = drafts.max_new_tokens - min(steps[i] for i in going)
+        kept = None if changed is None else changed.keep
+        for i, more in zip(going, generate(model, prompt, most, begun, kept), strict=True):
+            whole = (*ids[i][: steps[i]], *more.ids)[: drafts.max_new_tokens]
+            captions[i] = as_caption(model, whole)
+    return captions, logits
+
+
+def _agreed(
+    model, drafts: Drafts, ids: Sequence[tuple[int, ...]], logits: Tensor
+) -> list[int | None]:
+    """Count the steps that greedy generation goes along with each draft; None for its very end."""
+    likely = logits.argmax(-1).tolist()
+    found = []
+    for draft, now in zip(ids, likely, strict=True):
+        ends = [model.tokenizer.eos_token_id] if len(draft) < drafts.max_new_tokens else []
+        whole = [*draft, *ends]
+        found.append(next((s for s, token in enumerate(whole) if now[s] != token), None))
+    return found
+
+
+def _cut(prompt: Prompt, start: int, steps: Sequence[int]) -> Prompt:
+    """Hide what follows the first ``steps`` tokens behind ``start``, row by row."""
+    mask = prompt.mask.clone()
+    for row, step in zip(mask, steps, strict=True):
+        row[start + step :] = 0
+    return Prompt.of(prompt.embeds, mask)
+
+
+def _on(model, prompt: Prompt) -> Prompt:
+    """Put a prompt where the model is."""
+    parts = (prompt.embeds, prompt.mask, prompt.positions)
+    return Prompt(*(part.to(model.device) for part in parts))

@@ -1,0 +1,1 @@
+"""Measures: how alike texts and pictures are, and how sure a number is."""

@@ -1,0 +1,1 @@
+"""Neurons: how they are named, found, scored, read and located."""

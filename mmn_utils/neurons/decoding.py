@@ -1,0 +1,180 @@
+"""Which words a neuron writes: write vectors through the unembedding, soft prompts to tokens.
+
+Paper A, section 2.2: decoder(W_out^k) = softmax(W_d w_k), where w_k is the write vector
+of the neuron. The paper leaves open whether the final norm and the unembedding's bias
+belong to the decoder; as printed they do not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from mmn_utils.neurons.table import Neuron, by_layer, check_neurons
+from mmn_utils.neurons.text import is_interpretable
+
+WORDS = 10  # tokens that describe a neuron in the papers
+_LOGITS_AT_ONCE = 1 << 25  # bounds the (rows, vocabulary) block: 128 MB in float32
+
+
+def write_vectors(model, neurons: Sequence[Neuron]) -> torch.Tensor:
+    """Gather the write vectors of neurons in their order: (N, d), the model's dtype."""
+    check_neurons(neurons, model.sizes.layers, model.sizes.units)
+    gathered = torch.empty(len(neurons), model.sizes.width, device=model.device, dtype=model.dtype)
+    for layer in by_layer(neurons):
+        rows = [row for row, neuron in enumerate(neurons) if neuron.layer == layer]
+        units = torch.tensor([neurons[row].unit for row in rows], device=model.device)
+        gathered[rows] = model.write_vectors(layer)[units].detach().to(gathered)
+    return gathered
+
+
+@torch.no_grad()
+def decode_vectors(
+    model,
+    vectors: torch.Tensor,
+    k: int = WORDS,
+    decode_norm: str | None = None,
+    decode_bias: bool = False,
+    chunk: int | None = None,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Decode vectors of the residual stream: token ids (N, k) long and probabilities (N, k).
+
+    softmax(W_d w) over the model's vocabulary in float32; ``decode_norm="final"`` puts w
+    through the final norm first, ``decode_bias`` adds the unembedding's bias. Rows go in
+    chunks, of which only the top k stay: the (N, vocabulary) product never exists.
+    """
+    weight, bias = _unembedding(model, decode_bias)
+    if not 1 <= k <= len(weight):
+        raise ValueError(f"k={k}: give a number of tokens from 1 to {len(weight)}")
+    if decode_norm not in (None, "final"):
+        raise ValueError(f"decode_norm={decode_norm!r}: give None or 'final'")
+    chunk = chunk or max(1, _LOGITS_AT_ONCE // len(weight))
+    ids, probabilities = [], []
+    for rows in vectors.to(weight).split(chunk):
+        logits = F.linear(model.final_norm(rows) if decode_norm else rows, weight, bias).float()
+        top = logits.topk(k, dim=-1)
+        ids.append(top.indices)
+        probabilities.append((top.values - logits.logsumexp(-1, keepdim=True)).exp())
+    if not ids:
+        return torch.empty(0, k, dtype=torch.long), torch.empty(0, k)
+    return torch.cat(ids).cpu(), torch.cat(probabilities).cpu()
+
+
+def _unembedding(model, with_bias: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
+    """Return W_d (V, d) and, if asked, its bias (V), cut to the model's vocabulary."""
+    weight, bias = model.unembedding
+    weight = weight[: model.sizes.vocabulary].detach()
+    if not with_bias:
+        return weight, None
+    if bias is None:
+        raise ValueError("this model's unembedding has no bias; set decode_bias = False")
+    return weight, bias[: model.sizes.vocabulary].detach()
+
+
+def decode(
+    model,
+    neurons: Sequence[Neuron],
+    k: int = WORDS,
+    decode_norm: str | None = None,
+    decode_bias: bool = False,
+) -> pd.DataFrame:
+    """Decode neurons to their ``k`` most probable tokens, only the rows asked for.
+
+    One row per (neuron, rank), neurons in their order, ranks from 0: layer, unit, rank
+    (int32), token (int64), text (with its leading blank), probability (float32).
+    """
+    ids, probabilities = decode_vectors(
+        model, write_vectors(model, neurons), k, decode_norm, decode_bias
+    )
+    return _rows(model, neurons, ids, probabilities)
+
+
+def decode_layer(
+    model,
+    layer: int,
+    k: int = WORDS,
+    decode_norm: str | None = None,
+    decode_bias: bool = False,
+    chunk: int | None = None,
+) -> pd.DataFrame:
+    """Decode every neuron of a layer, ``chunk`` at a time; rows as from ``decode``."""
+    check_neurons([Neuron(layer, 0)], model.sizes.layers, model.sizes.units)
+    ids, probabilities = decode_vectors(
+        model, model.write_vectors(layer), k, decode_norm, decode_bias, chunk
+    )
+    return _rows(model, [Neuron(layer, unit) for unit in range(len(ids))], ids, probabilities)
+
+
+def _rows(model, neurons: Sequence[Neuron], ids: torch.Tensor, probabilities: torch.Tensor):
+    """Lay decoded tokens (N, k) out as a table of N x k rows."""
+    count, k = ids.shape
+    tokens = ids.flatten().tolist()
+    table = {
+        "layer": [n.layer for n in neurons for _ in range(k)],
+        "unit": [n.unit for n in neurons for _ in range(k)],
+        "rank": list(range(k)) * count,
+        "token": tokens,
+        "text": [model.token_strings[token] for token in tokens],
+        "probability": probabilities.flatten().tolist(),
+    }
+    kinds = {
+        "layer": "int32", "unit": "int32", "rank": "int32",
+        "token": "int64", "text": "str", "probability": "float32",
+    }  # fmt: skip
+    return pd.DataFrame(table).astype(kinds)
+
+
+def decoded_words(
+    model,
+    neurons: Sequence[Neuron],
+    k: int = WORDS,
+    decode_norm: str | None = None,
+    decode_bias: bool = False,
+) -> dict[Neuron, list[str]]:
+    """Name the ``k`` tokens that each neuron writes, most probable first."""
+    neurons = list(dict.fromkeys(neurons))
+    ids, _ = decode_vectors(model, write_vectors(model, neurons), k, decode_norm, decode_bias)
+    strings = model.token_strings
+    return {n: [strings[i] for i in row] for n, row in zip(neurons, ids.tolist(), strict=True)}
+
+
+def interpretable(
+    model,
+    neurons: Sequence[Neuron],
+    decode_norm: str | None = None,
+    decode_bias: bool = False,
+) -> dict[Neuron, bool]:
+    """Say which neurons have 7 dictionary words or more in their top 10 tokens (paper A, 2.2)."""
+    words = decoded_words(model, neurons, WORDS, decode_norm, decode_bias)
+    return {neuron: is_interpretable(tokens) for neuron, tokens in words.items()}
+
+
+@torch.no_grad()
+def nearest_tokens(
+    model, vectors: torch.Tensor, k: int = 5, chunk: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the tokens whose embedding has the highest cosine with each vector (paper A, S.1).
+
+    ``vectors`` (N, d) in the language model's input space; ids (N, k) long and cosines
+    (N, k) float32, highest first. The embedding is the one that reads tokens, not the
+    unembedding. ``ValueError`` for a vector of zeros or not of finite values.
+    """
+    table = model.language_model.get_input_embeddings().weight[: model.sizes.vocabulary]
+    if vectors.ndim != 2 or vectors.shape[1] != table.shape[1]:
+        raise ValueError(f"vectors of {tuple(vectors.shape)}: give (N, {table.shape[1]})")
+    norms = vectors.float().norm(dim=-1)
+    if not (torch.isfinite(norms) & (norms > 0)).all():
+        raise ValueError("a vector is zero or not finite; it has no direction to compare")
+    directions = F.normalize(table.detach().float(), dim=-1)
+    chunk = chunk or max(1, _LOGITS_AT_ONCE // len(table))
+    tops = [
+        (F.normalize(rows.to(directions), dim=-1) @ directions.T).topk(k, dim=-1)
+        for rows in vectors.split(chunk)
+    ]
+    if not tops:
+        return torch.empty(0, k, dtype=torch.long), torch.empty(0, k)
+    ids = torch.cat([top.indices for top in tops]).cpu()
+    return ids, torch.cat([top.values for top in tops]).cpu()

@@ -1,0 +1,206 @@
+"""Targets, the words of captions that neurons are scored for, and the passes that predict them.
+
+A noun is predicted several tokens after the picture, so the caption up to it is
+teacher-forced; all nouns of a caption are read off one such pass, each at its own step.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import torch
+
+from mmn_utils.models.base import Prompt
+from mmn_utils.models.capture import replace
+from mmn_utils.neurons.text import nouns
+
+Consume = Callable[[int, torch.Tensor], None]  # takes a layer and what was read of it
+ACTIVATIONS = {"gated": "activation", "gate": "gate"}  # the switch to the place of capture
+
+
+@dataclass(frozen=True)
+class Target:
+    """A word of an image's caption: the token to score, and the caption's ids before it."""
+
+    image: str
+    noun: str
+    token: int
+    prefix: tuple[int, ...]
+
+    @classmethod
+    def of(cls, image: str, noun, caption) -> Target:
+        """Build the target of a ``text.Noun`` of a ``captions.Caption``."""
+        return cls(image, noun.word, int(noun.token), tuple(caption.ids[: noun.step]))
+
+
+def caption_targets(model, image: str, caption) -> list[Target]:
+    """Build a target of each noun of a caption, at its first occurrence (paper B, 2.2 and B.1).
+
+    Token and prefix of every noun are read at its own step, so a noun that has no token of
+    its own drops out alone. An empty list for a caption without nouns.
+    """
+    first: dict[str, Target] = {}
+    for noun in nouns(caption, model):
+        first.setdefault(noun.word.casefold(), Target.of(image, noun, caption))
+    return list(first.values())
+
+
+def teacher_forced(model, prompt, prefixes: Sequence[Sequence[int]]):
+    """Append each row's caption prefix to its prompt, so that the next token is its target.
+
+    Shorter prefixes are padded behind their end, where the causal mask hides the padding;
+    image tokens keep their place. The logits of a row are those at its last real token.
+    """
+    if len(prefixes) != len(prompt):
+        raise ValueError(f"{len(prompt)} prompts for {len(prefixes)} targets; give one each")
+    longest = max(map(len, prefixes), default=0)
+    if longest == 0:
+        return prompt
+    ids = torch.zeros(len(prefixes), longest, dtype=torch.long)
+    real = torch.zeros_like(ids)
+    for row, prefix in enumerate(prefixes):
+        ids[row, : len(prefix)] = torch.tensor(prefix, dtype=torch.long)
+        real[row, : len(prefix)] = 1
+    return prompt.extend(model.embed(ids), real)
+
+
+def target_tokens(targets: Sequence[Target], vocabulary: int, device) -> torch.Tensor:
+    """Return the targets' token ids (T) long; ``ValueError`` for one outside the vocabulary."""
+    tokens = torch.tensor([t.token for t in targets], dtype=torch.long, device=device)
+    if len(tokens) and not 0 <= int(tokens.min()) <= int(tokens.max()) < vocabulary:
+        raise ValueError(f"a target's token is not in the vocabulary of {vocabulary}")
+    return tokens
+
+
+def embedded(model, images: Sequence | Prompt) -> Prompt:
+    """Embed the images without a graph behind them; a prompt of them stays as it is."""
+    if isinstance(images, Prompt):
+        return images
+    if len(images) == 0:
+        raise ValueError("no images; give at least one")
+    with torch.no_grad():
+        return model.prompt(images)
+
+
+def check_rows(prompt: Sequence | Prompt, targets: Sequence[Target]) -> None:
+    """Raise ``ValueError`` unless there is a prompt, or a picture, for each target."""
+    if len(prompt) != len(targets):
+        raise ValueError(f"{len(prompt)} prompts for {len(targets)} targets; give one each")
+
+
+@torch.no_grad()
+def at_steps(
+    model,
+    images: Sequence | Prompt,
+    targets: Sequence[Target],
+    consume: Consume,
+    *,
+    activation: str = "gated",
+) -> torch.Tensor:
+    """Run each caption once and hand over the activations that predict its targets.
+
+    ``consume`` takes a layer and (targets, units) float32, in the order of ``targets``;
+    nothing else of the pass is kept. Returns what the final norm reads there, the residual
+    stream (targets, d) float32. ``ValueError`` for an unknown ``activation``.
+    """
+    if activation not in ACTIVATIONS:
+        raise ValueError(f"activation={activation!r}: give one of {', '.join(ACTIVATIONS)}")
+    prompt, rows, places = shared_captions(model, images, targets)
+
+    def at_places(layer: int, values: torch.Tensor) -> None:
+        consume(layer, values[rows, places].float())
+
+    with watch(model, at_places, ACTIVATIONS[activation]), final_norm_reads(model) as residual:
+        model.forward(prompt)
+        return residual[-1][rows, places].float()
+
+
+@contextmanager
+def final_norm_reads(model, side: str = "input") -> Iterator[list[torch.Tensor]]:
+    """Collect the ``input`` of the final norm, or its ``output``, of each pass: (B, T, d)."""
+    seen: list[torch.Tensor] = []
+
+    def keep(_, inputs: tuple, output: torch.Tensor) -> None:
+        seen.append(inputs[0] if side == "input" else output)
+
+    hook = model.final_norm.register_forward_hook(keep)
+    try:
+        yield seen
+    finally:
+        hook.remove()
+
+
+def shared_captions(
+    model, images: Sequence | Prompt, targets: Sequence[Target]
+) -> tuple[Prompt, torch.Tensor, torch.Tensor]:
+    """Lay targets over as few captions as hold them: prompt, row and place of each target.
+
+    Targets of one image whose prefixes continue each other share a row.
+    """
+    prompt, pictures = embed_once(model, images, targets)
+    leaders, row_of = _captions(targets)
+    prompt = prompt.select([pictures[i] for i in leaders])
+    length, mask = prompt.embeds.shape[1], prompt.mask
+    ends = (mask * torch.arange(length, device=mask.device)).argmax(1)  # of the real tokens
+    rows = torch.tensor(row_of, device=mask.device)
+    steps = torch.tensor([len(t.prefix) for t in targets], device=mask.device)
+    places = torch.where(steps > 0, length + steps - 1, ends[rows])
+    return teacher_forced(model, prompt, [targets[i].prefix for i in leaders]), rows, places
+
+
+def _captions(targets: Sequence[Target]) -> tuple[list[int], list[int]]:
+    """Find the targets whose prefix leads a row, and the row of each target."""
+    leaders: list[int] = []
+    row_of = [0] * len(targets)
+    for i in sorted(range(len(targets)), key=lambda i: (-len(targets[i].prefix), i)):
+        image, prefix = targets[i].image, targets[i].prefix
+        for row, leader in enumerate(leaders):
+            longer = targets[leader]
+            if longer.image == image and longer.prefix[: len(prefix)] == prefix:
+                row_of[i] = row
+                break
+        else:
+            row_of[i] = len(leaders)
+            leaders.append(i)
+    return leaders, row_of
+
+
+def embed_once(
+    model, images: Sequence | Prompt, targets: Sequence[Target]
+) -> tuple[Prompt, list[int]]:
+    """Embed each picture once: a prompt of the different ones, and each target's row in it.
+
+    ``images[i]``, or row i of their prompt, belongs to ``targets[i]``; targets of one image
+    name the same picture, or else ``ValueError``.
+    """
+    check_rows(images, targets)
+    first: dict[str, int] = {}
+    for i, target in enumerate(targets):
+        if not _same(images, i, first.setdefault(target.image, i)):
+            raise ValueError(f"image {target.image!r} is two pictures; give each its own id")
+    rows = {image: row for row, image in enumerate(first)}
+    some = list(first.values())
+    if isinstance(images, Prompt):
+        return images.select(some), [rows[t.image] for t in targets]
+    return embedded(model, [images[i] for i in some]), [rows[t.image] for t in targets]
+
+
+def _same(images: Sequence | Prompt, i: int, j: int) -> bool:
+    if isinstance(images, Prompt):
+        return i == j or torch.equal(images.embeds[i], images.embeds[j])
+    return images[i] is images[j] or images[i] == images[j]
+
+
+def watch(model, consume: Consume, what: str = "activation"):
+    """Read every layer's activation (B, T, units) in passing and keep none of it."""
+
+    def watcher(layer: int):
+        def function(activation: torch.Tensor) -> torch.Tensor:
+            consume(layer, activation)
+            return activation
+
+        return function
+
+    return replace(model, {layer: watcher(layer) for layer in range(model.sizes.layers)}, what)

@@ -1,0 +1,199 @@
+"""Words in captions and in decoded neurons.
+
+A caption's nouns, each with the generation step and the token that began it, are the
+targets of every analysis (paper A, section 2.1: "c is the first noun"). Dictionary
+words decide which neurons count as interpretable (paper A, section S.2).
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import TYPE_CHECKING, Any
+
+from HanTa import HanoverTagger
+
+from mmn_utils.neurons.words import scowl_60
+
+if TYPE_CHECKING:
+    from mmn_utils.neurons.captions import Caption
+
+TOP_TOKENS = 10  # decoded tokens that are looked at ...
+WORDS_NEEDED = 7  # ... and how many of them must be dictionary words
+SHORTEST_WORD = 3  # letters
+
+# Words keep inner hyphens; negations and clitics stand apart, as in the tagger's corpus.
+WORD = re.compile(
+    r"[^\W\d_]+?(?=n['’]t\b)|n['’]t\b"  # do n't
+    r"|(?<=[^\W\d_])['’][^\W\d_]+"  # child 's
+    r"|[^\W\d_]+(?:-[^\W\d_]+)*|\d+|\S"
+)
+INCOMPLETE = "\ufffd"  # what a decoder prints for a character whose bytes are still to come
+
+
+@dataclass(frozen=True)
+class Noun:
+    """A noun of a caption with the token that began it.
+
+    ``word`` as the caption spells it, ``step`` the index of its first token in the
+    caption's ids (step 0 is predicted by the prompt alone), ``token`` that token's
+    vocabulary id.
+    """
+
+    word: str
+    step: int
+    token: int
+
+
+# --- nouns -----------------------------------------------------------------------------
+
+
+def nouns(caption: Caption, model: Any) -> list[Noun]:
+    """Return the caption's nouns in their order, each with its own step and token.
+
+    Common and proper nouns (singular, plural, neutral) by HanTa's English model, a
+    hidden Markov tagger trained on the British National Corpus; it ships in the package
+    and is deterministic. A noun that occurs twice is listed twice. A noun of several
+    tokens has its first one (paper A, section S.1). Where a lone blank precedes the
+    noun's letters, the blank is not its token: the next piece is. A noun without a token
+    of its own (glued to an earlier noun inside one piece) is left out, and that moves no
+    other noun. ``model`` is anything with a ``tokenizer``. An empty list when there is
+    no noun. ValueError when the caption's text and ids disagree.
+    """
+    text, starts = _decode(caption, model.tokenizer)
+    found: list[Noun] = []
+    for word, place in noun_places(text):
+        step = _step_at(place, starts)
+        if not found or step > found[-1].step:
+            found.append(Noun(word, step, int(caption.ids[step])))
+    return found
+
+
+def first_noun(caption: Caption, model: Any) -> Noun:
+    """Return the caption's first noun: the target c of paper A, Eq. 2.
+
+    ValueError, naming the caption, when it has none.
+    """
+    found = nouns(caption, model)
+    if not found:
+        raise ValueError(
+            f"no noun in the caption {caption.text!r}: leave this image out, or choose a "
+            "target token by hand"
+        )
+    return found[0]
+
+
+def noun_places(text: str) -> list[tuple[str, int]]:
+    """Return each noun of ``text`` with the index of its first character.
+
+    The first sentence end is not special: nouns of every sentence are found.
+    """
+    matches = list(WORD.finditer(text))
+    tags = part_of_speech(tuple(match.group() for match in matches))
+    return [
+        (match.group(), match.start())
+        for match, tag in zip(matches, tags, strict=True)
+        if tag.startswith("N") and match.group()[0].isalpha()
+    ]
+
+
+def part_of_speech(words: Sequence[str]) -> tuple[str, ...]:
+    """Return one CLAWS-5 tag a word; nouns are NN0, NN1, NN2 and proper NP0.
+
+    A full stop is added where there is none, so that a caption that the length limit
+    cut off is tagged as the finished one would be.
+    """
+    if not words:
+        return ()
+    closed = list(words) if words[-1] in (".", "!", "?") else [*words, "."]
+    return tuple(tag for _, _, tag in _tagger().tag_sent(closed))[: len(words)]
+
+
+@cache
+def _tagger() -> HanoverTagger.HanoverTagger:
+    return HanoverTagger.HanoverTagger("morphmodel_en.pgz")
+
+
+def _decode(caption: Caption, tokenizer: Any) -> tuple[str, list[int]]:
+    """Return the text of the ids and, for each id, the index of its first character.
+
+    Ids are decoded cumulatively: only so do pieces of a character and tokenizers that
+    drop or add a leading blank come out right. A piece that prints nothing of its own
+    (an end-of-text token) starts past the end of the text.
+    """
+    text, starts = "", []
+    for count in range(1, len(caption.ids) + 1):
+        longer = _plain_decode(tokenizer, caption.ids[:count], skip_special_tokens=True)
+        prints = len(longer) > len(text) or longer.endswith(INCOMPLETE)
+        starts.append(len(text) if prints else -1)
+        text = longer.rstrip(INCOMPLETE)
+    # A caption may or may not spell out special tokens; both are its text.
+    whole = [
+        _plain_decode(tokenizer, caption.ids, skip_special_tokens=skip) for skip in (True, False)
+    ]
+    if _without_blanks(caption.text) not in map(_without_blanks, whole):
+        raise ValueError(
+            f"the caption's ids decode to {text!r}, its text is {caption.text!r}: "
+            "decode it with the tokenizer that made it"
+        )
+    return text, starts
+
+
+def _plain_decode(tokenizer: Any, ids: Sequence[int], skip_special_tokens: bool) -> str:
+    return tokenizer.decode(
+        list(ids),
+        skip_special_tokens=skip_special_tokens,
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _without_blanks(text: str) -> str:
+    return "".join(text.split())
+
+
+def _step_at(place: int, starts: Sequence[int]) -> int:
+    """Return the step of the piece that holds the character at ``place``.
+
+    Of several pieces that start there (bytes of one character) it is the first.
+    """
+    before = [start for start in starts if 0 <= start <= place]
+    return starts.index(max(before))
+
+
+# --- dictionary words ------------------------------------------------------------------
+
+
+def is_dictionary_word(text: str) -> bool:
+    """Say whether a decoded token is an English word of three letters or more.
+
+    SCOWL of size 60, American or British (paper A, section S.2, leaves the size open).
+    Leading blanks are dropped: the tokens " horse" and "horse" are both words, and so is
+    a word that only continues another. Everything else must be letters. Case follows
+    the spelling checkers: a lower-case token must be listed as it stands ("paris" is
+    not), a capitalised one as it stands or in lower case ("Horse"), one in capitals also
+    capitalised ("PARIS"); mixed case only as it stands ("iPhone").
+    """
+    word = text.lstrip(" ")
+    if len(word) < SHORTEST_WORD or not word.isalpha():
+        return False
+    spellings = {word}
+    if word.isupper():
+        spellings |= {word.lower(), word.capitalize()}
+    elif word.istitle():
+        spellings.add(word.lower())
+    return not spellings.isdisjoint(scowl_60())
+
+
+def is_interpretable(tokens: Sequence[str]) -> bool:
+    """Say whether at least 7 of the first 10 decoded tokens are dictionary words.
+
+    Paper A, section S.2. ValueError for fewer than 10 tokens: the share of a shorter
+    list would be another criterion.
+    """
+    if isinstance(tokens, str) or len(tokens) < TOP_TOKENS:
+        raise ValueError(
+            f"{TOP_TOKENS} decoded tokens are needed, got {tokens!r}: decode with k >= {TOP_TOKENS}"
+        )
+    return sum(map(is_dictionary_word, tokens[:TOP_TOKENS])) >= WORDS_NEEDED

@@ -1,0 +1,1 @@
+"""Running: a notebook, headless, on a preset."""

@@ -1,0 +1,1 @@
+"""Studies: what notebooks ask, over many photographs."""

@@ -1,0 +1,256 @@
+"""What captions lose without their neurons, over many images: paper A, section 3.3 and S.5.
+
+One sweep an image (``interventions.sweep``), all conditions as rows of one batch, kept by
+the cache image by image; then the curves of Figures 6 and S.3 and the captions of Table S.3.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mmn_utils.interventions.ablation import CONDITIONS, ablation_rows, sweep, unit_means
+from mmn_utils.measures.estimates import Estimate, bootstrap, mean_of
+from mmn_utils.measures.metrics import bertscore
+from mmn_utils.neurons.decoding import decode_vectors
+from mmn_utils.neurons.table import Neuron, unique_neurons
+from mmn_utils.neurons.text import WORDS_NEEDED, is_dictionary_word
+from mmn_utils.studies.subjects import Subjects, by_content, per_photograph, top_neurons
+
+PAPER_COUNTS = (0, 50, 100, 200, 400, 800, 1600, 3200, 6400)  # S.5 ...
+PAPER_UNITS = 28 * 16384  # ... of GPT-J's
+COLUMNS = ["image", "condition", "k", "probability", "logit", "caption", "changed", "margin",
+           "within_rounding", "touched", "noise"]  # fmt: skip
+
+
+def scaled_counts(
+    model, counts: Sequence[int] = PAPER_COUNTS, of_units: int = PAPER_UNITS
+) -> list[int]:
+    """Scale numbers of ablated units to a model's size: the same share, rounded up, once each.
+
+    Zero stays zero, anything else is at least one unit; for a model of ``of_units`` units
+    the counts are what they were.
+    """
+    total = model.sizes.layers * model.sizes.units
+    if any(not 0 <= count <= of_units for count in counts):
+        raise ValueError(f"counts={list(counts)}: give numbers from 0 to {of_units}")
+    return list(dict.fromkeys(-(-count * total // of_units) for count in counts))
+
+
+@torch.no_grad()
+def interpretable_units(model) -> np.ndarray:
+    """Say which units are interpretable, as ``text`` defines it: bool (layers, units)."""
+    word = torch.tensor([is_dictionary_word(text) for text in model.token_strings])
+    layers = (decode_vectors(model, model.write_vectors(i))[0] for i in range(model.sizes.layers))
+    return torch.stack([word[ids].sum(1) >= WORDS_NEEDED for ids in layers]).numpy()
+
+
+def ablation_table(
+    model,
+    subjects: Subjects,
+    ks: Sequence[int],
+    *,
+    target: str = "logit",
+    rank_by: str = "max",
+    positions: str = "all",
+    value: str | float = 0.0,
+    max_new_tokens: int = 20,
+    seed: int = 0,
+    mean_images: int = 64,
+    batch_size: int = 4,
+    batch_rows: int | None = None,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Ablate each image's top, interpretable and random units; computed or loaded.
+
+    One row per (image, condition, k): ``probability`` and ``logit`` of the caption's noun
+    at its step, the new ``caption``, whether it ``changed``, and there the ``margin`` of
+    the logits and whether that lies ``within_rounding``; ``touched`` activations. Rows of
+    k = 0 are the whole model's. ``value`` 0 or ``mean``, each unit's mean over the patches
+    of the first ``mean_images`` photographs. The random draw depends on seed and image alone.
+    """
+    if not ks or ks[0] != 0:
+        raise ValueError(f"ks={list(ks)}: begin with 0, the whole model, to compare with")
+    readable = interpretable_units(model)
+    reference = subjects.photographs[:mean_images]
+    means = unit_means(model, [p.open() for p in reference]) if value == "mean" else None
+    options = {"positions": positions, "value": value, "means": means, "batch_rows": batch_rows}
+    ranked = _rank(model, subjects, readable, max(ks), target, rank_by, progress)
+
+    def compute(rows: list[int]) -> pd.DataFrame:
+        prompts = model.prompt([subjects.photographs[row].open() for row in rows])
+        frames = []
+        for at, row in enumerate(rows):
+            goal, image = subjects.targets[row], subjects.photographs[row].id
+            rng = np.random.default_rng([seed, zlib.crc32(goal.image.encode())])
+            good = {neuron: bool(readable[neuron.layer, neuron.unit]) for neuron in ranked[image]}
+            spec, labels = ablation_rows(ranked[image], good, ks, model.sizes.units, rng)
+            result = sweep(model, prompts.select([at]), goal, spec, max_new_tokens, **options)
+            frames.append(_sweep_rows(image, labels, result))
+        return pd.concat(frames, ignore_index=True)
+
+    asked = {"ks": list(ks), "target": target, "rank_by": rank_by, "positions": positions}
+    more = {"value": value, "max_new_tokens": max_new_tokens, "seed": seed,
+            "means_of": _fingerprint(reference) if means else None}  # fmt: skip
+    return per_photograph(
+        "ablation", model, subjects.photographs, compute, {**asked, **more},
+        targets=subjects.targets, batch_size=batch_size, progress=progress,
+    )  # fmt: skip
+
+
+def _rank(
+    model,
+    subjects: Subjects,
+    readable: np.ndarray,
+    most: int,
+    target: str,
+    rank_by: str,
+    progress: bool,
+) -> dict[str, list[Neuron]]:
+    """Rank each image's units, deep enough that ``most`` of them are interpretable."""
+    total, depth = readable.size, min(readable.size, 2 * most)
+    ranked: dict[str, list[Neuron]] = {}
+    left = subjects
+    while True:
+        table = top_neurons(
+            model, left, k=max(depth, 1), target=target, rank_by=rank_by, progress=progress
+        )
+        found = {image: unique_neurons(part) for image, part in table.groupby("image", sort=False)}
+        count = {i: sum(readable[n.layer, n.unit] for n in some) for i, some in found.items()}
+        ranked |= {image: some for image, some in found.items() if count[image] >= most}
+        short = [image for image in left.ids if image not in ranked]
+        if not short:
+            return ranked
+        if depth == total:
+            raise ValueError(f"{min(count.values())} interpretable units among all {total}, {most} "
+                             "are to be ablated; lower the largest count")  # fmt: skip
+        left, depth = left.select(short), min(total, 2 * depth)
+
+
+def _sweep_rows(image: str, labels: pd.DataFrame, result) -> pd.DataFrame:
+    """Lay one image's sweep out, a row for each label."""
+    rows = labels["row"].to_numpy()
+    captions = np.array([caption.text for caption in result.captions], dtype=object)
+    columns = {
+        "image": image,
+        "condition": labels["condition"].to_numpy(),
+        "k": labels["k"].to_numpy(),
+        "probability": result.probability[rows],
+        "logit": result.logit[rows],
+        "caption": captions[rows],
+        "changed": result.changed[rows],
+        "margin": result.margin[rows],
+        "within_rounding": result.within_rounding[rows],
+        "touched": result.touched[rows],
+        "noise": result.noise,
+    }
+    return pd.DataFrame(columns)[COLUMNS]
+
+
+def _fingerprint(photographs) -> str:
+    """Hash the contents of photographs, in their order."""
+    return hashlib.sha256("\n".join(by_content(photographs)).encode()).hexdigest()[:16]
+
+
+def add_ratios(table: pd.DataFrame) -> pd.DataFrame:
+    """Add ``relative``, the probability over the whole model's of the same image and condition."""
+    whole = table[table["k"] == 0].set_index(["image", "condition"])["probability"]
+    before = whole.loc[list(zip(table["image"], table["condition"], strict=True))].to_numpy()
+    return table.assign(relative=table["probability"].to_numpy() / before)
+
+
+def add_similarity(table: pd.DataFrame, score: Callable | None = None) -> pd.DataFrame:
+    """Add ``bertscore`` (F1) of each caption against the whole model's of the same image (S.5).
+
+    ``score(candidates, references)`` stands in for ``metrics.bertscore``.
+    """
+    whole = table[table["k"] == 0].set_index(["image", "condition"])["caption"]
+    before = whole.loc[list(zip(table["image"], table["condition"], strict=True))]
+    pairs = list(dict.fromkeys(zip(table["caption"], before, strict=True)))
+    changed = [(new, old) for new, old in pairs if new != old]
+    values = (score or bertscore)([new for new, _ in changed], [[old] for _, old in changed])
+    known = {**dict.fromkeys(pairs, 1.0), **dict(zip(changed, values, strict=True))}
+    return table.assign(bertscore=[known[p] for p in zip(table["caption"], before, strict=True)])
+
+
+def curves(table: pd.DataFrame, value: str, seed: int = 0) -> pd.DataFrame:
+    """Average a column over images: one row per (condition, k) with its bootstrap interval.
+
+    Columns condition, k, mean, low, high, n.
+    """
+    rows = []
+    for condition in CONDITIONS:
+        some = table[table["condition"] == condition]
+        for k, values in some.groupby("k", sort=True)[value]:
+            mean = mean_of(values, seed)
+            rows.append((condition, int(k), mean.value, mean.low, mean.high, mean.n))
+    return pd.DataFrame(rows, columns=["condition", "k", "mean", "low", "high", "n"])
+
+
+def at(table: pd.DataFrame, condition: str, k: int, value: str) -> np.ndarray:
+    """Return one condition's values at one k, in the order of the images' ids."""
+    rows = table[(table["condition"] == condition) & (table["k"] == k)]
+    return rows.sort_values("image")[value].to_numpy(float)
+
+
+def steps_down(table: pd.DataFrame, condition: str, value: str, seed: int = 0) -> Estimate:
+    """Return the share of steps from one k to the next at which the mean falls.
+
+    Images are resampled whole, so that the curve of a resample is that of its images.
+    """
+    wide = table[table["condition"] == condition].pivot(index="image", columns="k", values=value)
+    values = wide.sort_index(axis=1).to_numpy(float)
+    return bootstrap(lambda some: (np.diff(some.mean(0)) < 0).mean(), values, seed=seed)
+
+
+def what_stays(
+    table: pd.DataFrame, condition: str, k: int, noun_of: Mapping[str, str]
+) -> pd.DataFrame:
+    """Say of each image's caption after ablation what is left of the whole model's.
+
+    Columns image, ``noun`` (the caption still holds the word ``noun_of`` the image) and
+    ``opening`` (it still begins with the same word), in the order of the table.
+    """
+    rows = table[table["condition"] == condition]
+    whole = rows[rows["k"] == 0].set_index("image")["caption"]
+    left = rows[rows["k"] == k].set_index("image")["caption"]
+    words = {image: re.findall(r"\w+", text.lower()) for image, text in left.items()}
+    before = {image: re.findall(r"\w+", text.lower()) for image, text in whole.items()}
+    return pd.DataFrame(
+        {
+            "image": list(words),
+            "noun": [noun_of[image].lower() in some for image, some in words.items()],
+            "opening": [some[:1] == before[image][:1] for image, some in words.items()],
+        }
+    )
+
+
+def caption_table(
+    table: pd.DataFrame, images: Sequence[str], names: Mapping[str, str], of_units: int
+) -> pd.DataFrame:
+    """Lay captions and their BERTScores out as Table S.3: one row per (image, k).
+
+    ``names`` say how the conditions are called; the share is of all ``of_units`` units.
+    """
+    blocks = []
+    for image in images:
+        rows = table[table["image"] == image]
+        block = {condition: some.set_index("k") for condition, some in rows.groupby("condition")}
+        ks = sorted(rows["k"].unique())
+        columns: dict[str, Any] = {
+            "image": [image] * len(ks),
+            "ablated": ks,
+            "share": [f"{100 * k / of_units:.3g} %" for k in ks],
+        }
+        for condition, name in names.items():
+            columns[name] = block[condition].loc[ks, "caption"].tolist()
+            columns[f"BERTScore, {name}"] = block[condition].loc[ks, "bertscore"].round(3).tolist()
+        blocks.append(pd.DataFrame(columns))
+    return pd.concat(blocks, ignore_index=True)

@@ -1,0 +1,221 @@
+"""Do words fit a picture? Tokens as text, their scores, and what to compare them with.
+
+Paper A asks it of soft prompts (section 3.1) and of decoded neurons (section 2.2), with
+the same two scores: CLIPScore against the picture, BERTScore against its human captions.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from mmn_utils.datasets import Photograph
+from mmn_utils.measures.metrics import ClipEmbeddings, bertscore, clip_embeddings, clipscore
+from mmn_utils.neurons.table import Neuron
+from mmn_utils.neurons.text import is_interpretable, noun_places
+from mmn_utils.studies.selectivity import same_word
+from mmn_utils.studies.subjects import Subjects
+
+MEASURES = ("clipscore", "bertscore")
+
+
+def listed(tokens: Iterable[str]) -> str:
+    """Write tokens as one text, comma-separated without their blanks: what the papers score."""
+    return ", ".join(token.strip() for token in tokens)
+
+
+def human_nouns(photograph: Photograph, n: int, rng: np.random.Generator) -> list[str]:
+    """Draw ``n`` different nouns from the human captions, all of them where there are fewer.
+
+    In lower case (paper A, section 3.1: "five COCO nouns per image"). ValueError where
+    the captions have none.
+    """
+    found = (word.lower() for text in photograph.captions for word, _ in noun_places(text))
+    words = list(dict.fromkeys(found))
+    if not words:
+        raise ValueError(
+            f"no noun in the human captions of photograph {photograph.id}: {photograph.captions}"
+        )
+    return rng.permutation(words)[:n].tolist()
+
+
+def other_images(n: int, rng: np.random.Generator) -> np.ndarray:
+    """Pair each of ``n`` images with another one: a random cycle, long (n,), no fixed point.
+
+    ValueError for fewer than two.
+    """
+    if n < 2:
+        raise ValueError(f"{n} image cannot be paired with another one; take two or more")
+    order = rng.permutation(n)
+    partner = np.empty(n, dtype=np.int64)
+    partner[order] = np.roll(order, -1)
+    return partner
+
+
+def agreement(
+    photographs: Sequence[Photograph],
+    texts: Mapping[str, Sequence[Sequence[str]]],
+    *,
+    clip: ClipEmbeddings | str | Path | None = None,
+    encoder: str | Path | None = None,
+    measures: Sequence[str] = MEASURES,
+) -> pd.DataFrame:
+    """Score texts of several conditions against their photographs.
+
+    ``texts[condition][i]`` are those of ``photographs[i]``. Columns condition, image,
+    rank (place among the image's texts), text, and each of ``measures``: ``clipscore``
+    with the picture, ``bertscore`` as the mean over its human captions. Each different
+    pair is scored once, each text embedded once. ValueError for another measure and for
+    conditions that do not have one list for each photograph.
+    """
+    unknown = set(measures) - set(MEASURES)
+    if unknown:
+        raise ValueError(f"measures {sorted(unknown)}: choose from {', '.join(MEASURES)}")
+    table = _long(photographs, texts)
+    different = table[["image", "text"]].drop_duplicates()
+    known = {photograph.id: photograph for photograph in photographs}
+    if "clipscore" in measures:
+        embeddings = clip if isinstance(clip, ClipEmbeddings) else clip_embeddings(clip)
+        embeddings.learn(different["text"].tolist())
+        parts = [
+            clipscore([known[image]] * len(part), part.tolist(), embeddings)
+            for image, part in different.groupby("image", sort=False)["text"]
+        ]
+        order = different.groupby("image", sort=False).ngroup().argsort(kind="stable")
+        different = different.iloc[order].assign(clipscore=np.concatenate(parts))
+    if "bertscore" in measures:
+        references = [known[image].captions for image in different["image"]]
+        scores = bertscore(different["text"].tolist(), references, encoder)
+        different = different.assign(bertscore=scores)
+    return table.merge(different, on=["image", "text"], how="left", validate="many_to_one")
+
+
+def _long(
+    photographs: Sequence[Photograph], texts: Mapping[str, Sequence[Sequence[str]]]
+) -> pd.DataFrame:
+    """Lay the texts out: condition, image, rank, text."""
+    rows = []
+    for condition, lists in texts.items():
+        if len(lists) != len(photographs):
+            raise ValueError(
+                f"{condition!r} has texts for {len(lists)} of {len(photographs)} photographs; "
+                "give a list for each, empty where there is none"
+            )
+        for photograph, some in zip(photographs, lists, strict=True):
+            if isinstance(some, str):
+                raise ValueError(
+                    f"{condition!r} of {photograph.id} is the text {some!r}; give a list"
+                )
+            rows += [(condition, photograph.id, rank, text) for rank, text in enumerate(some)]
+    return pd.DataFrame(rows, columns=["condition", "image", "rank", "text"])
+
+
+def per_image(
+    table: pd.DataFrame, measure: str, images: Sequence[str], how: str = "mean"
+) -> pd.DataFrame:
+    """Reduce scores to one per image and condition: rows in the order of ``images``.
+
+    ``how``: mean or max over the image's texts. ValueError where an image has no text.
+    """
+    wide = table.groupby(["image", "condition"], sort=False)[measure].agg(how).unstack()
+    wide = wide.reindex(images)
+    if wide.isna().any(axis=None):
+        image, condition = wide.isna().stack().idxmax()
+        raise ValueError(f"image {image} has no text of {condition!r}; leave the image out")
+    return wide[list(dict.fromkeys(table["condition"]))]
+
+
+# --- what decoded neurons say ------------------------------------------------------------
+
+
+def writes_noun(tokens: Iterable[str], noun: str) -> bool:
+    """Say whether decoded tokens hold a noun, in the singular or the regular plural."""
+    words = (token.strip() for token in tokens)
+    # Only a word of the same first letter can be the same word; that spares most looks.
+    near = (word for word in words if word[:1].lower() == noun[:1].lower())
+    return any(same_word(word, noun) or same_word(noun, word) for word in near if word)
+
+
+def described(
+    sets: Mapping[str, Mapping[str, Sequence[Neuron]]],
+    words: Mapping[Neuron, Sequence[str]],
+    nouns: Mapping[str, str],
+) -> pd.DataFrame:
+    """Lay out what the neurons of each image and condition decode to.
+
+    ``sets`` as from ``selectivity.controls``, ``words`` as from ``decoding``, ``nouns`` by
+    image. Columns image, condition, rank from 0, neuron, text (the tokens listed),
+    interpretable, writes_noun.
+    """
+    text = {neuron: listed(tokens) for neuron, tokens in words.items()}
+    readable = {neuron: is_interpretable(tokens) for neuron, tokens in words.items()}
+    writes = cache(lambda neuron, noun: writes_noun(words[neuron], noun))
+    rows = [
+        (image, condition, rank, n, text[n], readable[n], writes(n, nouns[image]))
+        for image, conditions in sets.items()
+        for condition, neurons in conditions.items()
+        for rank, n in enumerate(neurons)
+    ]
+    columns = ["image", "condition", "rank", "neuron", "text", "interpretable", "writes_noun"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def share_by_image(table: pd.DataFrame, column: str, top: int | None = None) -> pd.DataFrame:
+    """Return the share of each image's first ``top`` units for which a column is true.
+
+    One row per image, one column per condition.
+    """
+    some = table if top is None else table[table["rank"] < top]
+    wide = some.groupby(["image", "condition"], sort=False)[column].mean().unstack()
+    return wide.reindex(dict.fromkeys(table["image"]))
+
+
+def unit_numbers(table: pd.DataFrame, units: int) -> np.ndarray:
+    """Number the units of a neuron table through all layers: int64 (rows,)."""
+    return table["layer"].to_numpy(np.int64) * units + table["unit"].to_numpy(np.int64)
+
+
+def units_per_layer(numbers: np.ndarray, units: int, layers: int) -> np.ndarray:
+    """Count the different ones among numbered units in each layer: int64 (layers,)."""
+    return np.bincount(np.unique(numbers) // units, minlength=layers)
+
+
+def example_of_each(subjects: Subjects, n: int) -> dict[str, str]:
+    """Choose an image for each of up to ``n`` supercategories: {supercategory: image}.
+
+    The first subject whose noun names an object of it; where there is none, the first
+    that shows one. No image is chosen twice. The supercategories with most photographs
+    come first, so the choice follows from the sample and from no eye. ValueError where
+    no photograph has an annotated object.
+    """
+    shown: dict[str, dict[str, bool]] = {}  # supercategory: image: does its noun name it?
+    for photograph, noun in zip(subjects.photographs, subjects.nouns, strict=True):
+        for one in photograph.instances:
+            images = shown.setdefault(one.supercategory, {})
+            named = same_word(noun.word, one.category) or same_word(one.category, noun.word)
+            images[photograph.id] = images.get(photograph.id, False) or named
+    if not shown:
+        raise ValueError("no photograph has an annotated object; there is nothing to show")
+    chosen: dict[str, str] = {}
+    for name in sorted(shown, key=lambda name: (-len(shown[name]), name))[:n]:
+        used = set(chosen.values())
+        free = {image: named for image, named in shown[name].items() if image not in used}
+        if free:
+            chosen[name] = max(free, key=free.__getitem__)  # the first of the best
+    return chosen
+
+
+def patches_on(shape_mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
+    """Say which patches lie on an object by half or more: bool (patches,), in reading order.
+
+    ``shape_mask`` bool (H, W) of the photograph, squashed to the grid as the picture is.
+    """
+    share = Image.fromarray(shape_mask.astype(np.float32)).resize(
+        (grid[1], grid[0]), Image.Resampling.BOX
+    )
+    return np.asarray(share).ravel() >= 0.5

@@ -1,0 +1,145 @@
+"""Tables of perturbations and edits, laid out as paper B's are: captions before and after."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from mmn_utils.interventions.editing import (
+    Edit,
+    JointSettings,
+    Settings,
+    apply,
+    combine,
+    load_edit,
+    save_edit,
+    word_tokens,
+)
+from mmn_utils.interventions.perturbation import says
+from mmn_utils.neurons.captions import caption_images, generate
+from mmn_utils.studies.edit_trials import Finding, closed_against_steps, edit_of
+from mmn_utils.studies.edits import EDITED, OTHER, SAME
+
+NO_EDIT = "(no edit: g below beta)"
+
+
+def perturbation_exhibit(table: pd.DataFrame, images: Sequence[str]) -> pd.DataFrame:
+    """Lay a perturbation table of some images out as paper B's Table 5 does."""
+    some = table[table["image"].isin(list(images))]
+    return pd.DataFrame(
+        {
+            "image": some["image"],
+            "original output": some["before"],
+            "concept": some["target"],
+            "neurons": some["condition"].map({"multimodal": "top", "random": "random"}),
+            "noise / write vector": some["relative"].round(1),
+            "perturbed output": some["after"],
+            "changed": some["changed"],
+            "word kept": some["kept"],
+        }
+    )
+
+
+def edit_exhibit(
+    model,
+    findings: Sequence[Finding],
+    settings: Settings,
+    max_new_tokens: int = 20,
+) -> pd.DataFrame:
+    """Edit each finding's own photograph: paper B's Table 6, with g, dw and the captions.
+
+    ``g`` is the largest pull, ``dw`` the mean length of what was added over that of the write
+    vectors; an edit that comes out as zero says so in ``after``. ``steps`` is how far the
+    closed form lies from Algorithm 1's steps.
+    """
+    gaps, rows = closed_against_steps(model, findings, settings), []
+    for finding in findings:
+        picture = [finding.photograph.open()]
+        edit = edit_of(model, finding, settings, allow_empty=True)
+        before = caption_images(model, picture, max_new_tokens)[0].text
+        after, relative = NO_EDIT, 0.0
+        if bool((edit.norms > 0).any()):
+            with apply(model, edit, hash_weights=False) as receipt:
+                after = caption_images(model, picture, max_new_tokens)[0].text
+            relative = float(np.mean(receipt.relative))
+        source, target = finding.concept
+        row = (finding.photograph.id, source, target, max(edit.pulls), relative)
+        swapped = says(after, target) and not says(after, source)
+        rows.append((*row, gaps[finding.concept], before, after, swapped))
+    names = ["image", "source", "target", "g", "dw / write vector", "steps", "before", "after"]
+    names.append("swapped")
+    return pd.DataFrame(rows, columns=names)
+
+
+def others_exhibit(table: pd.DataFrame, concepts: Sequence[tuple[str, str]]) -> pd.DataFrame:
+    """Show what edits do to three images each, as paper B's Table 7 does.
+
+    The image that the edit was found on, another with the source word, and one without it,
+    the first of each in a table of ``trials``.
+    """
+    roles = {EDITED: "edited on it", SAME: "another with the source", OTHER: "without the source"}
+    rows = []
+    for source, target in concepts:
+        some = table[(table["source"] == source) & (table["target"] == target)]
+        for role, name in roles.items():
+            for one in some[some["role"] == role].head(1).itertuples():
+                rows.append((source, target, one.image, name, one.before, one.after))
+    names = ["source", "target", "image", "role", "unedited output", "edited output"]
+    return pd.DataFrame(rows, columns=names)
+
+
+def uses_exhibit(
+    model,
+    findings: Sequence[Finding],
+    settings: Settings,
+    joint: JointSettings,
+    long_word: str,
+    path,
+    max_new_tokens: int = 20,
+) -> pd.DataFrame:
+    """Try what else an edit can be: of several tokens, of two concepts, on disk, undone.
+
+    One row per photograph: captions before, with the edit, and after it is gone; hashes of
+    the layers' weights at the same three times. ``path`` is where the edit is saved.
+    An edit of several tokens that comes out as zero says so. ``ValueError`` where
+    ``long_word`` is one token only.
+    """
+    first, second = findings[:2]
+    if len(word_tokens(model, long_word)) < 2:
+        raise ValueError(f"{long_word!r} is one token of {model.name}; take a longer word")
+    long = first.into(long_word)
+    pair = [edit_of(model, finding, settings, allow_empty=True) for finding in (first, second)]
+    both = combine(pair, shared="sum")
+    save_edit(pair[0], path)
+    cases = [
+        ("several tokens, Algorithm 1", edit_of(model, long, settings, allow_empty=True), long),
+        ("several tokens, whole model", edit_of(model, long, joint), long),
+        ("two concepts at once, the first", both, first),
+        ("two concepts at once, the second", both, second),
+        (f"saved ({path.stat().st_size:,} bytes), loaded", load_edit(path, model), first),
+    ]
+    return pd.DataFrame([_use(model, *case, max_new_tokens) for case in cases])
+
+
+def _use(model, what: str, edit: Edit, finding: Finding, max_new_tokens: int) -> dict[str, Any]:
+    """Apply an edit, undo it, and tell what was said and what the weights were."""
+    prompt = model.prompt([finding.photograph.open()])
+    empty = not bool((edit.norms > 0).any())
+    options = {"max_new_tokens": max_new_tokens, "allow_empty": empty}
+    with apply(model, edit, prompt=prompt, **options) as receipt:
+        pass
+    return {
+        "edit": what,
+        "concept": " → ".join(finding.concept),
+        "neurons": len(edit.neurons),
+        "before": receipt.caption_before[0],
+        "edited": NO_EDIT if empty else receipt.caption_after[0],
+        "target said": says(receipt.caption_after[0], finding.word),
+        "undone": generate(model, prompt, max_new_tokens)[0].text,
+        "weights before": receipt.weights_before,
+        "weights edited": receipt.weights_within,
+        "weights undone": receipt.weights_after,
+    }

@@ -1,0 +1,293 @@
+"""The first half of the data's way, computed once: photographs to captions, nouns, top neurons.
+
+Notebooks share it: what one has computed, the next one loads. An image is known to the
+cache by its own content and by its target's, so no stale result outlives a picture that
+was drawn again, and a larger sample reuses a smaller one's work.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mmn_utils.cache import canonical, per_image
+from mmn_utils.neurons.captions import Caption, as_caption, caption_images
+from mmn_utils.neurons.decoding import nearest_tokens
+from mmn_utils.neurons.scores import Target, attributions
+from mmn_utils.neurons.table import neuron_table
+from mmn_utils.neurons.text import Noun, nouns
+
+if TYPE_CHECKING:
+    from mmn_utils.datasets import Photograph
+
+LONGEST = 20  # tokens of a caption that are kept, of which fewer may be asked for
+DEPTH = 256  # units that are kept of each photograph, by each of ...
+RANKS = ("max", "sum")  # ... which come off one backward pass
+
+
+@dataclass(frozen=True)
+class Subjects:
+    """Photographs whose generated caption has a noun, with that noun as the target.
+
+    The four lists go together, in the order of the photographs asked for; ``skipped``
+    names the photographs left out (by id) with the reason.
+    """
+
+    photographs: list[Photograph]
+    captions: list[Caption]
+    nouns: list[Noun]
+    targets: list[Target]
+    skipped: dict[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        """Count the photographs that stayed."""
+        return len(self.photographs)
+
+    @property
+    def ids(self) -> list[str]:
+        """The photographs' ids."""
+        return [photograph.id for photograph in self.photographs]
+
+    def select(self, ids: Sequence[str]) -> Subjects:
+        """Take some of the photographs by id, in the order given.
+
+        ValueError for an id that is not among them.
+        """
+        rows = places(ids, self.ids, "subjects", self.skipped)
+        lists = (self.photographs, self.captions, self.nouns, self.targets)
+        return Subjects(*([values[row] for row in rows] for values in lists))
+
+    def frame(self) -> pd.DataFrame:
+        """List image, caption, noun, its step and token, one row per photograph."""
+        return pd.DataFrame(
+            {
+                "image": self.ids,
+                "caption": [caption.text for caption in self.captions],
+                "noun": [noun.word for noun in self.nouns],
+                "step": [noun.step for noun in self.nouns],
+                "token": [noun.token for noun in self.nouns],
+            }
+        )
+
+
+def subjects(
+    model,
+    photographs: Sequence[Photograph],
+    *,
+    max_new_tokens: int = 20,
+    batch_size: int = 40,
+    progress: bool = True,
+) -> Subjects:
+    """Caption photographs and take each caption's first noun as the target (paper A, S.1).
+
+    Captions are computed or loaded. ValueError where no caption has a noun.
+    """
+    captions = captions_of(
+        model, photographs, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress
+    )
+    kept, skipped = with_nouns(photographs, captions, lambda _, caption: nouns(caption, model))
+    first = [(photograph, caption, found[0]) for photograph, caption, found in kept]
+    rows = [(p, c, noun, Target.of(p.id, noun, c)) for p, c, noun in first]
+    return Subjects(*map(list, zip(*rows, strict=True)), skipped=skipped)
+
+
+def with_nouns(
+    photographs: Sequence[Photograph],
+    captions: Sequence[Caption],
+    find: Callable[[Photograph, Caption], list],
+) -> tuple[list[tuple[Photograph, Caption, list]], dict[str, str]]:
+    """Keep the photographs in whose captions ``find`` finds something; why others are skipped.
+
+    Returns (photograph, caption, what was found) of each, and reasons by id. ValueError
+    where nothing is found in any.
+    """
+    kept, skipped = [], {}
+    for photograph, caption in zip(photographs, captions, strict=True):
+        if found := find(photograph, caption):
+            kept.append((photograph, caption, found))
+        else:
+            skipped[photograph.id] = f"no noun in the caption {caption.text!r}"
+    if not kept:
+        raise ValueError(
+            f"none of the {len(photographs)} captions has a noun ({captions[0].text!r} is the "
+            "first); is the projection trained?"
+        )
+    return kept, skipped
+
+
+def places(
+    wanted: Sequence[str], ids: Sequence[str], what: str, skipped: dict[str, str]
+) -> list[int]:
+    """Return where the wanted ids are among ``ids``; ValueError for one that is not."""
+    place = {image: i for i, image in enumerate(ids)}
+    unknown = [image for image in wanted if image not in place]
+    if unknown:
+        raise ValueError(
+            f"photograph {unknown[0]!r} is not among the {len(place)} {what}"
+            + (f": {skipped[unknown[0]]}" if unknown[0] in skipped else "")
+        )
+    return [place[image] for image in wanted]
+
+
+def captions_of(
+    model,
+    photographs: Sequence[Photograph],
+    *,
+    max_new_tokens: int = 20,
+    batch_size: int = 40,
+    progress: bool = True,
+) -> list[Caption]:
+    """Caption photographs greedily, or load the captions: one each, in their order.
+
+    They are made ``LONGEST`` or longer and then cut, since a shorter greedy caption is the
+    beginning of a longer one: who asks for fewer tokens finds them computed.
+    """
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens = {max_new_tokens}: a caption has at least one token")
+    longest = max(max_new_tokens, LONGEST)
+
+    def compute(rows: list[int]) -> pd.DataFrame:
+        images = [photographs[row].open() for row in rows]
+        found = caption_images(model, images, longest, batch_size)
+        columns = {"text": [c.text for c in found], "ids": [list(c.ids) for c in found]}
+        return pd.DataFrame({"image": [photographs[row].id for row in rows], **columns})
+
+    table = per_photograph(
+        "captions", model, photographs, compute, {"max_new_tokens": longest},
+        batch_size=batch_size, progress=progress,
+    )  # fmt: skip
+    rows = zip(table["text"], table["ids"], strict=True)
+    captions = [Caption(text, tuple(int(i) for i in ids)) for text, ids in rows]
+    short = max_new_tokens < longest
+    return [as_caption(model, c.ids[:max_new_tokens]) for c in captions] if short else captions
+
+
+def top_neurons(
+    model,
+    subjects: Subjects,
+    *,
+    k: int = 100,
+    target: str = "logit",
+    rank_by: str = "max",
+    batch_size: int = 10,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Score the subjects' neurons by attribution (paper A, Eq. 2): the neuron table, cached.
+
+    The top ``k`` per image; ``target`` and ``rank_by`` as in ``scores.attribution``. Both
+    rankings of units are kept to ``DEPTH`` or deeper, so that whoever asks for another
+    ``k``, or the other ranking, finds it computed.
+    """
+    ranks = RANKS if rank_by in RANKS else (rank_by,)
+    depth = max(k, DEPTH) if rank_by in RANKS else k
+
+    def compute(rows: list[int]) -> pd.DataFrame:
+        images = [subjects.photographs[row].open() for row in rows]
+        chosen = [subjects.targets[row] for row in rows]
+        found = attributions(model, images, chosen, k=depth, target=target, ranks=ranks)
+        return pd.concat([table.assign(rank_by=rank) for rank, table in found.items()])
+
+    table = per_photograph(
+        "attribution", model, subjects.photographs, compute,
+        {"k": depth, "target": target, "ranks": list(ranks)},
+        targets=subjects.targets, batch_size=batch_size, progress=progress,
+    )  # fmt: skip
+    table = neuron_table(table[table["rank_by"] == rank_by].drop(columns="rank_by"))
+    return table.groupby("image", sort=False).head(k).reset_index(drop=True)
+
+
+def nearest_to_patches(
+    model, photographs: Sequence[Photograph], *, k: int = 5, batch_size: int = 16
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read every soft prompt as its ``k`` nearest tokens (paper A, S.3).
+
+    Token ids (N, patches, k) int64 and cosines (N, patches, k) float32. The soft prompts
+    themselves are not kept: a thousand photographs of them would fill a machine.
+    """
+    ids, cosines = [], []
+    for start in range(0, len(photographs), batch_size):
+        batch = photographs[start : start + batch_size]
+        with torch.no_grad():
+            soft = model.soft_prompt([photograph.open() for photograph in batch])
+        found = nearest_tokens(model, soft.flatten(0, 1), k)
+        ids.append(found[0].unflatten(0, soft.shape[:2]).numpy())
+        cosines.append(found[1].unflatten(0, soft.shape[:2]).numpy())
+    if not ids:
+        raise ValueError("no photographs; give at least one")
+    return np.concatenate(ids), np.concatenate(cosines)
+
+
+def per_photograph(
+    kind: str,
+    model,
+    photographs: Sequence[Photograph],
+    compute: Callable[[list[int]], pd.DataFrame],
+    key: dict[str, Any],
+    *,
+    targets: Sequence | None = None,
+    batch_size: int = 8,
+    progress: bool = True,
+    empty_ok: bool = False,
+) -> pd.DataFrame:
+    """Compute a table over batches of photographs, or load what is kept of it.
+
+    ``compute`` takes the places of some photographs in the sequence to a table with their
+    ids in ``image``. The cache knows a photograph by its content and its target, the table
+    by ``kind``, model and ``key``. ``empty_ok`` as in ``cache.per_image``.
+    """
+    named = by_content(photographs, targets)
+    place = {name: row for row, name in enumerate(named)}
+    ids = {name: photograph.id for name, photograph in named.items()}
+    names = {image: name for name, image in ids.items()}
+
+    def batch(some: list[str]) -> pd.DataFrame:
+        table = compute([place[name] for name in some])
+        return table.assign(image=table["image"].map(names))
+
+    key = {**model_identity(model), **key}
+    table = per_image(
+        kind, key, list(named), batch, batch_size, progress=progress, empty_ok=empty_ok
+    )
+    return table.assign(image=table["image"].map(ids))
+
+
+def by_content(
+    photographs: Sequence[Photograph], targets: Sequence[Target] | None = None
+) -> dict[str, Photograph]:
+    """Give each photograph the name that the cache knows it by: id and hash of its content.
+
+    The content is the file's bytes and, where there are targets, the target. ValueError
+    for two photographs of one id.
+    """
+    if not photographs:
+        raise ValueError("no photographs; give at least one")
+    named: dict[str, Photograph] = {}
+    seen: set[str] = set()
+    for row, photograph in enumerate(photographs):
+        if photograph.id in seen:
+            raise ValueError(f"photograph {photograph.id!r} is given twice; give each once")
+        seen.add(photograph.id)
+        digest = hashlib.sha256(photograph.path.read_bytes())
+        if targets is not None:
+            digest.update(canonical(targets[row]).encode())
+        named[f"{photograph.id}@{digest.hexdigest()[:16]}"] = photograph
+    return named
+
+
+def model_identity(model) -> dict[str, Any]:
+    """Return what tells one model's results from another's, as part of a cache key."""
+    return {
+        "model": model.name,
+        "revision": model.revision,
+        "dtype": str(model.dtype),
+        "prefix": model.prefix,
+        "vocabulary": model.sizes.vocabulary,
+        # text before the picture, pixels: what an adapter knows beside the weights
+        "facts": asdict(model.facts) if is_dataclass(getattr(model, "facts", None)) else None,
+    }

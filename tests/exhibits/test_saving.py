@@ -1,0 +1,108 @@
+"""Saving: what lands in a run, deterministic bytes, refusals before anything is written."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+from PIL import Image
+
+from mmn_utils.exhibits.ledger import claims, forget
+from mmn_utils.exhibits.provenance import TIME_FIELDS, describe, versions
+from mmn_utils.exhibits.report import build_report
+from mmn_utils.exhibits.saving import Run
+from tests.exhibits.samples import NUMBERS, PARAMETERS, TABLE, draw, fill
+
+
+def test_everything_of_an_exhibit_lands_in_the_run(run):
+    fill(run)
+    names = {path.name for path in run.folder.iterdir()}
+    assert names == {
+        "A-fig-1.png", "A-fig-1.pdf", "A-fig-1.numbers.csv", "A-fig-1.json",
+        "A-table-1.csv", "A-table-1.tex", "A-table-1.md", "A-table-1.numbers.csv",
+        "A-table-1.json", "claims.csv",
+    }  # fmt: skip
+    record = json.loads((run.folder / "A-fig-1.json").read_text())
+    assert record["notebook"] == "02_attribution"
+    assert record["parameters"] == PARAMETERS
+    assert record["model"] == {"name": "tiny", "revision": "r1"}
+    assert record["data"] == {"name": "scenes"}
+    assert record["seed"] == 3
+    assert record["device"] == "cpu"
+    assert record["versions"]["torch"]
+    assert set(record["git"]) == {"commit", "dirty"}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", record["time"])
+
+
+def test_bytes_are_deterministic_but_for_the_times(tmp_path):
+    folders = []
+    for part in ("one", "two"):
+        run = Run("test", "02_attribution", PARAMETERS, root=tmp_path / part)
+        fill(run)
+        build_report(run)
+        folders.append(run.folder)
+    for path in sorted(folders[0].iterdir()):
+        ours, other = path.read_bytes(), (folders[1] / path.name).read_bytes()
+        if path.suffix == ".json":
+            ours, other = (
+                {k: v for k, v in json.loads(content).items() if k not in TIME_FIELDS}
+                for content in (ours, other)
+            )
+        assert ours == other, path.name
+
+
+def test_figures_carry_no_date_or_version(run):
+    fill(run)
+    for name in ("A-fig-1.png", "A-fig-1.pdf"):
+        content = (run.folder / name).read_bytes()
+        for mark in (b"CreationDate", b"Software", b"Matplotlib v", b"matplotlib.org"):
+            assert mark not in content, (name, mark)
+    assert Image.open(run.folder / "A-fig-1.png").size == (3 * 160, 2 * 160)
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda r: r.save_figure("A-fig-99", draw(), NUMBERS, "c"), "not in exhibits.yaml"),
+        (lambda r: r.save_figure("A-fig-5", draw(), NUMBERS, "c"), "belongs to 03_selectivity"),
+        (lambda r: r.save_figure("A-table-1", draw(), NUMBERS, "c"), "save it with save_table"),
+        (lambda r: r.save_table("A-fig-1", TABLE, "c"), "save it with save_figure"),
+        (lambda r: r.save_table("A-table-1", TABLE, " "), "needs a caption"),
+    ],
+)
+def test_wrong_exhibits_are_refused_before_anything_is_written(run, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(run)
+    assert not run.folder.exists()
+
+
+def test_parameters_that_cannot_be_recorded_are_refused_at_once(tmp_path):
+    for value in (object(), float("nan")):
+        with pytest.raises(ValueError, match="cannot be recorded"):
+            Run("test", "02_attribution", {"x": value}, root=tmp_path)
+    with pytest.raises(ValueError, match="cannot name a folder"):
+        Run("../x", "02_attribution", {}, root=tmp_path)
+
+
+def test_describe_takes_what_has_a_name():
+    class Model:
+        name, revision, device = "miniature", "abc", "cpu"
+
+    assert describe(Model()) == {"name": "miniature", "revision": "abc", "device": "cpu"}
+    assert describe(None) is None
+    with pytest.raises(ValueError, match="no name"):
+        describe(object())
+    assert versions()["python"].startswith("3.")
+
+
+def test_forget_takes_a_notebooks_exhibits_and_claims_only(run, tmp_path):
+    fill(run)
+    other = Run("test", "03_selectivity", {}, root=tmp_path)
+    other.save_figure("A-fig-5", draw(), NUMBERS, "Other.")
+    other.enter_claim("A-7", "A-fig-5", claim="c", paper_value="", value=1.0, holds=True)
+    forget("test", "notebooks/02_attribution.ipynb", root=tmp_path)
+    assert not list(run.folder.glob("A-fig-1*"))
+    assert (run.folder / "A-fig-5.png").is_file()
+    assert claims(run)["id"].tolist() == ["A-7"]
+    forget("absent", "02_attribution", root=tmp_path)

@@ -1,0 +1,95 @@
+"""Drafts: the captions of greedy generation, from fewer passes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from mmn_utils.datasets import Photograph
+from mmn_utils.interventions import drafts as room
+from mmn_utils.interventions.drafts import captions_now, drafts_of
+from mmn_utils.interventions.perturbation import perturb
+from mmn_utils.neurons.captions import caption_images
+from mmn_utils.neurons.table import Neuron
+from tests.models.test_instructblip import tiny_instructblip
+from tests.models.test_llava import tiny_llava
+from tests.models.test_mplug_owl2 import tiny as tiny_mplug_owl2
+from tests.tiny import tiny_images, tiny_limber
+from tests.tiny_gated import TinyGated
+
+TOKENS = 6
+
+
+SYSTEMS = {
+    "gated": TinyGated,
+    "limber": tiny_limber,
+    "llava": tiny_llava,
+    "instructblip": tiny_instructblip,
+    "mplug_owl2": tiny_mplug_owl2,
+}
+
+
+@pytest.fixture(scope="module", params=SYSTEMS.values(), ids=SYSTEMS)
+def system(request):
+    return request.param()
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("pictures")
+    found = []
+    for number, image in enumerate(tiny_images(5)):
+        path = folder / f"{number}.png"
+        image.save(path)
+        found.append(Photograph(str(number), path))
+    return found
+
+
+@pytest.fixture(scope="module")
+def said(system, photographs):
+    return caption_images(system, [p.open() for p in photographs], TOKENS)
+
+
+def test_an_unchanged_model_says_its_drafts_without_generating(
+    system, photographs, said, monkeypatch
+):
+    drafts = drafts_of(system, photographs, said, max_new_tokens=TOKENS, batch_size=2)
+    monkeypatch.setattr(room, "generate", None)
+    found, differences = captions_now(system, drafts, batch_size=3)
+    assert found == said
+    assert len(differences) == 5
+
+
+@pytest.mark.parametrize("sigma", [0.05, 2.0])
+@pytest.mark.parametrize("layer", [0, 1])
+def test_a_changed_model_says_what_generation_says(system, photographs, said, layer, sigma):
+    drafts = drafts_of(system, photographs, said, max_new_tokens=TOKENS, batch_size=2)
+    neurons = [Neuron(layer, unit) for unit in range(12)]
+    with perturb(system, neurons, sigma, seed=1):
+        expected = caption_images(system, [p.open() for p in photographs], TOKENS)
+        found, _ = captions_now(system, drafts)
+        some, _ = captions_now(system, drafts, ["3", "1"])
+    assert found == expected
+    assert some == [expected[3], expected[1]]
+
+
+def test_differences_are_read_at_their_step(system, photographs, said):
+    drafts = drafts_of(system, photographs, said, max_new_tokens=TOKENS)
+    reads = [(1, 5, 7), None, (0, 2, 3), None, None]
+    with perturb(system, [Neuron(1, 3)], 1.0):
+        _, found = captions_now(system, drafts, reads=reads, batch_size=2)
+        prompt = system.prompt([photographs[0].open()])
+        prompt = prompt.extend(system.embed(torch.tensor([said[0].ids[:1]])))
+        logits = system.forward(prompt)[0][0]
+    assert found[0] == pytest.approx(float(logits[5] - logits[7]), abs=1e-4)
+    assert [value != value for value in found] == [False, True, False, True, True]
+
+
+def test_bad_input(system, photographs, said):
+    with pytest.raises(ValueError, match="one each"):
+        drafts_of(system, photographs, said[:2])
+    with pytest.raises(ValueError, match="one each"):
+        drafts_of(system, [], [])
+    drafts = drafts_of(system, photographs, said, max_new_tokens=TOKENS)
+    with pytest.raises(KeyError):
+        captions_now(system, drafts, ["nowhere"])

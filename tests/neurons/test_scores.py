@@ -1,0 +1,426 @@
+"""Scores against Captum, finite differences, brute force, and each other."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from captum.attr import LayerGradientXActivation
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmn_utils.models.capture import capture, replace
+from mmn_utils.neurons.scores import (
+    Target,
+    activation_baseline,
+    attribution,
+    attribution_layers_field,
+    attributions,
+    backward,
+    contribution,
+    exact_ablation,
+    integrated_gradients,
+    objective,
+    path_field,
+    teacher_forced,
+)
+from mmn_utils.neurons.table import Neuron
+from tests.tiny import tiny_images, tiny_limber
+
+IMAGES = tiny_images(4)
+TARGETS = [  # prefixes of several lengths, so that rows are padded
+    Target("a", "horse", 300, ()),
+    Target("b", "boat", 17, (5, 9, 301)),
+    Target("c", "dog", 250, (40,)),
+    Target("d", "field", 111, (7, 8, 9, 10, 11)),
+]
+KINDS = ("logit", "probability")
+
+
+@pytest.fixture(scope="module")
+def model():
+    return tiny_limber()
+
+
+@pytest.fixture(scope="module")
+def prompt(model):
+    with torch.no_grad():
+        return model.prompt(IMAGES)
+
+
+def alone(model, prompt, row: int):
+    """Return the prompt and the caption prefix of one row, without padding."""
+    return teacher_forced(model, prompt.select([row]), [TARGETS[row].prefix])
+
+
+@contextmanager
+def scaled(module, cell, factor: float):
+    """Scale one entry of a module's output."""
+
+    def hook(module, args, output):
+        output = output.clone()
+        output[cell] *= factor
+        return output
+
+    handle = module.register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+# --- teacher forcing -------------------------------------------------------------------
+
+
+def test_padded_prefixes_give_the_logits_of_each_caption_by_itself(model, prompt):
+    together, _ = model.forward(teacher_forced(model, prompt, [t.prefix for t in TARGETS]))
+    for row in range(len(TARGETS)):
+        single, _ = model.forward(alone(model, prompt, row))
+        torch.testing.assert_close(together[row], single[0], atol=1e-5, rtol=1e-5)
+
+
+def test_no_prefix_leaves_the_prompt_as_it_is(model, prompt):
+    assert teacher_forced(model, prompt, [()] * 4) is prompt
+    with pytest.raises(ValueError, match="4 prompts for 1 targets"):
+        teacher_forced(model, prompt, [()])
+
+
+def test_objectives_are_the_logit_and_the_softmax(model, prompt):
+    logits, _ = model.forward(prompt)
+    tokens = [t.token for t in TARGETS]
+    rows = range(len(tokens))
+    assert torch.equal(objective(logits, TARGETS), logits[rows, tokens])
+    torch.testing.assert_close(
+        objective(logits, TARGETS, "probability"), logits.softmax(-1)[rows, tokens]
+    )
+    with pytest.raises(ValueError, match="'loss'"):
+        objective(logits, TARGETS, "loss")
+    with pytest.raises(ValueError, match="vocabulary"):
+        objective(logits, [Target("a", "x", model.sizes.vocabulary, ())] * 4)
+
+
+# --- attribution -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("row", range(len(TARGETS)))
+def test_attribution_is_captums_layer_gradient_times_activation(model, prompt, row, kind):
+    single = alone(model, prompt, row)
+
+    def forward(embeds):
+        out = model.language_model(
+            inputs_embeds=embeds, attention_mask=single.mask, position_ids=single.positions
+        )
+        logits = out.logits[:, -1, : model.sizes.vocabulary]
+        return logits.softmax(-1) if kind == "probability" else logits
+
+    field = attribution_layers_field(model, prompt, TARGETS, target=kind)
+    span = model.image_tokens
+    for layer in range(model.sizes.layers):
+        captum = LayerGradientXActivation(forward, model.pre_module(layer))
+        expected = captum.attribute(single.embeds.clone(), target=TARGETS[row].token)
+        expected = expected[0, span.start : span.start + span.count].detach()
+        torch.testing.assert_close(field[layer][row], expected, atol=2e-6, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_attribution_is_the_slope_of_finite_differences(kind):
+    model = tiny_limber()
+    with torch.no_grad():
+        prompt = model.prompt(IMAGES)
+    model.language_model.double()
+    prompt = type(prompt)(prompt.embeds.double(), prompt.mask, prompt.positions)
+    field = attribution_layers_field(model, prompt, TARGETS, target=kind)
+    forced = teacher_forced(model, prompt, [t.prefix for t in TARGETS])
+
+    def y(layer, cell, factor):
+        with torch.no_grad(), scaled(model.pre_module(layer), cell, factor):
+            logits, _ = model.forward(forced)
+        chosen = logits if kind == "logit" else logits.softmax(-1)
+        return chosen[cell[0], TARGETS[cell[0]].token].item()
+
+    step = 1e-3  # transformers computes GPT-J's attention weights in float32 whatever the model's
+    for layer, row in [(0, 0), (0, 2), (1, 1), (1, 3)]:
+        strongest = field[layer][row].abs().flatten().topk(4).indices.tolist()
+        for place in [*strongest, 77]:
+            patch, unit = divmod(place, model.sizes.units)
+            cell = (row, model.image_tokens.start + patch, unit)
+            slope = (y(layer, cell, 1 + step) - y(layer, cell, 1 - step)) / (2 * step)
+            mine = field[layer][row, patch, unit].item()
+            largest = field[layer][row].abs().max().item()
+            assert mine == pytest.approx(slope, rel=2e-3, abs=1e-3 * largest)
+
+
+def test_the_last_layer_does_nothing_at_image_patches(model, prompt):
+    field = attribution_layers_field(model, prompt, TARGETS)
+    assert not field[model.sizes.layers - 1].any()
+    assert field[0].any()
+
+
+def test_several_rankings_come_off_one_backward_pass(model):
+    found = attributions(model, IMAGES, TARGETS, k=6, ranks=("max", "sum", "pair"))
+    for rank, table in found.items():
+        expected = attribution(model, IMAGES, TARGETS, k=6, rank_by=rank)
+        pd.testing.assert_frame_equal(table, expected)
+
+
+@pytest.mark.parametrize("rank_by", ["max", "sum", "pair"])
+def test_a_batch_gives_what_single_images_give(model, rank_by):
+    k = 30
+    together = attribution(model, IMAGES, TARGETS, k=k, rank_by=rank_by)
+    singles = pd.concat(
+        attribution(model, [image], [target], k=k, rank_by=rank_by)
+        for image, target in zip(IMAGES, TARGETS, strict=True)
+    )
+    keys = ["image", "layer", "unit", "patch"]
+    joined = together.merge(singles, on=keys, suffixes=("", "_single"))
+    assert len(joined) == len(together) == k * len(IMAGES)
+    np.testing.assert_allclose(joined.score, joined.score_single, rtol=1e-3, atol=1e-6)
+
+
+def brute(field: dict, row: int, rank_by: str) -> list[tuple]:
+    """Rank the whole field of one row in plain numpy: (score, layer, unit, patch)."""
+    found = []
+    for layer, values in field.items():
+        values = values[row].numpy()
+        if rank_by == "pair":
+            found += [(s, layer, u, p) for (p, u), s in np.ndenumerate(values)]
+        elif rank_by == "max":
+            found += [(c.max(), layer, u, int(c.argmax())) for u, c in enumerate(values.T)]
+        else:
+            found += [(values[:, u].sum(), layer, u, -1) for u in range(values.shape[1])]
+    return sorted(found, reverse=True)
+
+
+@pytest.mark.parametrize("rank_by", ["max", "sum", "pair"])
+def test_ranks_are_those_of_the_whole_field(model, prompt, rank_by):
+    table = attribution(model, IMAGES, TARGETS, k=25, rank_by=rank_by)
+    field = attribution_layers_field(model, prompt, TARGETS)
+    for row, target in enumerate(TARGETS):
+        mine = table[table.image == target.image]
+        assert set(mine.target) == {target.noun}
+        assert set(mine.token) == {target.token}
+        expected = brute(field, row, rank_by)[:25]
+        np.testing.assert_allclose(mine.score, [e[0] for e in expected], rtol=1e-5)
+        assert list(zip(mine.layer, mine.unit, mine.patch, strict=True)) == [
+            e[1:] for e in expected
+        ]
+
+
+def test_more_than_there_are_is_all_there_are(model):
+    table = attribution(model, IMAGES[:1], TARGETS[:1], k=10_000)
+    assert len(table) == model.sizes.layers * model.sizes.units
+    assert not table.duplicated(["layer", "unit"]).any()
+
+
+def test_what_is_spared_at_the_image_has_no_gradient(model, prompt):
+    """All the image's positions, asked for by number, are computed in every layer."""
+    numbered = list(range(model.image_tokens.count))
+    spared = attribution_layers_field(model, prompt, TARGETS)
+    whole = attribution_layers_field(model, prompt, TARGETS, positions=numbered)
+    last = model.sizes.layers - 1
+    assert not spared[last].any()
+    for layer in spared:
+        torch.testing.assert_close(spared[layer], whole[layer], atol=1e-7, rtol=1e-5)
+
+
+def test_other_positions_can_be_asked(model, prompt):
+    last = prompt.embeds.shape[1] - 1
+    table = attribution(model, IMAGES, TARGETS, k=5, positions=[last, 0])
+    assert set(table.patch) == {0, 1}
+    field = attribution_layers_field(model, prompt, TARGETS, positions=[last])
+    top = model.sizes.layers - 1  # there only the position that predicts the target counts
+    assert field[top][0].any()
+    assert not field[top][1].any()
+    assert field[0][1].any()
+    ends = attribution_layers_field(model, prompt, TARGETS, positions=slice(0, 1))
+    whole = attribution_layers_field(model, prompt, TARGETS)
+    torch.testing.assert_close(ends[0], whole[0][:, :1])
+    with pytest.raises(ValueError, match=f"0 to {last}"):
+        attribution(model, IMAGES, TARGETS, positions=[last + 1])
+
+
+@settings(max_examples=5, deadline=None)
+@given(st.integers(0, 2**31 - 1), st.integers(0, 2))
+def test_shuffling_units_permutes_scores(seed, layer):
+    model, shuffled = tiny_limber(), tiny_limber()
+    order = torch.randperm(model.sizes.units, generator=torch.Generator().manual_seed(seed))
+    with torch.no_grad():
+        before, after = shuffled.pre_module(layer), shuffled.act_module(layer)
+        before.weight.copy_(before.weight[order].clone())
+        before.bias.copy_(before.bias[order].clone())
+        after.weight.copy_(after.weight[:, order].clone())
+        prompt = model.prompt(IMAGES[:2])
+    plain, mixed = (attribution_layers_field(m, prompt, TARGETS[:2]) for m in (model, shuffled))
+    torch.testing.assert_close(mixed[layer], plain[layer][..., order], atol=1e-5, rtol=1e-4)
+
+
+def test_gradients_reach_activations_only_and_hooks_leave_no_trace():
+    model = tiny_limber()
+    model.language_model.requires_grad_(True)  # as a model someone else has prepared
+    with torch.no_grad():
+        prompt = model.prompt(IMAGES)
+        before, _ = model.forward(prompt)
+    attribution(model, IMAGES, TARGETS, k=3)
+    assert all(p.grad is None for p in model.language_model.parameters())
+    for module in model.language_model.modules():
+        assert not module._forward_hooks
+        assert not module._forward_pre_hooks
+        assert not module._backward_hooks
+    with torch.no_grad():
+        assert torch.equal(before, model.forward(prompt)[0])
+
+
+def test_attribution_works_where_gradients_are_switched_off(model):
+    with torch.no_grad():
+        quiet = attribution(model, IMAGES, TARGETS, k=3)
+    pd.testing.assert_frame_equal(quiet, attribution(model, IMAGES, TARGETS, k=3))
+
+
+def test_fields_are_handed_over_once_per_layer_and_y_comes_back(model, prompt):
+    seen = []
+    y = backward(model, prompt, TARGETS, lambda layer, field: seen.append((layer, field.shape)))
+    shape = (4, model.image_tokens.count, model.sizes.units)
+    assert sorted(seen) == [(layer, shape) for layer in range(model.sizes.layers)]
+    logits, _ = model.forward(teacher_forced(model, prompt, [t.prefix for t in TARGETS]))
+    torch.testing.assert_close(y, objective(logits, TARGETS), atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("bad", "said"), [({"k": 0}, "k=0"), ({"rank_by": "mean"}, "'mean'"), ({"target": "p"}, "'p'")]
+)
+def test_bad_arguments_are_named(model, bad, said):
+    with pytest.raises(ValueError, match=said):
+        attribution(model, IMAGES, TARGETS, **bad)
+
+
+def test_images_and_targets_must_match(model):
+    with pytest.raises(ValueError, match="4 prompts for 1 targets"):
+        attribution(model, IMAGES, TARGETS[:1])
+    with pytest.raises(ValueError, match="no images"):
+        attribution(model, [], [])
+    with pytest.raises(ValueError, match="4 prompts for 1 targets"):
+        activation_baseline(model, IMAGES, TARGETS[:1])
+
+
+def test_a_target_is_made_of_a_noun_and_its_caption():
+    class Noun:
+        word, step, token = "dog", 2, 44
+
+    class Caption:
+        ids = (9, 8, 44, 1)
+
+    assert Target.of("7", Noun, Caption) == Target("7", "dog", 44, (9, 8))
+
+
+# --- the other scores ------------------------------------------------------------------
+
+
+def test_the_activation_baseline_is_the_highest_activation(model, prompt):
+    table = activation_baseline(model, IMAGES, TARGETS, k=20)
+    with capture(model, "activation") as seen:
+        model.forward(prompt)
+    span = slice(model.image_tokens.start, model.image_tokens.start + model.image_tokens.count)
+    field = {layer: values[:, span].detach() for layer, values in seen.values.items()}
+    for row, target in enumerate(TARGETS):
+        mine = table[table.image == target.image]
+        expected = brute(field, row, "max")[:20]
+        assert list(zip(mine.layer, mine.unit, mine.patch, strict=True)) == [
+            e[1:] for e in expected
+        ]
+
+
+def test_contribution_is_one_column_of_the_whole_product(model, prompt):
+    table = contribution(model, IMAGES, TARGETS, k=10)
+    weight, _ = model.unembedding
+    for row, target in enumerate(TARGETS):
+        with capture(model, "activation") as seen:
+            model.forward(alone(model, prompt, row))
+        scores = []
+        for layer, values in seen.values.items():
+            product = weight @ model.write_vectors(layer).T  # (V, units), all of it
+            scores += [
+                (s, layer, u, -1)
+                for u, s in enumerate((product[target.token] * values[0, -1]).tolist())
+            ]
+        mine, expected = table[table.image == target.image], sorted(scores, reverse=True)[:10]
+        np.testing.assert_allclose(mine.score, [e[0] for e in expected], rtol=1e-4)
+        assert list(zip(mine.layer, mine.unit, mine.patch, strict=True)) == [
+            e[1:] for e in expected
+        ]
+
+
+@pytest.mark.parametrize("positions", ["all", "image"])
+@pytest.mark.parametrize("batch_size", [1, 3, 32])
+def test_exact_ablation_is_one_forward_pass_for_each_neuron(model, prompt, positions, batch_size):
+    neurons = [Neuron(0, 5), Neuron(2, 99), Neuron(1, 0), Neuron(0, 6), Neuron(1, 127)]
+    table = exact_ablation(
+        model, prompt.select([1]), TARGETS[1], neurons, positions=positions, batch_size=batch_size
+    )
+    forced = alone(model, prompt, 1)
+    whole = objective(model.forward(forced)[0], TARGETS[1:2])
+    count = forced.embeds.shape[1] if positions == "all" else model.image_tokens.count
+    for neuron in neurons:
+
+        def zero(activation, unit=neuron.unit):
+            activation = activation.clone()
+            activation[:, :count, unit] = 0
+            return activation
+
+        with replace(model, {neuron.layer: zero}):
+            without = objective(model.forward(forced)[0], TARGETS[1:2])
+        mine = table[(table.layer == neuron.layer) & (table.unit == neuron.unit)].score.item()
+        assert mine == pytest.approx((whole - without).item(), abs=1e-4)
+    assert set(table.patch) == {-1}
+    assert set(table.image) == {"b"}
+
+
+def test_attribution_approximates_exact_ablation_of_weak_neurons():
+    model = tiny_limber()
+    with torch.no_grad():
+        for layer in range(model.sizes.layers):
+            model.pre_module(layer).weight.mul_(0.02)  # gelu is nearly straight around zero
+            model.pre_module(layer).bias.mul_(0.02)
+        prompt = model.prompt(IMAGES[:1])
+    neurons = [Neuron(layer, unit) for layer in (0, 1) for unit in range(40)]
+    truth = exact_ablation(model, prompt, TARGETS[0], neurons, positions="image")
+    first = attribution(model, IMAGES[:1], TARGETS[:1], k=1000, rank_by="sum")
+    both = truth.merge(first, on=["layer", "unit"])
+    assert np.corrcoef(both.score_x, both.score_y)[0, 1] > 0.95
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_integrated_gradients_sum_to_what_zeroing_costs(model, prompt, kind):
+    field = path_field(model, prompt, TARGETS, steps=24, target=kind)
+    total = sum(values.sum((1, 2)) for values in field.values())
+    forced = teacher_forced(model, prompt, [t.prefix for t in TARGETS])
+    whole = objective(model.forward(forced)[0], TARGETS, kind)
+    count = model.image_tokens.count
+
+    def zero(activation):
+        return torch.cat([torch.zeros_like(activation[:, :count]), activation[:, count:]], dim=1)
+
+    with replace(model, dict.fromkeys(range(model.sizes.layers), zero)):
+        without = objective(model.forward(forced)[0], TARGETS, kind)
+    torch.testing.assert_close(total, (whole - without).detach(), atol=2e-4, rtol=1e-2)
+
+
+def test_integrated_gradients_rank_as_their_field_does(model, prompt):
+    table = integrated_gradients(model, IMAGES, TARGETS, k=8, steps=4)
+    field = path_field(model, prompt, TARGETS, steps=4)
+    for row, target in enumerate(TARGETS):
+        mine, expected = table[table.image == target.image], brute(field, row, "max")[:8]
+        np.testing.assert_allclose(mine.score, [e[0] for e in expected], rtol=1e-5)
+        assert list(zip(mine.layer, mine.unit, mine.patch, strict=True)) == [
+            e[1:] for e in expected
+        ]
+
+
+def test_neurons_of_another_model_are_refused(model, prompt):
+    with pytest.raises(ValueError, match=r"L9\.u0"):
+        exact_ablation(model, prompt.select([0]), TARGETS[0], [Neuron(9, 0)])
+    with pytest.raises(ValueError, match="'generated'"):
+        exact_ablation(model, prompt.select([0]), TARGETS[0], [Neuron(0, 0)], positions="generated")

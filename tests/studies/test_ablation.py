@@ -1,0 +1,213 @@
+"""Sweeps over images: what the cache keeps is what single sweeps give; curves by hand."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmn_utils.datasets import Photograph
+from mmn_utils.interventions.ablation import Ablation, ablate
+from mmn_utils.models.base import Sizes
+from mmn_utils.neurons.decoding import interpretable
+from mmn_utils.neurons.scores import Target, attribution, objective, teacher_forced
+from mmn_utils.neurons.table import Neuron, unique_neurons
+from mmn_utils.studies import ablation as study_of
+from mmn_utils.studies.subjects import Subjects
+from tests.tiny import tiny_images, tiny_limber
+
+KS = [0, 2, 5]
+
+
+@pytest.fixture(scope="module")
+def system():
+    return tiny_limber()
+
+
+@pytest.fixture
+def subjects(tmp_path) -> Subjects:
+    photographs, targets = [], []
+    for i, image in enumerate(tiny_images(3, seed=5)):
+        path = tmp_path / f"{i}.png"
+        image.save(path)
+        photographs.append(Photograph(str(i), path))
+        targets.append(Target(str(i), "noun", 290 + i, (7, 9)[:i]))
+    return Subjects(photographs, [None] * 3, [None] * 3, targets)
+
+
+@pytest.fixture
+def every_unit_reads(monkeypatch):
+    """A random system writes no words; let three of four units count as interpretable."""
+
+    def readable(model):
+        return (
+            np.arange(model.sizes.layers * model.sizes.units).reshape(model.sizes.layers, -1) % 4
+            > 0
+        )
+
+    monkeypatch.setattr(study_of, "interpretable_units", readable)
+    return readable
+
+
+def test_counts_are_the_papers_own_for_gpt_j():
+    gptj = SimpleNamespace(sizes=Sizes(28, 16384, 4096, 50258))
+    assert study_of.scaled_counts(gptj) == list(study_of.PAPER_COUNTS)
+
+
+def test_counts_are_shares_rounded_up_and_once_each():
+    small = SimpleNamespace(sizes=Sizes(6, 1024, 256, 1220))
+    assert study_of.scaled_counts(small) == [0, 1, 2, 3, 6, 11, 22, 43, 86]
+    tiny = SimpleNamespace(sizes=Sizes(2, 64, 16, 100))
+    assert study_of.scaled_counts(tiny) == [0, 1, 2]
+    with pytest.raises(ValueError, match="-1"):
+        study_of.scaled_counts(small, [-1])
+
+
+def test_interpretable_units_are_those_of_decoding(system):
+    units = [Neuron(layer, unit) for layer in range(3) for unit in range(0, 128, 9)]
+    found = study_of.interpretable_units(system)
+    assert found.shape == (3, 128)
+    assert [bool(found[n.layer, n.unit]) for n in units] == list(
+        interpretable(system, units).values()
+    )
+
+
+def test_a_row_is_what_ablating_alone_gives(system, subjects, every_unit_reads):
+    table = study_of.ablation_table(
+        system, subjects, KS, max_new_tokens=3, batch_size=2, progress=False
+    )
+    assert list(table.columns) == study_of.COLUMNS
+    assert table.groupby(["condition", "k"]).size().eq(3).all()
+    assert len(table) == 3 * 3 * len(KS)
+    image, goal = subjects.photographs[1].open(), subjects.targets[1]
+    ranked = unique_neurons(attribution(system, [image], [goal], k=20))
+    readable = every_unit_reads(system)
+    expected = {
+        "top": ranked[:5],
+        "interpretable": [n for n in ranked if readable[n.layer, n.unit]][:5],
+    }
+    for condition, neurons in expected.items():
+        prompt = teacher_forced(system, system.prompt([image]), [goal.prefix])
+        with ablate(system, Ablation(tuple(neurons))):
+            logits, _ = system.forward(prompt)
+        probability = objective(logits, [goal], "probability").item()
+        row = table[(table["image"] == "1") & (table["condition"] == condition) & (table["k"] == 5)]
+        assert row["probability"].item() == pytest.approx(probability, rel=1e-4)
+    whole = table[table["k"] == 0]
+    assert not whole["changed"].any()
+    assert whole.groupby("image")["caption"].nunique().eq(1).all()
+
+
+def test_random_units_do_not_depend_on_the_other_images(
+    system, subjects, every_unit_reads, monkeypatch, tmp_path
+):
+    options = {"max_new_tokens": 2, "progress": False}
+    every = study_of.ablation_table(system, subjects, KS, **options)
+    monkeypatch.setenv("MMN_CACHE", str(tmp_path / "other"))
+    one = study_of.ablation_table(system, subjects.select(["2"]), KS, **options)
+    same = every[every["image"] == "2"].reset_index(drop=True)
+    np.testing.assert_allclose(same["probability"], one["probability"], rtol=1e-4)
+
+
+def test_means_stand_in_for_zero_where_asked(system, subjects, every_unit_reads):
+    options = {"max_new_tokens": 2, "progress": False}
+    zero = study_of.ablation_table(system, subjects, KS, **options)
+    mean = study_of.ablation_table(system, subjects, KS, value="mean", **options)
+    ablated = zero["k"] > 0
+    assert (zero["probability"] != mean["probability"])[ablated].any()
+    np.testing.assert_allclose(
+        zero["probability"][~ablated], mean["probability"][~ablated], rtol=1e-5
+    )
+
+
+def test_ranking_goes_as_deep_as_it_takes(system, subjects, monkeypatch):
+    few = np.zeros((3, 128), bool)
+    few[:, ::16] = True  # 24 of 384
+    monkeypatch.setattr(study_of, "interpretable_units", lambda model: few)
+    table = study_of.ablation_table(
+        system, subjects.select(["0"]), [0, 20], max_new_tokens=1, progress=False
+    )
+    assert len(table) == 6
+    with pytest.raises(ValueError, match="24 interpretable units among all 384"):
+        study_of.ablation_table(
+            system, subjects.select(["0"]), [0, 25], max_new_tokens=1, progress=False
+        )
+    with pytest.raises(ValueError, match="begin with 0"):
+        study_of.ablation_table(system, subjects, [5], progress=False)
+
+
+# --- what is made of the table -------------------------------------------------------------
+
+
+def made_table() -> pd.DataFrame:
+    """Two images; the top curve falls, then rises on one of them."""
+    probability = {
+        "top": ([0.8, 0.4, 0.2], [0.4, 0.1, 0.3]),
+        "interpretable": ([0.8, 0.8, 0.4], [0.4] * 3),
+        "random": ([0.8] * 3, [0.4] * 3),
+    }
+    said = ["a horse on grass", "a dog on grass", "grass"]
+    return pd.DataFrame(
+        [
+            {
+                "image": str(i),
+                "condition": c,
+                "k": k,
+                "probability": p,
+                "caption": said[row] if c == "top" else said[0],
+            }
+            for c, images in probability.items()
+            for i, values in enumerate(images)
+            for row, (k, p) in enumerate(zip(KS, values, strict=True))
+        ]
+    )
+
+
+def test_ratios_are_to_the_whole_model_of_the_same_image():
+    table = study_of.add_ratios(made_table())
+    top = table[table["condition"] == "top"]
+    np.testing.assert_allclose(top["relative"], [1, 0.5, 0.25, 1, 0.25, 0.75])
+    curve = study_of.curves(table, "relative").set_index(["condition", "k"])
+    assert curve.loc[("top", 5), "mean"] == pytest.approx(0.5)
+    assert curve.loc[("top", 5), "n"] == 2
+    assert curve.loc[("random", 5), ["low", "mean", "high"]].tolist() == [1, 1, 1]
+    assert study_of.at(table, "top", 2, "relative").tolist() == [0.5, 0.25]
+
+
+def test_steps_down_count_where_the_mean_falls():
+    table = study_of.add_ratios(made_table())
+    assert study_of.steps_down(table, "interpretable", "relative").value == 0.5
+    falling = study_of.steps_down(table, "top", "relative")  # means 1, .375, .5
+    assert falling.value == 0.5
+    assert falling.low <= 0.5 <= falling.high
+
+
+def test_similarity_scores_each_changed_pair_once():
+    asked = []
+
+    def score(new, old):
+        asked.extend(zip(new, old, strict=True))
+        return [0.5] * len(new)
+
+    table = study_of.add_similarity(made_table(), score)
+    assert asked == [("a dog on grass", ["a horse on grass"]), ("grass", ["a horse on grass"])]
+    assert table[table["condition"] == "random"]["bertscore"].eq(1).all()
+    assert table[(table["condition"] == "top") & (table["k"] > 0)]["bertscore"].eq(0.5).all()
+
+
+def test_what_stays_of_a_caption():
+    stays = study_of.what_stays(made_table(), "top", 2, {"0": "Horse", "1": "grass"})
+    assert stays["noun"].tolist() == [False, True]
+    assert stays["opening"].all()
+    assert not study_of.what_stays(made_table(), "top", 5, {"0": "x", "1": "x"})["opening"].any()
+
+
+def test_the_table_of_captions_has_a_row_for_each_count():
+    table = study_of.add_similarity(made_table(), lambda new, old: [0.5] * len(new))
+    laid = study_of.caption_table(table, ["1"], {"top": "top units", "random": "random units"}, 400)
+    assert laid["ablated"].tolist() == KS
+    assert laid["share"].tolist() == ["0 %", "0.5 %", "1.25 %"]
+    assert laid["top units"].tolist()[-1] == "grass"
+    assert laid["BERTScore, random units"].eq(1).all()

@@ -1,0 +1,215 @@
+"""Words against pictures: what is scored, what it is compared with."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmn_utils.datasets import Instance, Photograph
+from mmn_utils.neurons.table import Neuron
+from mmn_utils.neurons.text import Noun
+from mmn_utils.studies import agreement
+from mmn_utils.studies.subjects import Subjects
+
+
+@pytest.fixture
+def photographs():
+    captions = {
+        "1": ("a horse in a field", "the horse, alone"),
+        "2": ("two boats on the water",),
+        "3": ("a cat",),
+    }
+    return [Photograph(id=i, path=Path(f"{i}.jpg"), captions=c) for i, c in captions.items()]
+
+
+@pytest.fixture
+def asked(monkeypatch):
+    """Let both scores be computed from lengths; keep what they were asked for."""
+    calls = SimpleNamespace(clip=[], bert=[], learnt=[])
+
+    def clipscore(images, texts, clip):
+        calls.clip += [(image.id, text) for image, text in zip(images, texts, strict=True)]
+        scores = [100 * int(i.id) + len(t) for i, t in zip(images, texts, strict=True)]
+        return np.array(scores, dtype=float)
+
+    def bertscore(candidates, references, encoder):
+        calls.bert += list(zip(candidates, references, strict=True))
+        return np.array([len(references[i]) + len(t) / 100 for i, t in enumerate(candidates)])
+
+    monkeypatch.setattr(agreement, "clipscore", clipscore)
+    embeddings = SimpleNamespace(learn=calls.learnt.extend)
+    monkeypatch.setattr(agreement, "clip_embeddings", lambda clip: embeddings)
+    monkeypatch.setattr(agreement, "bertscore", bertscore)
+    return calls
+
+
+TEXTS = {
+    "prompts": [["a", "bb", "a"], ["bb"], ["ccc"]],
+    "captions": [["bb"], ["dddd"], ["ccc"]],
+}
+
+
+def test_tokens_are_listed_without_their_blanks():
+    assert agreement.listed([" horse", "s", " ,"]) == "horse, s, ,"
+
+
+def test_every_text_is_scored_with_its_own_photograph(photographs, asked):
+    table = agreement.agreement(photographs, TEXTS)
+    assert list(table.columns) == ["condition", "image", "rank", "text", "clipscore", "bertscore"]
+    assert len(table) == 8
+    assert list(table["rank"]) == [0, 1, 2, 0, 0, 0, 0, 0]
+    expected = 100 * table["image"].astype(int) + table["text"].str.len()
+    assert (table["clipscore"] == expected).all()
+    captions = table["image"].map({"1": 2, "2": 1, "3": 1})
+    assert np.allclose(table["bertscore"], captions + table["text"].str.len() / 100)
+
+
+def test_no_pair_is_scored_twice(photographs, asked):
+    agreement.agreement(photographs, TEXTS)
+    assert len(asked.clip) == len(set(asked.clip)) == 5
+    assert len(asked.bert) == len(set(asked.bert)) == 5
+    assert set(asked.learnt) == {"a", "bb", "ccc", "dddd"}
+
+
+def test_one_measure_alone_leaves_the_other_uncomputed(photographs, asked):
+    table = agreement.agreement(photographs, TEXTS, measures=["clipscore"])
+    assert "bertscore" not in table
+    assert not asked.bert
+
+
+@pytest.mark.parametrize(
+    ("texts", "named", "message"),
+    [
+        ({"prompts": [["a"]]}, {}, "texts for 1 of 3 photographs"),
+        ({"prompts": ["a", "b", "c"]}, {}, "the text 'a'; give a list"),
+        (TEXTS, {"measures": ["bleu"]}, "choose from clipscore, bertscore"),
+    ],
+)
+def test_wrong_texts_and_measures_are_refused(photographs, asked, texts, named, message):
+    with pytest.raises(ValueError, match=message):
+        agreement.agreement(photographs, texts, **named)
+
+
+def test_scores_reduce_to_one_per_image_in_the_order_asked(photographs, asked):
+    table = agreement.agreement(photographs, TEXTS)
+    wide = agreement.per_image(table, "clipscore", ["3", "1", "2"], "max")
+    assert list(wide.columns) == ["prompts", "captions"]
+    assert wide["prompts"].tolist() == [303, 102, 202]
+    assert agreement.per_image(table, "clipscore", ["1"])["prompts"].item() == pytest.approx(
+        304 / 3
+    )
+
+
+def test_an_image_without_text_is_refused_by_name(photographs, asked):
+    table = agreement.agreement(photographs, {**TEXTS, "nouns": [["a"], [], ["b"]]})
+    with pytest.raises(ValueError, match="image 2 has no text of 'nouns'"):
+        agreement.per_image(table, "clipscore", ["1", "2", "3"])
+
+
+def test_human_nouns_are_different_words_of_the_captions(photographs):
+    rng = np.random.default_rng(0)
+    assert sorted(agreement.human_nouns(photographs[0], 5, rng)) == ["field", "horse"]
+    assert len(agreement.human_nouns(photographs[0], 1, rng)) == 1
+    silent = Photograph(id="4", path=Path("4.jpg"), captions=("so it is",))
+    with pytest.raises(ValueError, match="no noun in the human captions of photograph 4"):
+        agreement.human_nouns(silent, 5, rng)
+
+
+@pytest.mark.parametrize("n", [2, 3, 50])
+def test_every_image_gets_another_one_and_each_is_given_once(n):
+    partner = agreement.other_images(n, np.random.default_rng(n))
+    assert sorted(partner) == list(range(n))
+    assert (partner != np.arange(n)).all()
+
+
+def test_one_image_has_no_other():
+    with pytest.raises(ValueError, match="two or more"):
+        agreement.other_images(1, np.random.default_rng(0))
+
+
+@pytest.mark.parametrize(
+    ("tokens", "noun", "expected"),
+    [
+        ([" kitten", " cats"], "cat", True),
+        ([" Cat"], "cats", True),
+        ([" berry"], "berries", True),
+        ([" catalogue", "s", " "], "cat", False),
+    ],
+)
+def test_a_noun_is_found_in_either_number(tokens, noun, expected):
+    assert agreement.writes_noun(tokens, noun) is expected
+
+
+def test_units_are_counted_once_per_layer():
+    table = pd.DataFrame({"layer": [0, 2, 2, 0], "unit": [1, 1, 5, 1]}).astype("int32")
+    numbers = agreement.unit_numbers(table, 16)
+    assert numbers.tolist() == [1, 33, 37, 1]
+    assert agreement.units_per_layer(numbers, 16, 4).tolist() == [1, 0, 2, 0]
+    assert agreement.units_per_layer(numbers[:0], 16, 2).tolist() == [0, 0]
+    assert agreement.units_per_layer(numbers.reshape(2, 2), 16, 4).tolist() == [1, 0, 2, 0]
+
+
+WORDS = ["horse", "horses", "field", "riding", "stable", "saddle", "pony", "x", "y", "z"]
+
+
+def test_decoded_neurons_are_described_image_by_image():
+    a, b = Neuron(1, 2), Neuron(0, 7)
+    words = {a: [f" {word}" for word in WORDS], b: ["##"] * 10}
+    sets = {"1": {"multimodal": [a, b], "random": [b, a]}, "2": {"multimodal": [a], "random": [b]}}
+    table = agreement.described(sets, words, {"1": "horse", "2": "boat"})
+    assert len(table) == 6
+    first = table.iloc[0]
+    assert (first["image"], first["condition"], first["rank"]) == ("1", "multimodal", 0)
+    assert first["neuron"] == a
+    assert first["text"].startswith("horse, horses, field")
+    assert first["interpretable"]
+    assert first["writes_noun"]
+    assert not table.iloc[1][["interpretable", "writes_noun"]].any()
+    assert not table[table["image"] == "2"]["writes_noun"].any()
+    shares = agreement.share_by_image(table, "writes_noun")
+    assert shares.loc["1"].tolist() == [0.5, 0.5]
+    assert agreement.share_by_image(table, "writes_noun", 1).loc["1"].tolist() == [1, 0]
+    assert list(shares.index) == ["1", "2"]
+
+
+def an_image(name, noun, *objects):
+    """Return a photograph with (category, supercategory) objects, and a noun."""
+    instances = tuple(Instance(c, s, 1.0, False, (2, 2), []) for c, s in objects)
+    return Photograph(id=name, path=Path(name), instances=instances), Noun(noun, 0, 0)
+
+
+def test_examples_are_the_first_that_name_an_object_of_the_supercategory():
+    rows = [
+        an_image("1", "field", ("horse", "animal")),
+        an_image("2", "boats", ("boat", "vehicle"), ("horse", "animal")),
+        an_image("3", "horse", ("horse", "animal")),
+        an_image("4", "horses", ("horse", "animal")),
+    ]
+    photographs, nouns = map(list, zip(*rows, strict=True))
+    subjects = Subjects(photographs, [], nouns, [])
+    assert agreement.example_of_each(subjects, 6) == {"animal": "3", "vehicle": "2"}
+    assert agreement.example_of_each(subjects, 1) == {"animal": "3"}
+
+
+def test_without_a_fitting_noun_the_first_that_shows_an_object_stands_in():
+    objects = [("horse", "animal"), ("boat", "vehicle")]
+    rows = [an_image("1", "sky", *objects), an_image("2", "sky", *objects), an_image("3", "sky")]
+    photographs, nouns = map(list, zip(*rows, strict=True))
+    subjects = Subjects(photographs, [], nouns, [])
+    assert agreement.example_of_each(subjects, 6) == {"animal": "1", "vehicle": "2"}
+    alone = Subjects(photographs[:1], [], nouns[:1], [])
+    assert agreement.example_of_each(alone, 6) == {"animal": "1"}
+    with pytest.raises(ValueError, match="annotated object"):
+        agreement.example_of_each(Subjects(photographs[2:], [], nouns[2:], []), 6)
+
+
+def test_patches_on_an_object_are_covered_by_half():
+    shape = np.zeros((8, 8), dtype=bool)
+    shape[:4, :6] = True
+    expected = [True, True, True, False] * 2 + [False] * 8
+    assert agreement.patches_on(shape, (4, 4)).tolist() == expected
+    assert agreement.patches_on(shape, (2, 2)).tolist() == [True, True, False, False]
