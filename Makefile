@@ -19,9 +19,9 @@ ARGS   ?=
 BIN := $(VENV)/bin
 # The environment is as good as the lock that it was made from: its name carries the hash.
 STAMP := $(VENV)/.installed-$(shell cksum < requirements.lock | cut -d ' ' -f 1)
-RUN_ENVIRONMENT := PATH="$(abspath $(BIN)):$$PATH" OMP_WAIT_POLICY=PASSIVE
+RUN := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m mmn_utils.running.environment
 
-.PHONY: help env figures report test lint miniature variants lock readme clean
+.PHONY: help env figures report test lab lint miniature variants lock readme clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -35,12 +35,12 @@ $(STAMP): requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--no-deps --no-build-isolation -e .
+	@$(BIN)/python -m mmn_utils.running.environment > /dev/null
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
 figures: $(STAMP)  ## run the notebooks that changed, then build the report
-	@$(RUN_ENVIRONMENT) $(BIN)/python -m mmn_utils.running.warm -- \
-		$(BIN)/snakemake --cores $(CORES) --config preset="$(PRESET)" \
+	@$(RUN) $(BIN)/snakemake --cores $(CORES) --config preset="$(PRESET)" \
 		--rerun-incomplete --nolock --quiet host progress reason rules
 	@printf 'Report: %s\n' $(PRESET:%="$(CURDIR)/figures/%/report.html")
 
@@ -48,17 +48,20 @@ report: $(STAMP)  ## build the reports again from the exhibits that are there
 	@$(BIN)/python -m mmn_utils.exhibits report $(PRESET)
 
 test: $(STAMP)  ## run the test suite
-	@$(RUN_ENVIRONMENT) $(BIN)/python -m pytest $(ARGS)
+	@$(RUN) $(BIN)/python -m pytest $(ARGS)
+
+lab: $(STAMP)  ## read and edit the notebooks in JupyterLab
+	@$(RUN) $(BIN)/jupyter lab notebooks
 
 lint: $(STAMP)  ## check style with ruff
 	@$(BIN)/ruff check .
 
 miniature: $(STAMP)  ## train the miniature again from nothing (hours; resumable)
-	@$(RUN_ENVIRONMENT) $(BIN)/python -m mmn_utils.miniature
+	@$(RUN) $(BIN)/python -m mmn_utils.miniature
 
 variants: $(STAMP)  ## train what was tried before the miniature again (an hour of one core)
-	@$(RUN_ENVIRONMENT) $(BIN)/python -m mmn_utils.miniature.variants
-	@$(RUN_ENVIRONMENT) $(BIN)/python -m mmn_utils.miniature.clip --towers
+	@$(RUN) $(BIN)/python -m mmn_utils.miniature.variants
+	@$(RUN) $(BIN)/python -m mmn_utils.miniature.clip --towers
 
 lock: $(STAMP)  ## resolve the dependencies afresh and pin them
 	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report - \
@@ -67,7 +70,7 @@ lock: $(STAMP)  ## resolve the dependencies afresh and pin them
 		| $(BIN)/python .ci/lock.py > requirements.lock.new
 	@mv requirements.lock.new requirements.lock
 
-readme: $(STAMP)  ## rewrite the README's table of exhibits
+readme: $(STAMP)  ## rewrite the README's tables
 	@$(BIN)/python -m mmn_utils.exhibits readme
 
 clean:  ## remove executed notebooks, cached results and tool caches; figures and .venv stay

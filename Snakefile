@@ -112,7 +112,7 @@ for place, (preset, notebook) in enumerate(JOBS):
         message:
             f"notebook {notebook} on {preset.name} ({place + 1} of {len(JOBS)})"
         shell:
-            "python -m mmn_utils.running.warm -m mmn_utils.running {params.notebook} --preset {params.preset} --lines"
+            "python -m mmn_utils.running {params.notebook} --preset {params.preset} --lines"
 
 
 # All at once, since each links to the others.
@@ -125,4 +125,4 @@ rule reports:
     output:
         [report(run) for run in RUNS],
     shell:
-        "python -m mmn_utils.running.warm -m mmn_utils.exhibits report {RUNS}"
+        "python -m mmn_utils.exhibits report {RUNS}"

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from mmn_utils.running import environment
+
 # Before anything imports torch: few threads, and threads that sleep while they wait, so
 # that the suite keeps its time beside other work on two cores.
 ENVIRONMENT = {
+    **environment.ENVIRONMENT,
     "OMP_NUM_THREADS": str(min(2, os.cpu_count() or 1)),
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "TOKENIZERS_PARALLELISM": "false",
     "HF_HUB_OFFLINE": "1",
     "MPLBACKEND": "Agg",
     "JUPYTER_PLATFORM_DIRS": "1",

@@ -25,6 +25,7 @@ FLOORS = {
     "exhibits": 6,
     "running": 7,
     "miniature": 7,
+    "face": 8,
 }
 GROUND = 0  # its files may use each other
 LONGEST_FILE, LONGEST_FUNCTION = 450, 50  # lines
@@ -57,7 +58,7 @@ def imported(path: Path) -> set[str]:
 def test_nothing_imports_a_room_above_or_beside(path):
     room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
     if room == "__init__":
-        return  # the face looks into every room
+        return  # hands the face's names out
     assert room in FLOORS, f"{room} stands on no floor"
     for other in imported(path) - {room}:
         assert other in FLOORS, f"{other} stands on no floor"

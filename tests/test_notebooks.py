@@ -12,7 +12,6 @@ import pytest
 from mmn_utils.exhibits.entries import exhibits_of, load_exhibits
 from mmn_utils.presets import NOTEBOOKS, REQUIRED, read_parameters, resolve
 from mmn_utils.running.run import execute
-from mmn_utils.running.warm import served
 from tests.conftest import missing_weights
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
@@ -91,18 +90,8 @@ def test_names_each_of_its_exhibits(path):
         assert f'"{exhibit.id}"' in source, f"{exhibit.id} is not saved in {path.name}"
 
 
-@pytest.fixture(scope="module")
-def warm_kernels():
-    """Kernels that have everything imported, as those of ``make figures``."""
-    with served() as asking, pytest.MonkeyPatch.context() as patch:
-        for name, value in asking.items():
-            patch.setenv(name, value)
-        yield
-
-
 @each_notebook
 @pytest.mark.slow
-@pytest.mark.usefixtures("warm_kernels")
 def test_runs_from_end_to_end_on_the_preset_ci(path, tmp_path):
     if resolve(path, "ci")["model"].startswith("miniature") and missing_weights():
         pytest.skip(f"{path.stem} needs data/miniature, which lacks {', '.join(missing_weights())}")

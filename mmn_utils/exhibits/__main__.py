@@ -1,7 +1,7 @@
-"""Write what is made of saved exhibits.
+"""Write what is made of saved exhibits: reports, and the README's tables.
 
 python -m mmn_utils.exhibits report RUN ...    rebuild figures/RUN/report.html
-python -m mmn_utils.exhibits readme            rewrite the README's table of exhibits
+python -m mmn_utils.exhibits readme            rewrite the README's two tables
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     report = commands.add_parser("report", help="write figures/RUN/report.html")
     report.add_argument("runs", nargs="+", metavar="RUN")
-    commands.add_parser("readme", help="rewrite the table of exhibits in README.md")
+    commands.add_parser("readme", help="rewrite the tables of README.md")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "report":

@@ -23,9 +23,7 @@ from mmn_utils.presets import (
     notebook_path,
     resolve,
 )
-from mmn_utils.running.warm import KERNEL_ENVIRONMENT, socket_folder
-
-KERNEL = "python3"
+from mmn_utils.running.environment import KERNEL, socket_folder, with_defaults
 
 
 def execute(
@@ -54,7 +52,7 @@ def execute(
     output.parent.mkdir(parents=True, exist_ok=True)
     redirected = {"MMN_FIGURES": figures, "MMN_CACHE": cache}
     paths = {name: str(from_root(value)) for name, value in redirected.items() if value}
-    with _environment({**KERNEL_ENVIRONMENT, **paths}):  # which the kernel inherits
+    with _environment({**with_defaults(), **paths}):  # which the kernel inherits
         forget(parameters["run"], path)
         record = folder / "parameters" / f"{path.stem}.json"
         _record(record, path, parameters, made=[])

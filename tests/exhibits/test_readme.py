@@ -1,15 +1,18 @@
-"""The README's table of exhibits."""
+"""What the README takes from the shipped runs."""
 
 from __future__ import annotations
 
 import pytest
 
-from mmn_utils.exhibits.readme import README_BEGIN, README_END, update_readme
+from mmn_utils.exhibits.entries import SHIPPED
+from mmn_utils.exhibits.ledger import claims
+from mmn_utils.exhibits.readme import BLOCKS, marks, update_readme, verdict_counts
 from mmn_utils.presets import ROOT
 
 
 def test_update_readme_rewrites_between_the_marks_only():
-    text = f"# Title\n\n{README_BEGIN}\nold\n{README_END}\n\nend\n"
+    parts = ["\n".join([marks(block)[0], "old", marks(block)[1]]) for block in BLOCKS]
+    text = "\n\n".join(["# Title", *parts, "end\n"])
     new = update_readme(text)
     assert new.startswith("# Title\n")
     assert new.endswith("\n\nend\n")
@@ -20,9 +23,15 @@ def test_update_readme_rewrites_between_the_marks_only():
         update_readme("# no marks")
 
 
-def test_the_readmes_table_is_current():
-    readme = ROOT / "README.md"
-    if not readme.is_file():
-        pytest.skip("there is no README.md yet")
-    text = readme.read_text(encoding="utf-8")
+def test_the_verdicts_counted_are_those_of_the_papers_claims():
+    counts = verdict_counts()
+    assert list(counts.index) == list(SHIPPED)
+    for run in SHIPPED:
+        ledger = claims(run, ROOT / "figures")
+        assert counts.loc[run].sum() == (ledger["paper"] != "C").sum() > 0
+        assert counts.loc[run, "no"] == ((ledger["paper"] != "C") & (ledger["holds"] == "no")).sum()
+
+
+def test_the_readme_is_current():
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
     assert update_readme(text) == text, "run 'make readme'"

@@ -1,0 +1,187 @@
+"""What somebody's own script needs: one picture, one system, and a function for each question.
+
+A ``picture`` is a ``PIL.Image``, the path of one, or a ``Photograph`` of a data set. ``neurons``
+are a neuron table, or neurons, or their addresses such as ``"L7.u15772"``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from mmn_utils.datasets import Photograph, load_dataset
+from mmn_utils.datasets.base import read_image
+from mmn_utils.interventions import ablation, editing
+from mmn_utils.models import VisionLanguageModel, load_model
+from mmn_utils.models import doctor as doctors
+from mmn_utils.neurons import captions, decoding, receptive_fields, scores
+from mmn_utils.neurons.captions import Caption
+from mmn_utils.neurons.table import Neuron, unique_neurons
+from mmn_utils.neurons.targets import Target, caption_targets
+
+Picture = Image.Image | str | Path | Photograph
+Neurons = pd.DataFrame | Sequence[Neuron | str] | Neuron | str
+
+METHODS = {"attribution": scores.attribution, "contribution": scores.contribution}
+NAME = "picture"  # of the one picture, in the tables
+
+load = load_model
+photographs = load_dataset
+
+
+def example(place: int = 0) -> Image.Image:
+    """Return one of the miniature's held-out scenes: RGB, the first by default.
+
+    ``ValueError`` for a place beyond the last.
+    """
+    scenes = load_dataset("miniature")
+    if not 0 <= place < len(scenes):
+        raise ValueError(f"example {place}: give a place from 0 to {len(scenes) - 1}")
+    return scenes[place].open()
+
+
+def caption(system: VisionLanguageModel, picture: Picture, max_new_tokens: int = 20) -> Caption:
+    """Caption a picture greedily: ``text`` and token ``ids``."""
+    return captions.caption_images(system, [_opened(picture)], max_new_tokens)[0]
+
+
+def targets(
+    system: VisionLanguageModel, picture: Picture, max_new_tokens: int = 20
+) -> list[Target]:
+    """Caption a picture and return its nouns as targets, in their order (paper A, S.1).
+
+    ``ValueError``, with the caption, where it has no noun.
+    """
+    said = caption(system, picture, max_new_tokens)
+    found = caption_targets(system, NAME, said)
+    if not found:
+        raise ValueError(f"no noun in the caption {said.text!r}: take another picture")
+    return found
+
+
+def top_neurons(
+    system: VisionLanguageModel,
+    picture: Picture,
+    word: str | None = None,
+    *,
+    method: str = "attribution",
+    k: int = 100,
+    **options,
+) -> pd.DataFrame:
+    """Score a picture's neurons for a noun of its caption, the first by default: the top ``k``.
+
+    A neuron table, best first. ``method``: ``attribution``, Z times its gradient at the image
+    tokens (paper A, Eq. 2), or ``contribution``, what neurons write of the noun (paper B, Eq. 2);
+    ``options`` as in ``neurons.scores``. ``ValueError`` where the caption lacks the word.
+    """
+    if method not in METHODS:
+        raise ValueError(f"method = {method!r}: give one of {', '.join(METHODS)}")
+    target = _target(system, picture, word)
+    return METHODS[method](system, [_opened(picture)], [target], k=k, **options)
+
+
+def decode(system: VisionLanguageModel, neurons: Neurons, k: int = 5) -> pd.DataFrame:
+    """Read the write vectors of neurons as the ``k`` tokens that each writes (paper A, 2.2).
+
+    One row for each neuron: its address, its score where a neuron table was given, the tokens.
+    """
+    some = _neurons(neurons)
+    words = decoding.decoded_words(system, some, k)
+    writes = [" ".join(token.strip() for token in words[neuron]) for neuron in some]
+    table = pd.DataFrame({"neuron": list(map(str, some)), "writes": writes})
+    if isinstance(neurons, pd.DataFrame) and len(neurons) == len(some):
+        table.insert(1, "score", neurons["score"].to_numpy())
+    return table
+
+
+def heat_map(
+    system: VisionLanguageModel, picture: Picture, neurons: Neurons, mean: bool = True
+) -> np.ndarray:
+    """Scale the activations of neurons on the image tokens to the picture's size (paper A, 3.2).
+
+    The mean of the neurons, (height, width) float32, or each of them, (neurons, height, width).
+    ``ValueError`` for a system whose image tokens have no place in the picture.
+    """
+    opened = _opened(picture)
+    maps = receptive_fields.activation_maps(system, [opened], _neurons(neurons))[0]
+    maps = receptive_fields.upsample(maps, (opened.height, opened.width))
+    return (maps.mean(0) if mean else maps).cpu().numpy()
+
+
+def ablate(
+    system: VisionLanguageModel, picture: Picture, neurons: Neurons, **options
+) -> ablation.Receipt:
+    """Caption a picture without some neurons (paper A, 3.3); nothing stays changed.
+
+    The receipt has ``caption_before``, ``caption_after``, ``logit_change`` and what was touched.
+    ``options`` as ``Ablation`` takes them: ``positions``, ``value``.
+    """
+    what = ablation.Ablation(tuple(_neurons(neurons)), **options)
+    with ablation.ablate(system, what, prompt=system.prompt([_opened(picture)])) as receipt:
+        return receipt
+
+
+def edit(
+    system: VisionLanguageModel,
+    picture: Picture,
+    source: str | None,
+    target: str,
+    *,
+    k: int = 5,
+    **settings,
+) -> tuple[editing.Edit, tuple[str, str]]:
+    """Make a noun of the caption another word by its top ``k`` neurons (paper B, Algorithm 1).
+
+    Returns the edit and the captions before and after; the system stays as it was, until
+    ``interventions.editing.install``. ``source`` None: the first noun. ``settings`` as in
+    ``editing.Settings``. ``EmptyEdit`` where no neuron is worth a change.
+    """
+    opened, noun = _opened(picture), _target(system, picture, source)
+    ranked = scores.contribution(system, [opened], [noun], k=k)
+    how = editing.Settings(**settings)
+    found = editing.make_edit(system, [opened], [noun], target, unique_neurons(ranked), how)
+    with editing.apply(system, found, prompt=system.prompt([opened])) as receipt:
+        captions = receipt.caption_before[0], receipt.caption_after[0]
+    return found, captions
+
+
+def doctor(system: VisionLanguageModel, pictures: Sequence[Picture] | None = None) -> pd.DataFrame:
+    """Examine a system on some pictures, two of the miniature's by default: a row for each check.
+
+    See ``models.doctor``: the system's own forward, completeness, finite differences and others.
+    """
+    some = [example(0), example(1)] if pictures is None else [_opened(one) for one in pictures]
+    return doctors.doctor(system, some)
+
+
+def _opened(picture: Picture) -> Image.Image:
+    """Open a picture, upright RGB; one that is open is read as its file would be."""
+    if isinstance(picture, Photograph):
+        return picture.open()
+    if isinstance(picture, Image.Image):
+        return picture
+    return read_image(Path(picture).expanduser())
+
+
+def _neurons(neurons: Neurons) -> list[Neuron]:
+    """Return neurons in their order, each once."""
+    if isinstance(neurons, pd.DataFrame):
+        return unique_neurons(neurons)
+    some = [neurons] if isinstance(neurons, Neuron | str) else neurons
+    return list(dict.fromkeys(Neuron.parse(n) if isinstance(n, str) else n for n in some))
+
+
+def _target(system: VisionLanguageModel, picture: Picture, word: str | None) -> Target:
+    """Choose a target of the caption by its noun, the first by default."""
+    found = targets(system, picture)
+    if word is None:
+        return found[0]
+    named = [target for target in found if target.noun.casefold() == word.casefold()]
+    if not named:
+        nouns = ", ".join(target.noun for target in found)
+        raise ValueError(f"the caption has no noun {word!r}; its nouns are {nouns}")
+    return named[0]
