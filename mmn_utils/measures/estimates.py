@@ -7,17 +7,25 @@ than one case.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from mmn_utils.measures.metrics import bootstrap_interval, kolmogorov_smirnov, paired_difference
-
 RESAMPLES = 1000
 LEVEL = 0.95
+RESAMPLES_AT_ONCE = 1 << 22  # bootstrap indices held in memory together
+
+
+class Interval(NamedTuple):
+    """A confidence interval; unpacks to (low, high)."""
+
+    low: float
+    high: float
 
 
 @dataclass(frozen=True)
@@ -56,9 +64,14 @@ def mean_of(values: ArrayLike, seed: int = 0) -> Estimate:
 
 
 def difference_of(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Estimate:
-    """Return the mean of ``first - second``, image by image: both in the same order."""
-    pairs = paired_difference(first, second, RESAMPLES, LEVEL, seed)
-    return Estimate(pairs.mean, pairs.low, pairs.high, pairs.n)
+    """Return the mean of ``first - second``, image by image: both in the same order.
+
+    ValueError where lengths differ.
+    """
+    first, second = _finite(first, "first"), _finite(second, "second")
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} values are no pairs: align them first")
+    return mean_of(first - second, seed)
 
 
 def bootstrap(
@@ -116,15 +129,60 @@ def _aligned(columns: Sequence[ArrayLike]) -> tuple[list[np.ndarray], int]:
     return arrays, lengths.pop()
 
 
+def bootstrap_interval(
+    values: Sequence[float] | np.ndarray,
+    n: int = 1000,
+    level: float = 0.95,
+    seed: int = 0,
+    statistic: Callable[..., np.ndarray] = np.mean,
+) -> Interval:
+    """Return the percentile bootstrap interval of a statistic of the values.
+
+    ``n`` resamples with replacement; ``statistic`` takes ``axis=`` as numpy's do (mean,
+    median). The same seed gives the same interval. A single value gives an interval of
+    width 0. ValueError for no values, NaN, or a level outside (0, 1).
+    """
+    values = _finite(values, "values")
+    if n < 1 or not 0 < level < 1:
+        raise ValueError(f"n={n}, level={level}: n must be positive, level between 0 and 1")
+    rng = np.random.default_rng(seed)
+    at_once = max(1, RESAMPLES_AT_ONCE // len(values))
+    parts = []
+    for start in range(0, n, at_once):
+        rows = min(at_once, n - start)
+        drawn = rng.integers(0, len(values), size=(rows, len(values)))
+        parts.append(statistic(values[drawn], axis=1))
+    tail = (1 - level) / 2
+    low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail])
+    return Interval(float(low), float(high))
+
+
 def ks_of(first: ArrayLike, second: ArrayLike, seed: int = 0) -> tuple[Estimate, float]:
     """Return Kolmogorov and Smirnov's D of two samples over the same images, and its p.
 
     A resampled D can only gain from chance, so the interval leans upwards; p is the
     test, the interval tells how large D is.
     """
-    test = kolmogorov_smirnov(first, second)
+    statistic, pvalue = kolmogorov_smirnov(first, second)
     interval = bootstrap(_largest_gap, np.asarray(first), np.asarray(second), seed=seed)
-    return Estimate(test.statistic, *interval.ci, interval.n), test.pvalue
+    return Estimate(statistic, *interval.ci, interval.n), pvalue
+
+
+def kolmogorov_smirnov(
+    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
+) -> tuple[float, float]:
+    """Test whether two samples come from one distribution: D and p (two-sided, scipy's).
+
+    Paper A, section 2.1, for decoded prompts against random ones. The p-value is exact
+    where scipy can compute it, else asymptotic. ValueError for an empty sample or NaN.
+    """
+    from scipy import stats  # here, since it costs most notebooks half a second for nothing
+
+    a, b = _finite(a, "a"), _finite(b, "b")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "ks_2samp: Exact calculation unsuccessful")
+        result = stats.ks_2samp(a, b)
+    return float(result.statistic), float(result.pvalue)
 
 
 def _largest_gap(first: np.ndarray, second: np.ndarray) -> float:
@@ -151,3 +209,14 @@ def share_of_gap(
     if not difference_of(ceiling, floor, seed).low > 0:
         return Estimate(np.nan, np.nan, np.nan, len(np.asarray(values)))
     return bootstrap(share, floor, values, ceiling, seed=seed)
+
+
+def _finite(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
+    """Return the values as a flat float64 array; ValueError when empty or not finite."""
+    array = np.asarray(values, dtype=np.float64)
+    if array.ndim != 1 or array.size == 0:
+        raise ValueError(f"{name} must be a non-empty list of numbers, has shape {array.shape}")
+    if not np.isfinite(array).all():
+        where = int(np.flatnonzero(~np.isfinite(array))[0])
+        raise ValueError(f"{name}[{where}] is {array[where]}: drop or repair it first")
+    return array

@@ -21,7 +21,7 @@ import torch.nn.functional as F
 
 from mmn_utils.datasets.base import Photograph
 from mmn_utils.interventions.ablation import sweep
-from mmn_utils.measures.metrics import Interval, bootstrap_interval
+from mmn_utils.measures.estimates import Interval, bootstrap_interval
 from mmn_utils.miniature.world import Concept, World
 from mmn_utils.models.base import Prompt
 from mmn_utils.neurons.decoding import decoded_words, nearest_tokens

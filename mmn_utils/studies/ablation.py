@@ -17,8 +17,8 @@ import pandas as pd
 import torch
 
 from mmn_utils.interventions.ablation import CONDITIONS, ablation_rows, sweep, unit_means
+from mmn_utils.measures.bertscore import bertscore
 from mmn_utils.measures.estimates import Estimate, bootstrap, mean_of
-from mmn_utils.measures.metrics import bertscore
 from mmn_utils.neurons.decoding import decode_vectors
 from mmn_utils.neurons.table import Neuron, unique_neurons
 from mmn_utils.neurons.text import WORDS_NEEDED, is_dictionary_word
@@ -169,7 +169,7 @@ def add_ratios(table: pd.DataFrame) -> pd.DataFrame:
 def add_similarity(table: pd.DataFrame, score: Callable | None = None) -> pd.DataFrame:
     """Add ``bertscore`` (F1) of each caption against the whole model's of the same image (S.5).
 
-    ``score(candidates, references)`` stands in for ``metrics.bertscore``.
+    ``score(candidates, references)`` stands in for ``measures.bertscore``.
     """
     whole = table[table["k"] == 0].set_index(["image", "condition"])["caption"]
     before = whole.loc[list(zip(table["image"], table["condition"], strict=True))]

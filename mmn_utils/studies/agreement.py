@@ -15,7 +15,8 @@ import pandas as pd
 from PIL import Image
 
 from mmn_utils.datasets import Photograph
-from mmn_utils.measures.metrics import ClipEmbeddings, bertscore, clip_embeddings, clipscore
+from mmn_utils.measures.bertscore import bertscore
+from mmn_utils.measures.clipscore import ClipEmbeddings, clip_embeddings, clipscore
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.neurons.text import is_interpretable, noun_places
 from mmn_utils.studies.selectivity import same_word

@@ -16,9 +16,9 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mmn_utils.measures.metrics import bertscore, bertscore_identifier
-from mmn_utils.measures.word_metrics import bleurt as bleurt_of
-from mmn_utils.measures.word_metrics import moverscore, moverscore_identifier
+from mmn_utils.measures.bertscore import bertscore, bertscore_identifier
+from mmn_utils.measures.bleurt import bleurt as bleurt_of
+from mmn_utils.measures.moverscore import moverscore, moverscore_identifier
 from mmn_utils.neurons.decoding import decode_vectors, write_vectors
 from mmn_utils.neurons.final_norm import frozen_norm
 from mmn_utils.neurons.table import Neuron, neuron_table, top_k

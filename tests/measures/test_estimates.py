@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from scipy import stats
 
+from mmn_utils.measures import estimates
 from mmn_utils.measures.estimates import (
     Estimate,
     bootstrap,
+    bootstrap_interval,
     difference_of,
     jackknife,
+    kolmogorov_smirnov,
     ks_of,
     mean_of,
     share_of_gap,
@@ -113,3 +118,104 @@ def test_without_a_gap_there_is_no_share():
     rng = np.random.default_rng(0)
     floor, ceiling = rng.normal(0, 1, 30), rng.normal(0.01, 1, 30)
     assert np.isnan(share_of_gap(floor, floor, ceiling).value)
+
+
+@pytest.mark.parametrize("statistic", [np.mean, np.median])
+def test_bootstrap_agrees_with_scipy(statistic):
+    values = np.random.default_rng(1).gamma(2.0, size=80)
+    ours = bootstrap_interval(values, n=4000, seed=5, statistic=statistic)
+    theirs = stats.bootstrap(
+        (values,), statistic, n_resamples=4000, method="percentile", rng=7
+    ).confidence_interval
+    width = theirs.high - theirs.low
+    assert abs(ours.low - theirs.low) < 0.1 * width
+    assert abs(ours.high - theirs.high) < 0.1 * width
+
+
+def test_bootstrap_covers_the_mean_as_often_as_it_says():
+    rng = np.random.default_rng(0)
+    intervals = [bootstrap_interval(rng.normal(size=60), n=400, seed=i) for i in range(300)]
+    covered = np.mean([low <= 0 <= high for low, high in intervals])
+    assert 0.90 < covered < 0.98
+
+
+@given(
+    st.lists(st.floats(-100, 100), min_size=1, max_size=30),
+    st.floats(-50, 50),
+    st.floats(0.1, 10),
+)
+def test_intervals_move_with_their_values(values, shift, scale):
+    """Property: shifting and stretching the values does the same to the interval."""
+    low, high = bootstrap_interval(values, n=50)
+    moved = bootstrap_interval(scale * np.array(values) + shift, n=50)
+    assert moved == pytest.approx((scale * low + shift, scale * high + shift), abs=1e-6)
+    assert min(values) - 1e-9 <= low <= high <= max(values) + 1e-9
+
+
+def test_intervals_repeat_and_levels_nest():
+    values = np.random.default_rng(2).normal(size=50)
+    assert bootstrap_interval(values) == bootstrap_interval(list(values))
+    assert bootstrap_interval(values, seed=1) != bootstrap_interval(values, seed=2)
+    narrow, wide = (bootstrap_interval(values, level=level) for level in (0.5, 0.99))
+    assert wide.low < narrow.low < narrow.high < wide.high
+    assert bootstrap_interval([3.0]) == (3.0, 3.0)
+
+
+def test_resampling_in_parts_is_resampling(monkeypatch):
+    """A long list is resampled a few rows at a time; the interval is as good."""
+    values = np.random.default_rng(3).normal(size=200)
+    whole = bootstrap_interval(values, n=2000)
+    monkeypatch.setattr(estimates, "RESAMPLES_AT_ONCE", 1000)
+    assert bootstrap_interval(values, n=2000) == pytest.approx(whole, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (([],), "non-empty"),
+        (([[1.0, 2.0]],), "non-empty"),
+        (([1.0, float("nan")],), r"values\[1\] is nan"),
+        (([1.0], 0), "n=0"),
+        (([1.0], 10, 1.0), r"level=1\.0"),
+    ],
+)
+def test_bad_values_are_refused(arguments, message):
+    with pytest.raises(ValueError, match=message):
+        bootstrap_interval(*arguments)
+
+
+def test_pairs_cancel_what_they_share():
+    rng = np.random.default_rng(4)
+    shared = rng.normal(scale=100, size=60)
+    found = difference_of(shared + 1 + rng.normal(scale=0.1, size=60), shared)
+    assert found.low < found.value < found.high
+    assert found.n == 60
+    assert found.low > 0.9
+    assert found.high < 1.1
+    with pytest.raises(ValueError, match="2 and 3 values are no pairs"):
+        difference_of([1, 2], [1, 2, 3])
+
+
+@pytest.mark.filterwarnings("ignore:ks_2samp")  # from the reference; ours is silent
+@given(
+    st.lists(st.integers(0, 20), min_size=1, max_size=25),
+    st.lists(st.integers(0, 20), min_size=1, max_size=25),
+)
+def test_kolmogorov_smirnov_is_the_largest_gap(a, b):
+    """Property: the statistic is the largest gap of the distribution functions; symmetric."""
+    grid = np.arange(21)
+    gap = max(abs(np.mean(np.array(a) <= x) - np.mean(np.array(b) <= x)) for x in grid)
+    found = kolmogorov_smirnov(a, b)
+    assert found[0] == pytest.approx(gap)
+    assert found == pytest.approx(kolmogorov_smirnov(b, a))
+    assert found[1] == pytest.approx(stats.ks_2samp(a, b).pvalue)
+
+
+def test_kolmogorov_smirnov_tells_apart():
+    rng = np.random.default_rng(5)
+    a, b = rng.normal(size=300), rng.normal(size=300)
+    assert kolmogorov_smirnov(a, b)[1] > 0.01
+    assert kolmogorov_smirnov(a, b + 5)[0] > 0.9
+    assert kolmogorov_smirnov(a, a) == (0.0, 1.0)
+    with pytest.raises(ValueError, match="b must be a non-empty"):
+        kolmogorov_smirnov(a, [])

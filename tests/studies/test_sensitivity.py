@@ -9,9 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmn_utils.measures.bertscore import bertscore
+from mmn_utils.measures.bleurt import BleurtResult
 from mmn_utils.measures.estimates import difference_of, mean_of
-from mmn_utils.measures.metrics import bertscore
-from mmn_utils.measures.word_metrics import BleurtResult, moverscore
+from mmn_utils.measures.moverscore import moverscore
 from mmn_utils.models.capture import capture
 from mmn_utils.neurons.decoding import decoded_words
 from mmn_utils.neurons.scores import Target, activation_baseline, contribution

@@ -1,28 +1,19 @@
-"""MoverScore and BLEURT: how alike a candidate and a reference are, beside BERTScore.
+"""BLEURT: a trained judge of a candidate against a reference, where a checkpoint is at hand.
 
-Scales. MoverScore is 1 minus a transport distance, so 1 is the same text. Between unit
-vectors the Euclidean distance is 0 to 2, so the score is -1 to 1. Where unrelated words lie
-depends on the encoder: at about -0.4 with the default one (20 000 pairs), so paper B's
-0.66 to 0.73, of an encoder that it does not name, are on another scale. BLEURT is what its
-checkpoint says, about 0 to 1 for BLEURT-20: no number without a checkpoint.
+Scale: what the checkpoint says, about 0 to 1 for BLEURT-20; no number without one.
 """
 
 from __future__ import annotations
 
-import string
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.metadata import version
-from math import log
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-import ot
 import torch
-from scipy.spatial.distance import cdist
 from transformers import (
     AutoModelForSequenceClassification,
     AutoTokenizer,
@@ -38,19 +29,9 @@ from transformers import (
 from transformers.utils import cached_file, is_protobuf_available, is_sentencepiece_available
 
 from mmn_utils.compat import quiet_loading
-from mmn_utils.measures.metrics import (
-    TokenVectors,
-    check_pairs,
-    encoder_identifier,
-    token_vectors,
-    weights_identifier,
-)
+from mmn_utils.measures.encoder import weights_identifier
+from mmn_utils.measures.pairs import Pair, check_pairs, over_references
 
-Pair = tuple[str, str]  # candidate, reference
-
-# The ground distance between unit vectors: of the metric's paper, and of its first code.
-COSTS = {"euclidean": "euclidean", "squared": "sqeuclidean"}
-CONTINUES = "##"  # how WordPiece marks a token that continues a word
 MAX_LENGTH = 512  # tokens of reference and candidate together, in BLEURT's checkpoints
 NO_CHECKPOINT = "not tested: no checkpoint"
 SHARED_FACTS = (
@@ -65,102 +46,6 @@ SHARED_FACTS = (
     "layer_norm_eps",
     "pad_token_id",
 )  # of a port's configuration with BERT's and RemBERT's
-
-
-# --- MoverScore ------------------------------------------------------------------------
-
-
-class Cloud(NamedTuple):
-    """A text to be moved: unit vectors (n, width) and their masses (n,), which sum to 1."""
-
-    vectors: np.ndarray
-    masses: np.ndarray
-
-
-def moverscore(
-    candidates: Sequence[str],
-    references: Sequence[Sequence[str]],
-    encoder: str | Path | None = None,
-    layer: int | None = None,
-    *,
-    idf: bool = True,
-    cost: str = "euclidean",
-    batch_size: int = 64,
-    device: str = "cpu",
-) -> np.ndarray:
-    """Return each candidate's MoverScore (unigrams), averaged over its references.
-
-    1 minus the least cost of moving the candidate's tokens onto the reference's, solved
-    exactly. Encoder and layer as in ``metrics.bertscore``, with one layer where the
-    metric's first code joins five. ``cost``: ``euclidean`` distance of unit vectors, as
-    its paper has it, or ``squared`` (2 - 2 cosines), as that code has it; the score is
-    then -3 to 1. Masses follow ``idf`` over the candidates and over the references, each
-    distinct text counted once; without it they are equal. As published, pieces that
-    continue a word and punctuation have no mass; a text of nothing else keeps it, and so
-    does one whose words are all in every text. A blank text matches nothing and scores 0.
-    Each distinct pair is scored once, each distinct text embedded once a call. Returns
-    float64 (candidates,). ValueError for a string in place of a list, unequal lengths,
-    no reference, or another cost.
-    """
-    if cost not in COSTS:
-        raise ValueError(f"cost={cost!r}: give {' or '.join(map(repr, COSTS))}")
-
-    def score(pairs: list[Pair]) -> list[float]:
-        sides = [sorted(set(side)) for side in zip(*pairs, strict=True)]
-        seen = token_vectors([*sides[0], *sides[1]], encoder, layer, batch_size, device)
-        ours, theirs = (_clouds({text: seen[text] for text in side}, idf) for side in sides)
-        return [1 - distance(ours[c], theirs[r], cost) for c, r in pairs]
-
-    return _over_references(candidates, references, score)
-
-
-def moverscore_identifier(
-    encoder: str | Path | None = None,
-    layer: int | None = None,
-    *,
-    idf: bool = True,
-    cost: str = "euclidean",
-) -> str:
-    """Return what fixes the numbers of :func:`moverscore`, for provenance."""
-    return (
-        f"MoverScore, unigrams, {encoder_identifier(encoder, layer)}, "
-        f"{'idf' if idf else 'no idf'}, {cost} cost, 1 - distance, POT {version('POT')}, "
-        f"transformers {version('transformers')}"
-    )
-
-
-def distance(ours: Cloud, theirs: Cloud, cost: str = "euclidean") -> float:
-    """Return the least cost of moving one text onto another; 1 where a text has no tokens."""
-    if not len(ours.masses) or not len(theirs.masses):
-        return 1.0
-    costs = cdist(ours.vectors, theirs.vectors, COSTS[cost])
-    if 1 in costs.shape:  # all mass comes from, or goes to, one place: there is one plan
-        return float(ours.masses @ costs @ theirs.masses)
-    return float(ot.emd2(ours.masses, theirs.masses, costs))
-
-
-def _clouds(texts: dict[str, TokenVectors], idf: bool) -> dict[str, Cloud]:
-    """Give the tokens of each text their masses; the texts are the corpus of the idf."""
-    found = Counter(token for seen in texts.values() for token in set(seen.tokens))
-    weights = {token: log((len(texts) + 1) / (n + 1)) if idf else 1.0 for token, n in found.items()}
-    return {text: _cloud(seen, weights) for text, seen in texts.items()}
-
-
-def _cloud(seen: TokenVectors, weights: dict[str, float]) -> Cloud:
-    """Lay one text out; where no word has a weight, its tokens have equal ones."""
-    words = [i for i, token in enumerate(seen.tokens) if _is_word(token)]
-    kept = words or list(range(len(seen.tokens)))
-    masses = np.array([weights[seen.tokens[i]] for i in kept], dtype=np.float64)
-    if not masses.any():
-        masses = np.ones(len(kept))
-    return Cloud(seen.vectors[kept].double().numpy(), masses / masses.sum())
-
-
-def _is_word(token: str) -> bool:
-    return CONTINUES not in token and token not in string.punctuation
-
-
-# --- BLEURT ----------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
@@ -250,7 +135,7 @@ def bleurt(
         loaded = load_bleurt(checkpoint, device)
     except FileNotFoundError:
         return BleurtResult(None, f"{NO_CHECKPOINT} {Path(checkpoint).name!r}")
-    scores = _over_references(candidates, references, lambda p: loaded.scores(p, batch_size))
+    scores = over_references(candidates, references, lambda p: loaded.scores(p, batch_size))
     return BleurtResult(scores, bleurt_identifier(checkpoint))
 
 
@@ -341,21 +226,3 @@ def _ported_tokenizer(name: str) -> Any:
             )
         return kind.from_pretrained(name)
     raise ValueError(f"{name} has no tokenizer; put {' or '.join(kinds)} there")
-
-
-# --- what both do ------------------------------------------------------------------------
-
-
-def _over_references(
-    candidates: Sequence[str],
-    references: Sequence[Sequence[str]],
-    score: Callable[[list[Pair]], Iterable[float]],
-) -> np.ndarray:
-    """Score each distinct pair once; average each candidate's over its references."""
-    check_pairs(candidates, references)
-    of_candidate = zip(candidates, references, strict=True)
-    asked = [(c.strip(), r.strip()) for c, rs in of_candidate for r in rs]
-    pairs = sorted(set(asked))
-    scored = dict(zip(pairs, score(pairs), strict=True)) if pairs else {}
-    each = iter(asked)
-    return np.array([np.mean([scored[next(each)] for _ in rs]) for rs in references], dtype=float)
