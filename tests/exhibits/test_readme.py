@@ -11,12 +11,12 @@ from mmn_utils.presets import ROOT
 
 
 def test_update_readme_rewrites_between_the_marks_only():
-    parts = ["\n".join([marks(block)[0], "old", marks(block)[1]]) for block in BLOCKS]
+    parts = ["\n".join([marks(block)[0], "what was there", marks(block)[1]]) for block in BLOCKS]
     text = "\n\n".join(["# Title", *parts, "end\n"])
     new = update_readme(text)
     assert new.startswith("# Title\n")
     assert new.endswith("\n\nend\n")
-    assert "old" not in new
+    assert "what was there" not in new
     assert "A-table-S3" in new
     assert update_readme(new) == new
     with pytest.raises(ValueError, match="two lines"):
