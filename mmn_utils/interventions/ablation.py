@@ -17,8 +17,8 @@ import torch
 from mmn_utils.models.base import state_hash
 from mmn_utils.models.capture import replace
 from mmn_utils.neurons.captions import Caption, generate
-from mmn_utils.neurons.scores import Target, objective
 from mmn_utils.neurons.table import Neuron, by_layer, check_neurons, random_like
+from mmn_utils.neurons.targets import Target, objective
 
 POSITIONS = ("all", "image", "generated")
 CONDITIONS = ("top", "interpretable", "random")

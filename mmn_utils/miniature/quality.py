@@ -26,8 +26,8 @@ from mmn_utils.miniature.world import Concept, World
 from mmn_utils.models.base import Prompt
 from mmn_utils.neurons.decoding import decoded_words, nearest_tokens
 from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
-from mmn_utils.neurons.scores import Target
 from mmn_utils.neurons.table import Neuron, random_like, top_k, unique_neurons
+from mmn_utils.neurons.targets import Target
 from mmn_utils.neurons.text import nouns
 from mmn_utils.studies.subjects import Subjects, captions_of, subjects, top_neurons
 

@@ -16,6 +16,7 @@ from mmn_utils.models.base import Prompt
 from mmn_utils.models.capture import replace
 from mmn_utils.neurons.text import nouns
 
+Positions = Sequence[int] | slice | None
 Consume = Callable[[int, torch.Tensor], None]  # takes a layer and what was read of it
 ACTIVATIONS = {"gated": "activation", "gate": "gate"}  # the switch to the place of capture
 
@@ -74,6 +75,18 @@ def target_tokens(targets: Sequence[Target], vocabulary: int, device) -> torch.T
     return tokens
 
 
+def objective(logits: torch.Tensor, targets: Sequence[Target], target: str = "logit"):
+    """Read y_c of each row: logits (B, V) to the logit or probability of its token, (B) float32."""
+    tokens = target_tokens(targets, logits.shape[-1], logits.device)
+    logits = logits.float()
+    chosen = logits.gather(1, tokens[:, None])[:, 0]
+    if target == "logit":
+        return chosen
+    if target == "probability":
+        return (chosen - logits.logsumexp(-1)).exp()
+    raise ValueError(f"target={target!r}: give 'logit' or 'probability'")
+
+
 def embedded(model, images: Sequence | Prompt) -> Prompt:
     """Embed the images without a graph behind them; a prompt of them stays as it is."""
     if isinstance(images, Prompt):
@@ -82,6 +95,22 @@ def embedded(model, images: Sequence | Prompt) -> Prompt:
         raise ValueError("no images; give at least one")
     with torch.no_grad():
         return model.prompt(images)
+
+
+def positions_of(model, prompt, positions: Positions) -> slice | torch.Tensor:
+    """Resolve positions of the prompt, to index with: the image tokens' if None.
+
+    ``ValueError`` for none, and for one outside the prompt.
+    """
+    image, length = model.image_tokens, prompt.embeds.shape[1]
+    if positions is None:
+        return slice(image.start, image.start + image.count)
+    if isinstance(positions, slice):
+        positions = range(length)[positions]
+    index = torch.as_tensor(list(positions), dtype=torch.long, device=prompt.embeds.device)
+    if index.numel() == 0 or index.min() < 0 or index.max() >= length:
+        raise ValueError(f"positions must be some of the prompt's 0 to {length - 1}")
+    return index
 
 
 def check_rows(prompt: Sequence | Prompt, targets: Sequence[Target]) -> None:

@@ -21,8 +21,8 @@ from PIL import Image
 from mmn_utils.datasets.published import published
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.final_norm import frozen_norm
+from mmn_utils.neurons.methods import METHODS, by_methods
 from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
-from mmn_utils.neurons.scores import METHODS, by_methods
 from mmn_utils.neurons.table import Neuron, neuron_table, random_like, top_k
 from mmn_utils.neurons.targets import ACTIVATIONS, Target, caption_targets
 from mmn_utils.studies.invariance import NS, RegionInvariance, region_invariance

@@ -34,7 +34,7 @@ from mmn_utils.interventions.editing import (
 )
 from mmn_utils.measures.estimates import Estimate, difference_of, mean_of
 from mmn_utils.neurons.captions import Caption
-from mmn_utils.neurons.scores import contribution
+from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.table import Neuron, unique_neurons
 from mmn_utils.neurons.targets import Target, caption_targets
 from mmn_utils.studies.edits import EDITED, MEASURES, OTHER, SAME, Before, judged, per_photograph
@@ -149,7 +149,7 @@ def top_neurons(
     """Find the ``n`` neurons that contribute most to each target (paper B, Eq. 2).
 
     ``photographs[i]`` belongs to ``targets[i]``; an image has each noun once. ``switches`` as
-    ``scores.contribution``.
+    ``contribution``.
     """
     found = []
     for start in range(0, len(targets), batch_size):

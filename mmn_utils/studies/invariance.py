@@ -21,7 +21,7 @@ import torch
 from mmn_utils.interventions.ablation import NothingTouched
 from mmn_utils.models.base import Prompt
 from mmn_utils.neurons.captions import Caption, generate
-from mmn_utils.neurons.scores import METHODS, by_methods
+from mmn_utils.neurons.methods import METHODS, by_methods
 from mmn_utils.neurons.table import neuron_table
 from mmn_utils.neurons.targets import Target, caption_targets, embed_once
 
@@ -103,7 +103,7 @@ def region_invariance(
     ``images[i]``, or row i of their prompt, belongs to ``targets[i]``. ``captions`` ``new``:
     the shuffled tokens are captioned, and the concepts in both captions are compared, each
     at its own step, as in the paper; ``same``: the targets keep their captions. ``methods``
-    as in ``scores.by_methods``. Orders depend on seed, image and shuffle alone.
+    as in ``methods.by_methods``. Orders depend on seed, image and shuffle alone.
     """
     neurons = model.sizes.layers * model.sizes.units
     ks = _counts(ks, neurons)

@@ -22,6 +22,7 @@ import torch
 from mmn_utils.datasets import ClassFolders, CocoDataset, Photograph
 from mmn_utils.measures.estimates import Estimate
 from mmn_utils.models.capture import capture, spare_last
+from mmn_utils.neurons.attribution import attributed
 from mmn_utils.neurons.captions import generate
 from mmn_utils.neurons.receptive_fields import (
     QUANTILE,
@@ -32,8 +33,8 @@ from mmn_utils.neurons.receptive_fields import (
     resize_truth,
     upsample,
 )
-from mmn_utils.neurons.scores import Target, attributed, objective
 from mmn_utils.neurons.table import NO_PATCH, Neuron, neuron_table, random_like, unique_neurons
+from mmn_utils.neurons.targets import Target, objective
 from mmn_utils.neurons.text import nouns
 from mmn_utils.studies.subjects import per_photograph
 

@@ -73,7 +73,7 @@ def top_words(
     """Decode the top neurons of each concept by each method (paper B, Table 2).
 
     ``tables``: a neuron table for each method, all with the same images and nouns, as
-    from ``scores.by_methods``. One row for each (image, noun, method, rank from 0): neuron
+    from ``methods.by_methods``. One row for each (image, noun, method, rank from 0): neuron
     (its address), score, sign, words (list of ``tokens`` texts, most probable first, with
     their leading blanks). A neuron counts once for a concept, with its highest score.
 

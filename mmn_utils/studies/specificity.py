@@ -20,9 +20,9 @@ import pandas as pd
 import torch
 
 from mmn_utils.models.base import Prompt
+from mmn_utils.neurons.contribution import unembedding_rows
 from mmn_utils.neurons.decoding import decode_vectors, write_vectors
 from mmn_utils.neurons.final_norm import frozen_norm
-from mmn_utils.neurons.scores import unembedding_rows
 from mmn_utils.neurons.table import Neuron, check_neurons, top_k
 from mmn_utils.neurons.targets import Target, at_steps
 
@@ -258,7 +258,7 @@ def score_matrix(
 ) -> torch.Tensor:
     """Score each neuron for each target at its step: (neurons, targets) float32.
 
-    Contributions as ``scores.contribution`` has them, of these neurons alone, in one pass.
+    Contributions as ``contribution`` has them, of these neurons alone, in one pass.
     """
     norm = frozen_norm(model, contribution_norm)
     values, residual = _activations(model, images, targets, neurons, activation)

@@ -17,10 +17,11 @@ import pandas as pd
 import torch
 
 from mmn_utils.cache import canonical, per_image
+from mmn_utils.neurons.attribution import attributions
 from mmn_utils.neurons.captions import Caption, as_caption, caption_images
 from mmn_utils.neurons.decoding import nearest_tokens
-from mmn_utils.neurons.scores import Target, attributions
 from mmn_utils.neurons.table import neuron_table
+from mmn_utils.neurons.targets import Target
 from mmn_utils.neurons.text import Noun, nouns
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def top_neurons(
 ) -> pd.DataFrame:
     """Score the subjects' neurons by attribution (paper A, Eq. 2): the neuron table, cached.
 
-    The top ``k`` per image; ``target`` and ``rank_by`` as in ``scores.attribution``. Both
+    The top ``k`` per image; ``target`` and ``rank_by`` as in ``attribution``. Both
     rankings of units are kept to ``DEPTH`` or deeper, so that whoever asks for another
     ``k``, or the other ranking, finds it computed.
     """

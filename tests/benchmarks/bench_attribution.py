@@ -13,7 +13,8 @@ import torch
 from captum.attr import LayerGradientXActivation
 
 from mmn_utils.models.capture import capture
-from mmn_utils.neurons.scores import attribution, objective, teacher_forced
+from mmn_utils.neurons.attribution import attribution
+from mmn_utils.neurons.targets import objective, teacher_forced
 from tests.benchmarks.timing import best_times, random_system, random_targets
 
 

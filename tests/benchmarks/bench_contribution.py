@@ -21,8 +21,9 @@ from unittest.mock import patch
 
 import torch
 
-from mmn_utils.neurons import scores
-from mmn_utils.neurons.scores import Target, contribution
+from mmn_utils.neurons import contribution as contribution_module
+from mmn_utils.neurons.contribution import contribution
+from mmn_utils.neurons.targets import Target
 from tests.benchmarks.timing import best_times
 
 NOUNS, TOP, KEPT, IMAGES = 5, 100, 10_000, 1000
@@ -60,7 +61,7 @@ class Weights:
 
 def ours(weights: Weights):
     """Score all nouns: the neuron table."""
-    with patch.object(scores, "at_steps", weights.feed):
+    with patch.object(contribution_module, "at_steps", weights.feed):
         return contribution(weights, weights.targets, weights.targets, k=TOP)
 
 

@@ -25,8 +25,9 @@ from transformers.models.gptj.modeling_gptj import create_sinusoidal_positions
 
 from mmn_utils.models.encoders import HubBeit
 from mmn_utils.models.limber import LIMBER, Limber, build_limber
+from mmn_utils.neurons.attribution import attribution
 from mmn_utils.neurons.captions import Caption, generate
-from mmn_utils.neurons.scores import Target, attribution
+from mmn_utils.neurons.targets import Target
 from tests.tiny import tiny_images, tiny_tokenizer
 
 GPTJ_6B = GPTJConfig()  # the class's defaults are the 6B model

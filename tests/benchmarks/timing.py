@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 import torch
 
 from mmn_utils.models.base import GPTJ, ImageTokens, Prompt, VisionLanguageModel
-from mmn_utils.neurons.scores import Target
+from mmn_utils.neurons.targets import Target
 from tests.tiny import tiny_language_model, tiny_tokenizer
 
 PATCHES, WORDS = 196, 3

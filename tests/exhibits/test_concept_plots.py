@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmn_utils.exhibits import concept_plots, plots
 from mmn_utils.measures.estimates import Estimate
-from mmn_utils.neurons.scores import METHODS
+from mmn_utils.neurons.methods import METHODS
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.studies.specificity import HeatMap
 

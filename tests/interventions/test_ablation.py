@@ -23,8 +23,8 @@ from mmn_utils.interventions.ablation import (
 )
 from mmn_utils.models.capture import capture
 from mmn_utils.neurons.captions import generate
-from mmn_utils.neurons.scores import Target, objective, teacher_forced
 from mmn_utils.neurons.table import Neuron
+from mmn_utils.neurons.targets import Target, objective, teacher_forced
 from tests.tiny import tiny_images, tiny_limber
 
 IMAGES = tiny_images(3)

@@ -19,8 +19,8 @@ from mmn_utils.interventions.perturbation import (
 )
 from mmn_utils.models.base import state_hash
 from mmn_utils.neurons.captions import Caption, caption_images
-from mmn_utils.neurons.scores import Target
 from mmn_utils.neurons.table import Neuron
+from mmn_utils.neurons.targets import Target
 from tests.tiny import tiny_images, tiny_limber
 from tests.tiny_gated import TinyGated
 

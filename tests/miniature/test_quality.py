@@ -17,8 +17,8 @@ from mmn_utils.miniature import quality
 from mmn_utils.miniature.quality import REQUIRED
 from mmn_utils.miniature.world import Background, Concept, World
 from mmn_utils.neurons.captions import Caption
-from mmn_utils.neurons.scores import Target
 from mmn_utils.neurons.table import Neuron, neuron_table, unique_neurons
+from mmn_utils.neurons.targets import Target
 from mmn_utils.neurons.text import Noun
 from mmn_utils.studies.subjects import Subjects
 from tests.tiny import tiny_images, tiny_limber

@@ -75,8 +75,8 @@ from mmn_utils.models.doctor import CHECKS, doctor
 from mmn_utils.models.hub import MissingParts
 from mmn_utils.models.language_part import GivenPrompt
 from mmn_utils.neurons.captions import generate
-from mmn_utils.neurons.scores import Target
 from mmn_utils.neurons.table import Neuron
+from mmn_utils.neurons.targets import Target
 from tests.tiny import END, PADDING, tiny_images, tiny_tokenizer
 
 TEXT = {

@@ -58,8 +58,8 @@ from mmn_utils.models.mplug_owl2_modules import (
     visible_keys,
 )
 from mmn_utils.neurons.captions import generate
-from mmn_utils.neurons.scores import Target
 from mmn_utils.neurons.table import Neuron
+from mmn_utils.neurons.targets import Target
 from tests.tiny import PADDING, tiny_images, tiny_tokenizer
 
 VISION = VisionConfig(

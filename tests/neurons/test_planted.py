@@ -18,11 +18,14 @@ from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 import mmn_utils.compat  # noqa: F401  (before transformers)
 from mmn_utils.interventions.ablation import Ablation, ablate, ablation_rows, sweep
 from mmn_utils.models.base import GPTJ, ImageTokens, VisionLanguageModel
+from mmn_utils.neurons.attribution import attribution
 from mmn_utils.neurons.captions import generate
+from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.decoding import decode, decoded_words
+from mmn_utils.neurons.effects import exact_ablation
 from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
-from mmn_utils.neurons.scores import Target, attribution, contribution, exact_ablation
 from mmn_utils.neurons.table import Neuron, unique_neurons
+from mmn_utils.neurons.targets import Target
 
 GRID, PIXELS = (20, 5), 160  # one row of patches is 1/20 of the picture: the mask's share
 WIDTH, LAYER = 64, 1

@@ -22,15 +22,12 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from mmn_utils.models.base import LLAMA, ImageTokens, VisionLanguageModel
 from mmn_utils.models.doctor import CHECKS, doctor
+from mmn_utils.neurons.activation import last_activation
 from mmn_utils.neurons.captions import generate
-from mmn_utils.neurons.scores import (
-    Target,
-    contribution,
-    contribution_layers_field,
-    exact_ablation,
-    last_activation,
-)
+from mmn_utils.neurons.contribution import contribution, contribution_layers_field
+from mmn_utils.neurons.effects import exact_ablation
 from mmn_utils.neurons.table import Neuron, unique_neurons
+from mmn_utils.neurons.targets import Target
 from mmn_utils.studies.specificity import heat_maps, specificity
 from tests.tiny import tiny_tokenizer
 

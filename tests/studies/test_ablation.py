@@ -11,9 +11,10 @@ import pytest
 from mmn_utils.datasets import Photograph
 from mmn_utils.interventions.ablation import Ablation, ablate
 from mmn_utils.models.base import Sizes
+from mmn_utils.neurons.attribution import attribution
 from mmn_utils.neurons.decoding import interpretable
-from mmn_utils.neurons.scores import Target, attribution, objective, teacher_forced
 from mmn_utils.neurons.table import Neuron, unique_neurons
+from mmn_utils.neurons.targets import Target, objective, teacher_forced
 from mmn_utils.studies import ablation as study_of
 from mmn_utils.studies.subjects import Subjects
 from tests.tiny import tiny_images, tiny_limber

@@ -9,8 +9,8 @@ import torch
 
 from mmn_utils.datasets import Instance, Photograph
 from mmn_utils.neurons.captions import Caption
+from mmn_utils.neurons.methods import METHODS, by_methods
 from mmn_utils.neurons.receptive_fields import activation_maps
-from mmn_utils.neurons.scores import METHODS, by_methods
 from mmn_utils.neurons.table import Neuron, neuron_table, top_k
 from mmn_utils.neurons.targets import caption_targets
 from mmn_utils.studies import concepts

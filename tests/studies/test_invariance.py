@@ -11,9 +11,11 @@ from hypothesis import strategies as st
 
 from mmn_utils.interventions.ablation import NothingTouched
 from mmn_utils.measures.estimates import mean_of
+from mmn_utils.neurons.attribution import attribution
 from mmn_utils.neurons.captions import Caption
-from mmn_utils.neurons.scores import Target, attribution, contribution
+from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.table import neuron_table
+from mmn_utils.neurons.targets import Target
 from mmn_utils.studies import invariance
 from mmn_utils.studies.invariance import (
     chance,

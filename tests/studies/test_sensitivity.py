@@ -14,9 +14,11 @@ from mmn_utils.measures.bleurt import BleurtResult
 from mmn_utils.measures.estimates import difference_of, mean_of
 from mmn_utils.measures.moverscore import moverscore
 from mmn_utils.models.capture import capture
+from mmn_utils.neurons.activation import activation_baseline
+from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.decoding import decoded_words
-from mmn_utils.neurons.scores import Target, activation_baseline, contribution
 from mmn_utils.neurons.table import Neuron, neuron_table
+from mmn_utils.neurons.targets import Target
 from mmn_utils.studies import sensitivity as module
 from mmn_utils.studies.sensitivity import METRICS, Sensitivity, sensitivity, top_words
 from tests.tiny import tiny_images

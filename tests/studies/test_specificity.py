@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mmn_utils.measures.estimates import mean_of
-from mmn_utils.neurons.scores import Target, contribution, contribution_layers_field
+from mmn_utils.neurons.contribution import contribution, contribution_layers_field
 from mmn_utils.neurons.table import Neuron, random_like
+from mmn_utils.neurons.targets import Target
 from mmn_utils.studies.specificity import (
     HeatMap,
     Specificity,

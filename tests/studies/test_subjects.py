@@ -10,9 +10,10 @@ import pytest
 
 from mmn_utils.cache import canonical
 from mmn_utils.datasets import Photograph
+from mmn_utils.neurons.attribution import attribution
 from mmn_utils.neurons.captions import Caption, caption_images
 from mmn_utils.neurons.decoding import nearest_tokens
-from mmn_utils.neurons.scores import Target, attribution
+from mmn_utils.neurons.targets import Target
 from mmn_utils.neurons.text import Noun
 from mmn_utils.studies import subjects as study
 from tests.tiny import tiny_images, tiny_limber, tiny_tokenizer

@@ -1,4 +1,4 @@
-"""Scores against Captum, finite differences, brute force, and each other."""
+"""Attribution against Captum, finite differences and the whole field."""
 
 from __future__ import annotations
 
@@ -12,48 +12,16 @@ from captum.attr import LayerGradientXActivation
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmn_utils.models.capture import capture, replace
-from mmn_utils.neurons.scores import (
-    Target,
-    activation_baseline,
+from mmn_utils.neurons.activation import activation_baseline
+from mmn_utils.neurons.attribution import (
     attribution,
     attribution_layers_field,
     attributions,
     backward,
-    contribution,
-    exact_ablation,
-    integrated_gradients,
-    objective,
-    path_field,
-    teacher_forced,
 )
-from mmn_utils.neurons.table import Neuron
-from tests.tiny import tiny_images, tiny_limber
-
-IMAGES = tiny_images(4)
-TARGETS = [  # prefixes of several lengths, so that rows are padded
-    Target("a", "horse", 300, ()),
-    Target("b", "boat", 17, (5, 9, 301)),
-    Target("c", "dog", 250, (40,)),
-    Target("d", "field", 111, (7, 8, 9, 10, 11)),
-]
-KINDS = ("logit", "probability")
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_limber()
-
-
-@pytest.fixture(scope="module")
-def prompt(model):
-    with torch.no_grad():
-        return model.prompt(IMAGES)
-
-
-def alone(model, prompt, row: int):
-    """Return the prompt and the caption prefix of one row, without padding."""
-    return teacher_forced(model, prompt.select([row]), [TARGETS[row].prefix])
+from mmn_utils.neurons.targets import objective, teacher_forced
+from tests.neurons.one_each import IMAGES, KINDS, TARGETS, alone, brute
+from tests.tiny import tiny_limber
 
 
 @contextmanager
@@ -70,39 +38,6 @@ def scaled(module, cell, factor: float):
         yield
     finally:
         handle.remove()
-
-
-# --- teacher forcing -------------------------------------------------------------------
-
-
-def test_padded_prefixes_give_the_logits_of_each_caption_by_itself(model, prompt):
-    together, _ = model.forward(teacher_forced(model, prompt, [t.prefix for t in TARGETS]))
-    for row in range(len(TARGETS)):
-        single, _ = model.forward(alone(model, prompt, row))
-        torch.testing.assert_close(together[row], single[0], atol=1e-5, rtol=1e-5)
-
-
-def test_no_prefix_leaves_the_prompt_as_it_is(model, prompt):
-    assert teacher_forced(model, prompt, [()] * 4) is prompt
-    with pytest.raises(ValueError, match="4 prompts for 1 targets"):
-        teacher_forced(model, prompt, [()])
-
-
-def test_objectives_are_the_logit_and_the_softmax(model, prompt):
-    logits, _ = model.forward(prompt)
-    tokens = [t.token for t in TARGETS]
-    rows = range(len(tokens))
-    assert torch.equal(objective(logits, TARGETS), logits[rows, tokens])
-    torch.testing.assert_close(
-        objective(logits, TARGETS, "probability"), logits.softmax(-1)[rows, tokens]
-    )
-    with pytest.raises(ValueError, match="'loss'"):
-        objective(logits, TARGETS, "loss")
-    with pytest.raises(ValueError, match="vocabulary"):
-        objective(logits, [Target("a", "x", model.sizes.vocabulary, ())] * 4)
-
-
-# --- attribution -----------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -179,20 +114,6 @@ def test_a_batch_gives_what_single_images_give(model, rank_by):
     joined = together.merge(singles, on=keys, suffixes=("", "_single"))
     assert len(joined) == len(together) == k * len(IMAGES)
     np.testing.assert_allclose(joined.score, joined.score_single, rtol=1e-3, atol=1e-6)
-
-
-def brute(field: dict, row: int, rank_by: str) -> list[tuple]:
-    """Rank the whole field of one row in plain numpy: (score, layer, unit, patch)."""
-    found = []
-    for layer, values in field.items():
-        values = values[row].numpy()
-        if rank_by == "pair":
-            found += [(s, layer, u, p) for (p, u), s in np.ndenumerate(values)]
-        elif rank_by == "max":
-            found += [(c.max(), layer, u, int(c.argmax())) for u, c in enumerate(values.T)]
-        else:
-            found += [(values[:, u].sum(), layer, u, -1) for u in range(values.shape[1])]
-    return sorted(found, reverse=True)
 
 
 @pytest.mark.parametrize("rank_by", ["max", "sum", "pair"])
@@ -304,123 +225,3 @@ def test_images_and_targets_must_match(model):
         attribution(model, [], [])
     with pytest.raises(ValueError, match="4 prompts for 1 targets"):
         activation_baseline(model, IMAGES, TARGETS[:1])
-
-
-def test_a_target_is_made_of_a_noun_and_its_caption():
-    class Noun:
-        word, step, token = "dog", 2, 44
-
-    class Caption:
-        ids = (9, 8, 44, 1)
-
-    assert Target.of("7", Noun, Caption) == Target("7", "dog", 44, (9, 8))
-
-
-# --- the other scores ------------------------------------------------------------------
-
-
-def test_the_activation_baseline_is_the_highest_activation(model, prompt):
-    table = activation_baseline(model, IMAGES, TARGETS, k=20)
-    with capture(model, "activation") as seen:
-        model.forward(prompt)
-    span = slice(model.image_tokens.start, model.image_tokens.start + model.image_tokens.count)
-    field = {layer: values[:, span].detach() for layer, values in seen.values.items()}
-    for row, target in enumerate(TARGETS):
-        mine = table[table.image == target.image]
-        expected = brute(field, row, "max")[:20]
-        assert list(zip(mine.layer, mine.unit, mine.patch, strict=True)) == [
-            e[1:] for e in expected
-        ]
-
-
-def test_contribution_is_one_column_of_the_whole_product(model, prompt):
-    table = contribution(model, IMAGES, TARGETS, k=10)
-    weight, _ = model.unembedding
-    for row, target in enumerate(TARGETS):
-        with capture(model, "activation") as seen:
-            model.forward(alone(model, prompt, row))
-        scores = []
-        for layer, values in seen.values.items():
-            product = weight @ model.write_vectors(layer).T  # (V, units), all of it
-            scores += [
-                (s, layer, u, -1)
-                for u, s in enumerate((product[target.token] * values[0, -1]).tolist())
-            ]
-        mine, expected = table[table.image == target.image], sorted(scores, reverse=True)[:10]
-        np.testing.assert_allclose(mine.score, [e[0] for e in expected], rtol=1e-4)
-        assert list(zip(mine.layer, mine.unit, mine.patch, strict=True)) == [
-            e[1:] for e in expected
-        ]
-
-
-@pytest.mark.parametrize("positions", ["all", "image"])
-@pytest.mark.parametrize("batch_size", [1, 3, 32])
-def test_exact_ablation_is_one_forward_pass_for_each_neuron(model, prompt, positions, batch_size):
-    neurons = [Neuron(0, 5), Neuron(2, 99), Neuron(1, 0), Neuron(0, 6), Neuron(1, 127)]
-    table = exact_ablation(
-        model, prompt.select([1]), TARGETS[1], neurons, positions=positions, batch_size=batch_size
-    )
-    forced = alone(model, prompt, 1)
-    whole = objective(model.forward(forced)[0], TARGETS[1:2])
-    count = forced.embeds.shape[1] if positions == "all" else model.image_tokens.count
-    for neuron in neurons:
-
-        def zero(activation, unit=neuron.unit):
-            activation = activation.clone()
-            activation[:, :count, unit] = 0
-            return activation
-
-        with replace(model, {neuron.layer: zero}):
-            without = objective(model.forward(forced)[0], TARGETS[1:2])
-        mine = table[(table.layer == neuron.layer) & (table.unit == neuron.unit)].score.item()
-        assert mine == pytest.approx((whole - without).item(), abs=1e-4)
-    assert set(table.patch) == {-1}
-    assert set(table.image) == {"b"}
-
-
-def test_attribution_approximates_exact_ablation_of_weak_neurons():
-    model = tiny_limber()
-    with torch.no_grad():
-        for layer in range(model.sizes.layers):
-            model.pre_module(layer).weight.mul_(0.02)  # gelu is nearly straight around zero
-            model.pre_module(layer).bias.mul_(0.02)
-        prompt = model.prompt(IMAGES[:1])
-    neurons = [Neuron(layer, unit) for layer in (0, 1) for unit in range(40)]
-    truth = exact_ablation(model, prompt, TARGETS[0], neurons, positions="image")
-    first = attribution(model, IMAGES[:1], TARGETS[:1], k=1000, rank_by="sum")
-    both = truth.merge(first, on=["layer", "unit"])
-    assert np.corrcoef(both.score_x, both.score_y)[0, 1] > 0.95
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_integrated_gradients_sum_to_what_zeroing_costs(model, prompt, kind):
-    field = path_field(model, prompt, TARGETS, steps=24, target=kind)
-    total = sum(values.sum((1, 2)) for values in field.values())
-    forced = teacher_forced(model, prompt, [t.prefix for t in TARGETS])
-    whole = objective(model.forward(forced)[0], TARGETS, kind)
-    count = model.image_tokens.count
-
-    def zero(activation):
-        return torch.cat([torch.zeros_like(activation[:, :count]), activation[:, count:]], dim=1)
-
-    with replace(model, dict.fromkeys(range(model.sizes.layers), zero)):
-        without = objective(model.forward(forced)[0], TARGETS, kind)
-    torch.testing.assert_close(total, (whole - without).detach(), atol=2e-4, rtol=1e-2)
-
-
-def test_integrated_gradients_rank_as_their_field_does(model, prompt):
-    table = integrated_gradients(model, IMAGES, TARGETS, k=8, steps=4)
-    field = path_field(model, prompt, TARGETS, steps=4)
-    for row, target in enumerate(TARGETS):
-        mine, expected = table[table.image == target.image], brute(field, row, "max")[:8]
-        np.testing.assert_allclose(mine.score, [e[0] for e in expected], rtol=1e-5)
-        assert list(zip(mine.layer, mine.unit, mine.patch, strict=True)) == [
-            e[1:] for e in expected
-        ]
-
-
-def test_neurons_of_another_model_are_refused(model, prompt):
-    with pytest.raises(ValueError, match=r"L9\.u0"):
-        exact_ablation(model, prompt.select([0]), TARGETS[0], [Neuron(9, 0)])
-    with pytest.raises(ValueError, match="'generated'"):
-        exact_ablation(model, prompt.select([0]), TARGETS[0], [Neuron(0, 0)], positions="generated")

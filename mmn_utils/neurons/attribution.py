@@ -1,0 +1,204 @@
+"""Attribution: Z times dy/dZ at the image patches (paper A, Eq. 2), off one backward pass.
+
+Where a caption's noun is predicted several tokens after the image, the caption up to it is
+teacher-forced, so one pass holds the whole history.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, nullcontext
+from functools import partial
+
+import pandas as pd
+import torch
+import torch.nn.functional as F
+
+from mmn_utils.models.base import Prompt
+from mmn_utils.models.capture import capture, spare_last
+from mmn_utils.neurons.ranking import TopK
+from mmn_utils.neurons.table import neuron_table
+from mmn_utils.neurons.targets import (
+    Consume,
+    Positions,
+    Target,
+    embedded,
+    final_norm_reads,
+    objective,
+    positions_of,
+    shared_captions,
+    teacher_forced,
+)
+
+
+def attribution(
+    model,
+    images: Sequence,
+    targets: Sequence[Target],
+    *,
+    k: int = 100,
+    target: str = "logit",
+    rank_by: str = "max",
+    positions: Positions = None,
+) -> pd.DataFrame:
+    """Score neurons by Z times dy/dZ at image patches (paper A, Eq. 2); top ``k`` per target.
+
+    Z is the pre-activation, y the logit (or ``probability``) of each target's token at the
+    step that predicts it; ``images[i]`` belongs to ``targets[i]``. One backward pass serves
+    the batch and reaches activations only; targets of one caption share its forward pass.
+    ``rank_by``: ``max``, units by their maximum over patches, ``patch`` where it lies;
+    ``sum`` over patches, ``patch`` -1; ``pair``, the (unit, patch) pairs themselves, as in
+    Table S.1. ``positions`` of the prompt other than the image tokens' may be given;
+    ``patch`` then counts within them.
+    """
+    options = {"k": k, "target": target, "ranks": (rank_by,), "positions": positions}
+    return attributions(model, images, targets, **options)[rank_by]
+
+
+def attributions(
+    model,
+    images: Sequence,
+    targets: Sequence[Target],
+    *,
+    k: int = 100,
+    target: str = "logit",
+    ranks: Sequence[str] = ("max", "sum"),
+    positions: Positions = None,
+) -> dict[str, pd.DataFrame]:
+    """Score as ``attribution`` by several ``rank_by``, off one backward pass: a table for each."""
+    if positions is None and len({t.image for t in targets}) < len(targets):
+        return _attributions_of_captions(model, images, targets, k, target, ranks)
+    tops = {rank: TopK(k, rank) for rank in ranks}
+
+    def consume(layer: int, field: torch.Tensor) -> None:
+        for top in tops.values():
+            top.add(layer, field)
+
+    backward(model, embedded(model, images), targets, consume, target=target, positions=positions)
+    return {rank: top.table(targets) for rank, top in tops.items()}
+
+
+def _attributions_of_captions(model, images, targets, k, target, ranks) -> dict[str, pd.DataFrame]:
+    """Score as ``attributions``, with a forward pass for each caption, not for each target."""
+    tops: dict[tuple[int, ...], dict[str, TopK]] = {}
+
+    def consume(turn: tuple[int, ...], layer: int, field: torch.Tensor) -> None:
+        if turn not in tops:
+            tops[turn] = {rank: TopK(k, rank) for rank in ranks}
+        for top in tops[turn].values():
+            top.add(layer, field)
+
+    backward_by_turns(model, images, targets, consume, target=target)
+    found = {}
+    for rank in ranks:
+        parts = [some[rank].table([targets[i] for i in turn]) for turn, some in tops.items()]
+        found[rank] = neuron_table(pd.concat(parts, ignore_index=True))
+    return found
+
+
+def attribution_layers_field(
+    model, prompt, targets, *, target: str = "logit", positions: Positions = None
+) -> dict[int, torch.Tensor]:
+    """Return the whole field of Eq. 2 as {layer: (B, P, units)}, for small models and tests."""
+    field: dict[int, torch.Tensor] = {}
+    backward(model, prompt, targets, field.__setitem__, target=target, positions=positions)
+    return dict(sorted(field.items()))
+
+
+def backward(
+    model,
+    prompt,
+    targets: Sequence[Target],
+    consume: Consume,
+    *,
+    target: str = "logit",
+    positions: Positions = None,
+) -> torch.Tensor:
+    """Run one backward pass and hand each layer's Z times dy/dZ over as it is reached.
+
+    ``prompt`` ends before the captions. Rows do not see each other, so the gradient of the
+    sum of all y is each row's own. Fields are (B, P, units) float32 and are freed as soon
+    as ``consume`` lets go of them. Returns y (B) float32.
+    """
+    where = positions_of(model, prompt, positions)
+    ends = int(prompt.ends.min())
+    spared = spare_last(model, ends) if positions is None else nullcontext()
+    prompt = teacher_forced(model, prompt, [t.prefix for t in targets])
+    length = prompt.embeds.shape[1]
+    with torch.enable_grad(), spared, capture(model, "pre", grad=True) as seen:
+        logits, _ = model.forward(prompt)
+        y = objective(logits, targets, target)
+        for layer, z in seen.values.items():
+            z.register_hook(_hand_over(consume, layer, z.detach(), where, length))
+        lowest = seen.values[min(seen.values)]
+        torch.autograd.grad(y.sum(), lowest)  # all layers above lie on the way there
+    return y.detach()
+
+
+def backward_by_turns(
+    model,
+    images: Sequence | Prompt,
+    targets: Sequence[Target],
+    consume: Callable[[tuple[int, ...], int, torch.Tensor], None],
+    *,
+    target: str = "logit",
+) -> torch.Tensor:
+    """Run each caption once, then backwards from the first target of all, the second, ...
+
+    ``consume`` gets a turn (indices into ``targets``), a layer and the field (len(turn), P,
+    units) float32 at the image tokens, as ``backward`` hands it over. Returns y (targets).
+    """
+    prompt, rows, places = shared_captions(model, images, targets)
+    where, span = rows.tolist(), positions_of(model, prompt, None)
+    length = prompt.embeds.shape[1]
+    with (
+        torch.enable_grad(),
+        spare_last(model, int(places.min())),
+        capture(model, "pre", grad=True) as seen,
+        final_norm_reads(model, "output") as normed,
+    ):
+        model.forward(prompt)
+        y = objective(F.linear(normed[-1][rows, places], *model.unembedding), targets, target)
+        lowest = seen.values[min(seen.values)]
+        turns = _turns(where)
+        for turn in turns:
+            mine = torch.tensor([where[i] for i in turn], device=y.device)
+            with ExitStack() as hooks:
+                for layer, z in seen.values.items():
+                    give = partial(consume, turn)
+                    hand_over = _hand_over(give, layer, z.detach(), span, length, mine)
+                    hooks.callback(z.register_hook(hand_over).remove)
+                torch.autograd.grad(y[list(turn)].sum(), lowest, retain_graph=turn is not turns[-1])
+    return y.detach()
+
+
+def _turns(rows: Sequence[int]) -> list[tuple[int, ...]]:
+    """Deal indices out so that no turn has two of one row: all firsts, all seconds, ..."""
+    dealt: dict[int, int] = {}
+    turns: list[list[int]] = []
+    for i, row in enumerate(rows):
+        place = dealt[row] = dealt.get(row, -1) + 1
+        if place == len(turns):
+            turns.append([])
+        turns[place].append(i)
+    return [tuple(turn) for turn in turns]
+
+
+def _hand_over(consume: Consume, layer: int, z: torch.Tensor, where, length: int, rows=slice(None)):
+    """Make the gradient hook of one layer's Z, of a pass of ``length`` tokens."""
+
+    def hook(gradient: torch.Tensor) -> None:
+        consume(layer, attributed(z[rows], gradient[rows], where, length))
+
+    return hook
+
+
+def attributed(z: torch.Tensor, gradient: torch.Tensor, where, length: int) -> torch.Tensor:
+    """Multiply Z by dy/dZ (paper A, Eq. 2) at positions: (B, P, units) float32.
+
+    Zero where Z is shorter than the pass of ``length`` tokens: ``capture.spare_last`` left the
+    image tokens out since nothing reads them there.
+    """
+    if z.shape[1] < length:
+        return z.new_zeros(len(z), where.stop - where.start, z.shape[2], dtype=torch.float32)
+    return z[:, where].float() * gradient[:, where].float()

@@ -1,0 +1,81 @@
+"""Contribution: what a neuron writes of a token at the step that predicts it (paper B, Eq. 2)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+import torch
+
+from mmn_utils.models.base import Prompt
+from mmn_utils.neurons.final_norm import frozen_norm
+from mmn_utils.neurons.ranking import TopK
+from mmn_utils.neurons.targets import Target, at_steps, target_tokens
+
+
+@torch.no_grad()
+def contribution(
+    model,
+    images: Sequence | Prompt,
+    targets: Sequence[Target],
+    *,
+    k: int = 100,
+    activation: str = "gated",
+    contribution_norm: str = "none",
+) -> pd.DataFrame:
+    """Score neurons by what they write of the token at the step that predicts it (paper B, Eq. 2).
+
+    Activation there times (unembedding row of the token . write vector). ``images[i]``, or
+    row i of their prompt, belongs to ``targets[i]``; targets of one image are read off one
+    pass over its caption. ``activation`` ``gated``: all of it, so that scores add up to what
+    the MLP writes; ``gate``: one factor of it, as the paper's published code has it.
+    ``contribution_norm`` ``none``: as printed; ``final``: through the final norm, its scale
+    held at what it is there, so that scores are shares of the logit. One column of the
+    unembedding per target; the (units, vocabulary) product is never formed.
+    """
+    top, norm = TopK(k, "sum"), frozen_norm(model, contribution_norm)
+    rows = unembedding_rows(model, targets, norm)
+    residual = at_steps(
+        model,
+        images,
+        targets,
+        lambda layer, act: top.add(layer, contributions(model, layer, act, rows)[:, None]),
+        activation=activation,
+    )
+    if norm is not None:
+        top.divide(norm.scale(residual))  # positive, the same for all units: ranks stay
+    return top.table(targets)
+
+
+@torch.no_grad()
+def contribution_layers_field(
+    model,
+    images: Sequence | Prompt,
+    targets: Sequence[Target],
+    *,
+    activation: str = "gated",
+    contribution_norm: str = "none",
+) -> dict[int, torch.Tensor]:
+    """Return all contributions as {layer: (targets, units)}, for small models and tests."""
+    norm, field = frozen_norm(model, contribution_norm), {}
+    rows = unembedding_rows(model, targets, norm)
+
+    def keep(layer: int, act: torch.Tensor) -> None:
+        field[layer] = contributions(model, layer, act, rows)
+
+    residual = at_steps(model, images, targets, keep, activation=activation)
+    scale = 1 if norm is None else norm.scale(residual)[:, None]
+    return {layer: values / scale for layer, values in field.items()}
+
+
+def unembedding_rows(model, targets: Sequence[Target], norm=None) -> torch.Tensor:
+    """Gather the targets' rows of the unembedding (T, d) float32, the norm folded in if given."""
+    weight, _ = model.unembedding
+    rows = weight[target_tokens(targets, len(weight), weight.device)].detach().float()
+    return rows if norm is None else norm.fold(rows)
+
+
+def contributions(model, layer: int, activation: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+    """Multiply activations (T, units) by what each unit writes along rows (T, d): (T, units)."""
+    written = rows @ model.write_vectors(layer).detach().to(rows).T
+    return activation * written

@@ -1,0 +1,89 @@
+"""The highest scores of every target, kept on the device while one layer after the other is done.
+
+A field (targets, positions, units) of a layer is reduced to its top k as soon as it is there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mmn_utils.neurons.table import NO_PATCH, neuron_table
+from mmn_utils.neurons.targets import Target
+
+
+class TopK:
+    """The running top k of every row over layers, kept on the device."""
+
+    def __init__(self, k: int, rank_by: str):
+        if k < 1:
+            raise ValueError(f"k={k}: give a number of neurons, 1 or more")
+        if rank_by not in RANKS:
+            raise ValueError(f"rank_by={rank_by!r}: give one of {', '.join(RANKS)}")
+        self.k, self.reduce = k, RANKS[rank_by]
+        self.best: tuple[torch.Tensor, ...] | None = None  # scores, layers, units, patches (B, k)
+
+    def add(self, layer: int, field: torch.Tensor) -> None:
+        """Merge the field (B, P, units) of one more layer."""
+        scores, units, patches = self.reduce(field, self.k)
+        new = (scores, torch.full_like(units, layer), units, patches)
+        if self.best is not None:
+            new = tuple(torch.cat(pair, dim=1) for pair in zip(self.best, new, strict=True))
+        order = new[0].topk(min(self.k, new[0].shape[1]), dim=1).indices
+        self.best = tuple(values.gather(1, order) for values in new)
+
+    def divide(self, scale: torch.Tensor) -> None:
+        """Divide each row's scores by its own positive scale (B)."""
+        self.best = (self.best[0] / scale[:, None], *self.best[1:])
+
+    def table(self, targets: Sequence[Target]) -> pd.DataFrame:
+        """Lay the result out as a neuron table."""
+        if self.best is None:
+            raise RuntimeError("no layer was scored; the model's modules were not reached")
+        scores, layers, units, patches = (values.cpu().numpy() for values in self.best)
+        return scored(targets, layers, units, patches, scores)
+
+
+def _by_max(field: torch.Tensor, k: int):
+    """Rank units by their maximum over patches; look for its patch only where it matters."""
+    scores, units = field.amax(1).topk(min(k, field.shape[2]), dim=1)
+    columns = field.gather(2, units[:, None].expand(-1, field.shape[1], -1))
+    return scores, units, columns.argmax(1)
+
+
+def _by_sum(field: torch.Tensor, k: int):
+    """Rank units by their sum over patches."""
+    scores, units = field.sum(1).topk(min(k, field.shape[2]), dim=1)
+    return scores, units, torch.full_like(units, NO_PATCH)
+
+
+def _by_pair(field: torch.Tensor, k: int):
+    """Rank (unit, patch) pairs."""
+    flat = field.flatten(1)
+    scores, pairs = flat.topk(min(k, flat.shape[1]), dim=1)
+    return scores, pairs % field.shape[2], pairs // field.shape[2]
+
+
+RANKS = {"max": _by_max, "sum": _by_sum, "pair": _by_pair}
+
+
+def scored(
+    targets: Sequence[Target],
+    layers: np.ndarray,
+    units: np.ndarray,
+    patches: np.ndarray,
+    scores: np.ndarray,
+) -> pd.DataFrame:
+    """Lay scores (targets, n) of so many neurons for each target out as a neuron table."""
+    repeat = scores.shape[1]
+    columns = {
+        "image": [t.image for t in targets for _ in range(repeat)],
+        "target": [t.noun for t in targets for _ in range(repeat)],
+        "token": [t.token for t in targets for _ in range(repeat)],
+        "layer": layers.ravel(), "unit": units.ravel(), "patch": patches.ravel(),
+        "score": scores.ravel(),
+    }  # fmt: skip
+    return neuron_table(columns)
