@@ -18,15 +18,16 @@ from mmn_utils.datasets.base import read_image
 from mmn_utils.interventions import ablation, editing
 from mmn_utils.models import VisionLanguageModel, load_model
 from mmn_utils.models import doctor as doctors
-from mmn_utils.neurons import captions, decoding, receptive_fields, scores
+from mmn_utils.neurons import captions, decoding, receptive_fields
 from mmn_utils.neurons.captions import Caption
+from mmn_utils.neurons.contribution import contribution
+from mmn_utils.neurons.methods import METHODS
 from mmn_utils.neurons.table import Neuron, unique_neurons
 from mmn_utils.neurons.targets import Target, caption_targets
 
 Picture = Image.Image | str | Path | Photograph
 Neurons = pd.DataFrame | Sequence[Neuron | str] | Neuron | str
 
-METHODS = {"attribution": scores.attribution, "contribution": scores.contribution}
 NAME = "picture"  # of the one picture, in the tables
 
 load = load_model
@@ -75,8 +76,9 @@ def top_neurons(
     """Score a picture's neurons for a noun of its caption, the first by default: the top ``k``.
 
     A neuron table, best first. ``method``: ``attribution``, Z times its gradient at the image
-    tokens (paper A, Eq. 2), or ``contribution``, what neurons write of the noun (paper B, Eq. 2);
-    ``options`` as in ``neurons.scores``. ``ValueError`` where the caption lacks the word.
+    tokens (paper A, Eq. 2), ``contribution``, what neurons write of the noun (paper B, Eq. 2), or
+    ``activation``; ``options`` are those of the function of that name. ``ValueError`` where the
+    caption lacks the word.
     """
     if method not in METHODS:
         raise ValueError(f"method = {method!r}: give one of {', '.join(METHODS)}")
@@ -141,7 +143,7 @@ def edit(
     ``editing.Settings``. ``EmptyEdit`` where no neuron is worth a change.
     """
     opened, noun = _opened(picture), _target(system, picture, source)
-    ranked = scores.contribution(system, [opened], [noun], k=k)
+    ranked = contribution(system, [opened], [noun], k=k)
     how = editing.Settings(**settings)
     found = editing.make_edit(system, [opened], [noun], target, unique_neurons(ranked), how)
     with editing.apply(system, found, prompt=system.prompt([opened])) as receipt:

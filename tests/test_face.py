@@ -11,8 +11,8 @@ import pytest
 
 import mmn_utils as mmn
 from mmn_utils.models.base import state_hash
+from mmn_utils.neurons.attribution import attribution
 from mmn_utils.neurons.receptive_fields import activation_maps, upsample
-from mmn_utils.neurons.scores import attribution
 from mmn_utils.presets import ROOT
 
 pytestmark = pytest.mark.weights
