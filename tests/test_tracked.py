@@ -1,0 +1,39 @@
+"""What git keeps is small, but for what cannot be."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+from fnmatch import fnmatch
+
+import pytest
+
+from mmn_utils.presets import ROOT
+
+LARGEST = 1_000_000  # bytes
+MAY_BE_LARGER = {
+    "data/miniature/*.safetensors": "trained weights, which nothing smaller stands for",
+}
+
+
+def tracked() -> dict[str, int]:
+    """Return the size of each tracked file that is there, in bytes."""
+    if shutil.which("git") is None or not (ROOT / ".git").exists():
+        pytest.skip("not a git repository")
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True
+    ).stdout
+    paths = [path for path in listed.split("\0") if path and (ROOT / path).is_file()]
+    assert "pyproject.toml" in paths
+    return {path: (ROOT / path).stat().st_size for path in paths}
+
+
+def test_no_tracked_file_is_large_without_a_reason():
+    large = {path: size for path, size in tracked().items() if size > LARGEST}
+    assert {
+        path: size
+        for path, size in large.items()
+        if not any(fnmatch(path, pattern) for pattern in MAY_BE_LARGER)
+    } == {}
+    for pattern in MAY_BE_LARGER:
+        assert any(fnmatch(path, pattern) for path in large), f"nothing is large in {pattern}"
