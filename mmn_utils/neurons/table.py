@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,6 +24,7 @@ SCHEMA = {
 }
 COLUMNS = tuple(SCHEMA)
 NO_PATCH = -1  # value of `patch` in a row that is not about one patch
+TOP, RANDOM = "multimodal", "random"  # conditions, called as the palette calls them
 
 _ADDRESS = re.compile(r"L(\d+)\.u(\d+)")
 
@@ -151,6 +153,22 @@ def random_like(
             )
         drawn[layer] = iter(rng.choice(free, size=count, replace=False))
     return [Neuron(layer, int(next(drawn[layer]))) for layer in layers]
+
+
+def controls(
+    table: pd.DataFrame, units: int, seed: int, k: int | None = None
+) -> dict[str, dict[str, list[Neuron]]]:
+    """List each image's top ``k`` neurons and as many random ones of the same layers.
+
+    {image: {"multimodal": [...], "random": [...]}}. The draw depends on the seed and the
+    image alone, so more images leave it as it is.
+    """
+    chosen = {}
+    for image, rows in table.groupby("image", sort=False):
+        top = unique_neurons(rows)[:k]
+        rng = np.random.default_rng([seed, zlib.crc32(str(image).encode())])
+        chosen[str(image)] = {TOP: top, RANDOM: random_like(top, units, rng)}
+    return chosen
 
 
 def by_layer(neurons: Iterable[Neuron]) -> dict[int, torch.Tensor]:

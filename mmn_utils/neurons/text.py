@@ -30,6 +30,7 @@ WORD = re.compile(
     r"|(?<=[^\W\d_])['’][^\W\d_]+"  # child 's
     r"|[^\W\d_]+(?:-[^\W\d_]+)*|\d+|\S"
 )
+PLURALS = (("", ""), ("", "s"), ("", "es"), ("y", "ies"), ("f", "ves"), ("fe", "ves"))
 INCOMPLETE = "\ufffd"  # what a decoder prints for a character whose bytes are still to come
 
 
@@ -197,3 +198,16 @@ def is_interpretable(tokens: Sequence[str]) -> bool:
             f"{TOP_TOKENS} decoded tokens are needed, got {tokens!r}: decode with k >= {TOP_TOKENS}"
         )
     return sum(map(is_dictionary_word, tokens[:TOP_TOKENS])) >= WORDS_NEEDED
+
+
+def same_word(first: str, second: str) -> bool:
+    """Say whether two words are one, or one is the other's regular plural, whatever the case."""
+    first, second = first.lower(), second.lower()
+    return _is_plural(first, second) or _is_plural(second, first)
+
+
+def _is_plural(word: str, name: str) -> bool:
+    return any(
+        name.endswith(end) and word == name[: len(name) - len(end)] + plural
+        for end, plural in PLURALS
+    )

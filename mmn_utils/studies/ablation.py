@@ -6,7 +6,6 @@ the cache image by image; then the curves of Figures 6 and S.3 and the captions 
 
 from __future__ import annotations
 
-import hashlib
 import re
 import zlib
 from collections.abc import Callable, Mapping, Sequence
@@ -22,7 +21,8 @@ from mmn_utils.measures.estimates import Estimate, bootstrap, mean_of
 from mmn_utils.neurons.decoding import decode_vectors
 from mmn_utils.neurons.table import Neuron, unique_neurons
 from mmn_utils.neurons.text import WORDS_NEEDED, is_dictionary_word
-from mmn_utils.studies.subjects import Subjects, by_content, per_photograph, top_neurons
+from mmn_utils.studies.store import by_content, digest, per_photograph
+from mmn_utils.studies.subjects import Subjects, top_neurons
 
 PAPER_COUNTS = (0, 50, 100, 200, 400, 800, 1600, 3200, 6400)  # S.5 ...
 PAPER_UNITS = 28 * 16384  # ... of GPT-J's
@@ -98,7 +98,7 @@ def ablation_table(
 
     asked = {"ks": list(ks), "target": target, "rank_by": rank_by, "positions": positions}
     more = {"value": value, "max_new_tokens": max_new_tokens, "seed": seed,
-            "means_of": _fingerprint(reference) if means else None}  # fmt: skip
+            "means_of": digest(*by_content(reference)) if means else None}  # fmt: skip
     return per_photograph(
         "ablation", model, subjects.photographs, compute, {**asked, **more},
         targets=subjects.targets, batch_size=batch_size, progress=progress,
@@ -152,11 +152,6 @@ def _sweep_rows(image: str, labels: pd.DataFrame, result) -> pd.DataFrame:
         "noise": result.noise,
     }
     return pd.DataFrame(columns)[COLUMNS]
-
-
-def _fingerprint(photographs) -> str:
-    """Hash the contents of photographs, in their order."""
-    return hashlib.sha256("\n".join(by_content(photographs)).encode()).hexdigest()[:16]
 
 
 def add_ratios(table: pd.DataFrame) -> pd.DataFrame:

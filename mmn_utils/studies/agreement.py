@@ -12,15 +12,14 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from PIL import Image
+import torch
 
 from mmn_utils.datasets import Photograph
 from mmn_utils.measures.bertscore import bertscore
 from mmn_utils.measures.clipscore import ClipEmbeddings, clip_embeddings, clipscore
+from mmn_utils.neurons.decoding import nearest_tokens
 from mmn_utils.neurons.table import Neuron
-from mmn_utils.neurons.text import is_interpretable, noun_places
-from mmn_utils.studies.selectivity import same_word
-from mmn_utils.studies.subjects import Subjects
+from mmn_utils.neurons.text import is_interpretable, same_word
 
 MEASURES = ("clipscore", "bertscore")
 
@@ -28,21 +27,6 @@ MEASURES = ("clipscore", "bertscore")
 def listed(tokens: Iterable[str]) -> str:
     """Write tokens as one text, comma-separated without their blanks: what the papers score."""
     return ", ".join(token.strip() for token in tokens)
-
-
-def human_nouns(photograph: Photograph, n: int, rng: np.random.Generator) -> list[str]:
-    """Draw ``n`` different nouns from the human captions, all of them where there are fewer.
-
-    In lower case (paper A, section 3.1: "five COCO nouns per image"). ValueError where
-    the captions have none.
-    """
-    found = (word.lower() for text in photograph.captions for word, _ in noun_places(text))
-    words = list(dict.fromkeys(found))
-    if not words:
-        raise ValueError(
-            f"no noun in the human captions of photograph {photograph.id}: {photograph.captions}"
-        )
-    return rng.permutation(words)[:n].tolist()
 
 
 def other_images(n: int, rng: np.random.Generator) -> np.ndarray:
@@ -96,6 +80,27 @@ def agreement(
     return table.merge(different, on=["image", "text"], how="left", validate="many_to_one")
 
 
+def nearest_to_patches(
+    model, photographs: Sequence[Photograph], *, k: int = 5, batch_size: int = 16
+) -> tuple[np.ndarray, np.ndarray]:
+    """Read every soft prompt as its ``k`` nearest tokens (paper A, S.3).
+
+    Token ids (N, patches, k) int64 and cosines (N, patches, k) float32. The soft prompts
+    themselves are not kept: a thousand photographs of them would fill a machine.
+    """
+    ids, cosines = [], []
+    for start in range(0, len(photographs), batch_size):
+        batch = photographs[start : start + batch_size]
+        with torch.no_grad():
+            soft = model.soft_prompt([photograph.open() for photograph in batch])
+        found = nearest_tokens(model, soft.flatten(0, 1), k)
+        ids.append(found[0].unflatten(0, soft.shape[:2]).numpy())
+        cosines.append(found[1].unflatten(0, soft.shape[:2]).numpy())
+    if not ids:
+        raise ValueError("no photographs; give at least one")
+    return np.concatenate(ids), np.concatenate(cosines)
+
+
 def _long(
     photographs: Sequence[Photograph], texts: Mapping[str, Sequence[Sequence[str]]]
 ) -> pd.DataFrame:
@@ -139,7 +144,7 @@ def writes_noun(tokens: Iterable[str], noun: str) -> bool:
     words = (token.strip() for token in tokens)
     # Only a word of the same first letter can be the same word; that spares most looks.
     near = (word for word in words if word[:1].lower() == noun[:1].lower())
-    return any(same_word(word, noun) or same_word(noun, word) for word in near if word)
+    return any(same_word(word, noun) for word in near if word)
 
 
 def described(
@@ -174,49 +179,3 @@ def share_by_image(table: pd.DataFrame, column: str, top: int | None = None) -> 
     some = table if top is None else table[table["rank"] < top]
     wide = some.groupby(["image", "condition"], sort=False)[column].mean().unstack()
     return wide.reindex(dict.fromkeys(table["image"]))
-
-
-def unit_numbers(table: pd.DataFrame, units: int) -> np.ndarray:
-    """Number the units of a neuron table through all layers: int64 (rows,)."""
-    return table["layer"].to_numpy(np.int64) * units + table["unit"].to_numpy(np.int64)
-
-
-def units_per_layer(numbers: np.ndarray, units: int, layers: int) -> np.ndarray:
-    """Count the different ones among numbered units in each layer: int64 (layers,)."""
-    return np.bincount(np.unique(numbers) // units, minlength=layers)
-
-
-def example_of_each(subjects: Subjects, n: int) -> dict[str, str]:
-    """Choose an image for each of up to ``n`` supercategories: {supercategory: image}.
-
-    The first subject whose noun names an object of it; where there is none, the first
-    that shows one. No image is chosen twice. The supercategories with most photographs
-    come first, so the choice follows from the sample and from no eye. ValueError where
-    no photograph has an annotated object.
-    """
-    shown: dict[str, dict[str, bool]] = {}  # supercategory: image: does its noun name it?
-    for photograph, noun in zip(subjects.photographs, subjects.nouns, strict=True):
-        for one in photograph.instances:
-            images = shown.setdefault(one.supercategory, {})
-            named = same_word(noun.word, one.category) or same_word(one.category, noun.word)
-            images[photograph.id] = images.get(photograph.id, False) or named
-    if not shown:
-        raise ValueError("no photograph has an annotated object; there is nothing to show")
-    chosen: dict[str, str] = {}
-    for name in sorted(shown, key=lambda name: (-len(shown[name]), name))[:n]:
-        used = set(chosen.values())
-        free = {image: named for image, named in shown[name].items() if image not in used}
-        if free:
-            chosen[name] = max(free, key=free.__getitem__)  # the first of the best
-    return chosen
-
-
-def patches_on(shape_mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:
-    """Say which patches lie on an object by half or more: bool (patches,), in reading order.
-
-    ``shape_mask`` bool (H, W) of the photograph, squashed to the grid as the picture is.
-    """
-    share = Image.fromarray(shape_mask.astype(np.float32)).resize(
-        (grid[1], grid[0]), Image.Resampling.BOX
-    )
-    return np.asarray(share).ravel() >= 0.5

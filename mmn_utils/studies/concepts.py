@@ -25,8 +25,8 @@ from mmn_utils.neurons.methods import METHODS, by_methods
 from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
 from mmn_utils.neurons.table import Neuron, neuron_table, random_like, top_k
 from mmn_utils.neurons.targets import ACTIVATIONS, Target, caption_targets
+from mmn_utils.neurons.text import same_word
 from mmn_utils.studies.invariance import NS, RegionInvariance, region_invariance
-from mmn_utils.studies.selectivity import same_word
 from mmn_utils.studies.sensitivity import COMPARE
 from mmn_utils.studies.specificity import (
     MS,
@@ -36,7 +36,8 @@ from mmn_utils.studies.specificity import (
     heat_maps,
     specificity,
 )
-from mmn_utils.studies.subjects import captions_of, per_photograph, places, with_nouns
+from mmn_utils.studies.store import per_photograph
+from mmn_utils.studies.subjects import captions_of, places, with_nouns
 
 if TYPE_CHECKING:
     from mmn_utils.datasets import Instance, Photograph
@@ -346,11 +347,7 @@ def _cut(model, field: np.ndarray) -> np.ndarray:
 
 def named_by(photograph: Photograph, noun: str) -> list[Instance]:
     """List the photograph's annotated objects that a noun names, singular or plural."""
-    return [
-        one
-        for one in photograph.instances
-        if same_word(noun, one.category) or same_word(one.category, noun)
-    ]
+    return [one for one in photograph.instances if same_word(noun, one.category)]
 
 
 def examples(some: Concepts, n: int) -> Concepts:

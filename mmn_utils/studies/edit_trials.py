@@ -37,8 +37,8 @@ from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.table import Neuron, unique_neurons
 from mmn_utils.neurons.targets import Target, caption_targets
+from mmn_utils.neurons.text import same_word
 from mmn_utils.studies.edits import EDITED, MEASURES, OTHER, SAME, Before, judged, per_photograph
-from mmn_utils.studies.selectivity import same_word
 
 # --- concepts ---------------------------------------------------------------------------
 
@@ -79,7 +79,7 @@ def choose_concepts(model, said: Sequence[Sequence[Target]], n: int) -> list[tup
 
 def differ(model, source: str, target: str) -> bool:
     """Say whether an edit can tell two words apart: other words, that begin with other tokens."""
-    if same_word(source, target) or same_word(target, source):
+    if same_word(source, target):
         return False
     return word_tokens(model, source)[0] != word_tokens(model, target)[0]
 

@@ -30,7 +30,7 @@ from mmn_utils.interventions.perturbation import says
 from mmn_utils.measures.estimates import mean_of
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.targets import teacher_forced
-from mmn_utils.studies.selectivity import same_word
+from mmn_utils.neurons.text import same_word
 from mmn_utils.studies.subjects import captions_of
 
 EDITED, SAME, OTHER, NEAR = "edited", "same", "other", "near"
@@ -111,7 +111,7 @@ def _sources(text: str, concepts: Sequence[Concept]) -> tuple[set[str], bool]:
     """Return the source words that a caption has, and whether any is there in either number."""
     sources = {concept.source for concept in concepts}
     words = set(re.findall(r"[^\W\d_]+", text))
-    near = any(same_word(w, s) or same_word(s, w) for w in words for s in sources)
+    near = any(same_word(w, s) for w in words for s in sources)
     spoken = {source for source in sources if says(text, source)}
     return spoken, near or bool(spoken)
 

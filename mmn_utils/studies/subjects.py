@@ -1,28 +1,19 @@
-"""The first half of the data's way, computed once: photographs to captions, nouns, top neurons.
-
-Notebooks share it: what one has computed, the next one loads. An image is known to the
-cache by its own content and by its target's, so no stale result outlives a picture that
-was drawn again, and a larger sample reuses a smaller one's work.
-"""
+"""The first half of the data's way, computed once: photographs to captions, nouns, top neurons."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
-import numpy as np
 import pandas as pd
-import torch
 
-from mmn_utils.cache import canonical, per_image
 from mmn_utils.neurons.attribution import attributions
 from mmn_utils.neurons.captions import Caption, as_caption, caption_images
-from mmn_utils.neurons.decoding import nearest_tokens
 from mmn_utils.neurons.table import neuron_table
 from mmn_utils.neurons.targets import Target
 from mmn_utils.neurons.text import Noun, nouns
+from mmn_utils.studies.store import per_photograph
 
 if TYPE_CHECKING:
     from mmn_utils.datasets import Photograph
@@ -201,94 +192,3 @@ def top_neurons(
     )  # fmt: skip
     table = neuron_table(table[table["rank_by"] == rank_by].drop(columns="rank_by"))
     return table.groupby("image", sort=False).head(k).reset_index(drop=True)
-
-
-def nearest_to_patches(
-    model, photographs: Sequence[Photograph], *, k: int = 5, batch_size: int = 16
-) -> tuple[np.ndarray, np.ndarray]:
-    """Read every soft prompt as its ``k`` nearest tokens (paper A, S.3).
-
-    Token ids (N, patches, k) int64 and cosines (N, patches, k) float32. The soft prompts
-    themselves are not kept: a thousand photographs of them would fill a machine.
-    """
-    ids, cosines = [], []
-    for start in range(0, len(photographs), batch_size):
-        batch = photographs[start : start + batch_size]
-        with torch.no_grad():
-            soft = model.soft_prompt([photograph.open() for photograph in batch])
-        found = nearest_tokens(model, soft.flatten(0, 1), k)
-        ids.append(found[0].unflatten(0, soft.shape[:2]).numpy())
-        cosines.append(found[1].unflatten(0, soft.shape[:2]).numpy())
-    if not ids:
-        raise ValueError("no photographs; give at least one")
-    return np.concatenate(ids), np.concatenate(cosines)
-
-
-def per_photograph(
-    kind: str,
-    model,
-    photographs: Sequence[Photograph],
-    compute: Callable[[list[int]], pd.DataFrame],
-    key: dict[str, Any],
-    *,
-    targets: Sequence | None = None,
-    batch_size: int = 8,
-    progress: bool = True,
-    empty_ok: bool = False,
-) -> pd.DataFrame:
-    """Compute a table over batches of photographs, or load what is kept of it.
-
-    ``compute`` takes the places of some photographs in the sequence to a table with their
-    ids in ``image``. The cache knows a photograph by its content and its target, the table
-    by ``kind``, model and ``key``. ``empty_ok`` as in ``cache.per_image``.
-    """
-    named = by_content(photographs, targets)
-    place = {name: row for row, name in enumerate(named)}
-    ids = {name: photograph.id for name, photograph in named.items()}
-    names = {image: name for name, image in ids.items()}
-
-    def batch(some: list[str]) -> pd.DataFrame:
-        table = compute([place[name] for name in some])
-        return table.assign(image=table["image"].map(names))
-
-    key = {**model_identity(model), **key}
-    table = per_image(
-        kind, key, list(named), batch, batch_size, progress=progress, empty_ok=empty_ok
-    )
-    return table.assign(image=table["image"].map(ids))
-
-
-def by_content(
-    photographs: Sequence[Photograph], targets: Sequence[Target] | None = None
-) -> dict[str, Photograph]:
-    """Give each photograph the name that the cache knows it by: id and hash of its content.
-
-    The content is the file's bytes and, where there are targets, the target. ValueError
-    for two photographs of one id.
-    """
-    if not photographs:
-        raise ValueError("no photographs; give at least one")
-    named: dict[str, Photograph] = {}
-    seen: set[str] = set()
-    for row, photograph in enumerate(photographs):
-        if photograph.id in seen:
-            raise ValueError(f"photograph {photograph.id!r} is given twice; give each once")
-        seen.add(photograph.id)
-        digest = hashlib.sha256(photograph.path.read_bytes())
-        if targets is not None:
-            digest.update(canonical(targets[row]).encode())
-        named[f"{photograph.id}@{digest.hexdigest()[:16]}"] = photograph
-    return named
-
-
-def model_identity(model) -> dict[str, Any]:
-    """Return what tells one model's results from another's, as part of a cache key."""
-    return {
-        "model": model.name,
-        "revision": model.revision,
-        "dtype": str(model.dtype),
-        "prefix": model.prefix,
-        "vocabulary": model.sizes.vocabulary,
-        # text before the picture, pixels: what an adapter knows beside the weights
-        "facts": asdict(model.facts) if is_dataclass(getattr(model, "facts", None)) else None,
-    }

@@ -43,7 +43,7 @@ from mmn_utils.neurons.captions import caption_images, generate
 from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.table import Neuron, unique_neurons
 from mmn_utils.neurons.targets import Target
-from mmn_utils.studies.subjects import model_identity
+from mmn_utils.studies.store import model_identity
 from tests.tiny import tiny_images, tiny_limber
 from tests.tiny_gated import TinyGated
 

@@ -24,6 +24,7 @@ from mmn_utils.neurons.text import (
     noun_places,
     nouns,
     part_of_speech,
+    same_word,
 )
 from mmn_utils.neurons.words import scowl_60
 from mmn_utils.neurons.words.make import read_words, write_words
@@ -346,3 +347,13 @@ def test_the_word_list_is_made_from_the_right_lists(tmp_path):
     assert (tmp_path / "a.gz").read_bytes() == (tmp_path / "b.gz").read_bytes()
     with pytest.raises(ValueError, match="no SCOWL list"):
         read_words(tmp_path, size=5)
+
+
+@pytest.mark.parametrize(
+    ("noun", "name", "same"),
+    [("Horses", "horse", True), ("buses", "bus", True), ("cherries", "cherry", True),
+     ("knives", "knife", True), ("horse", "horse", True), ("cat", "cattle", False),
+     ("horse", "horses", True)],
+)  # fmt: skip
+def test_a_word_is_its_own_plural(noun, name, same):
+    assert same_word(noun, name) == same_word(name, noun) == same

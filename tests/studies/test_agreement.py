@@ -6,14 +6,14 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
-import pandas as pd
 import pytest
 
-from mmn_utils.datasets import Instance, Photograph
+from mmn_utils.datasets import Photograph
+from mmn_utils.neurons.decoding import nearest_tokens
 from mmn_utils.neurons.table import Neuron
-from mmn_utils.neurons.text import Noun
 from mmn_utils.studies import agreement
-from mmn_utils.studies.subjects import Subjects
+from tests.studies.boxes import boxed
+from tests.tiny import tiny_limber
 
 
 @pytest.fixture
@@ -110,15 +110,6 @@ def test_an_image_without_text_is_refused_by_name(photographs, asked):
         agreement.per_image(table, "clipscore", ["1", "2", "3"])
 
 
-def test_human_nouns_are_different_words_of_the_captions(photographs):
-    rng = np.random.default_rng(0)
-    assert sorted(agreement.human_nouns(photographs[0], 5, rng)) == ["field", "horse"]
-    assert len(agreement.human_nouns(photographs[0], 1, rng)) == 1
-    silent = Photograph(id="4", path=Path("4.jpg"), captions=("so it is",))
-    with pytest.raises(ValueError, match="no noun in the human captions of photograph 4"):
-        agreement.human_nouns(silent, 5, rng)
-
-
 @pytest.mark.parametrize("n", [2, 3, 50])
 def test_every_image_gets_another_one_and_each_is_given_once(n):
     partner = agreement.other_images(n, np.random.default_rng(n))
@@ -144,15 +135,6 @@ def test_a_noun_is_found_in_either_number(tokens, noun, expected):
     assert agreement.writes_noun(tokens, noun) is expected
 
 
-def test_units_are_counted_once_per_layer():
-    table = pd.DataFrame({"layer": [0, 2, 2, 0], "unit": [1, 1, 5, 1]}).astype("int32")
-    numbers = agreement.unit_numbers(table, 16)
-    assert numbers.tolist() == [1, 33, 37, 1]
-    assert agreement.units_per_layer(numbers, 16, 4).tolist() == [1, 0, 2, 0]
-    assert agreement.units_per_layer(numbers[:0], 16, 2).tolist() == [0, 0]
-    assert agreement.units_per_layer(numbers.reshape(2, 2), 16, 4).tolist() == [1, 0, 2, 0]
-
-
 WORDS = ["horse", "horses", "field", "riding", "stable", "saddle", "pony", "x", "y", "z"]
 
 
@@ -176,40 +158,13 @@ def test_decoded_neurons_are_described_image_by_image():
     assert list(shares.index) == ["1", "2"]
 
 
-def an_image(name, noun, *objects):
-    """Return a photograph with (category, supercategory) objects, and a noun."""
-    instances = tuple(Instance(c, s, 1.0, False, (2, 2), []) for c, s in objects)
-    return Photograph(id=name, path=Path(name), instances=instances), Noun(noun, 0, 0)
-
-
-def test_examples_are_the_first_that_name_an_object_of_the_supercategory():
-    rows = [
-        an_image("1", "field", ("horse", "animal")),
-        an_image("2", "boats", ("boat", "vehicle"), ("horse", "animal")),
-        an_image("3", "horse", ("horse", "animal")),
-        an_image("4", "horses", ("horse", "animal")),
-    ]
-    photographs, nouns = map(list, zip(*rows, strict=True))
-    subjects = Subjects(photographs, [], nouns, [])
-    assert agreement.example_of_each(subjects, 6) == {"animal": "3", "vehicle": "2"}
-    assert agreement.example_of_each(subjects, 1) == {"animal": "3"}
-
-
-def test_without_a_fitting_noun_the_first_that_shows_an_object_stands_in():
-    objects = [("horse", "animal"), ("boat", "vehicle")]
-    rows = [an_image("1", "sky", *objects), an_image("2", "sky", *objects), an_image("3", "sky")]
-    photographs, nouns = map(list, zip(*rows, strict=True))
-    subjects = Subjects(photographs, [], nouns, [])
-    assert agreement.example_of_each(subjects, 6) == {"animal": "1", "vehicle": "2"}
-    alone = Subjects(photographs[:1], [], nouns[:1], [])
-    assert agreement.example_of_each(alone, 6) == {"animal": "1"}
-    with pytest.raises(ValueError, match="annotated object"):
-        agreement.example_of_each(Subjects(photographs[2:], [], nouns[2:], []), 6)
-
-
-def test_patches_on_an_object_are_covered_by_half():
-    shape = np.zeros((8, 8), dtype=bool)
-    shape[:4, :6] = True
-    expected = [True, True, True, False] * 2 + [False] * 8
-    assert agreement.patches_on(shape, (4, 4)).tolist() == expected
-    assert agreement.patches_on(shape, (2, 2)).tolist() == [True, True, False, False]
+def test_soft_prompts_are_read_patch_by_patch(tmp_path):
+    model, photographs = tiny_limber(), boxed(tmp_path)[:4]
+    ids, cosines = agreement.nearest_to_patches(model, photographs, k=3, batch_size=3)
+    soft = model.soft_prompt([p.open() for p in photographs])
+    assert ids.shape == cosines.shape == (4, model.image_tokens.count, 3)
+    expected_ids, expected = nearest_tokens(model, soft[3], 3)
+    assert np.array_equal(ids[3], expected_ids.numpy())
+    assert np.allclose(cosines[3], expected.numpy(), atol=1e-5)
+    with pytest.raises(ValueError, match="no photographs"):
+        agreement.nearest_to_patches(model, [])

@@ -4,15 +4,12 @@ from __future__ import annotations
 
 from dataclasses import replace as changed
 
-import numpy as np
 import pandas as pd
 import pytest
 
-from mmn_utils.cache import canonical
 from mmn_utils.datasets import Photograph
 from mmn_utils.neurons.attribution import attribution
 from mmn_utils.neurons.captions import Caption, caption_images
-from mmn_utils.neurons.decoding import nearest_tokens
 from mmn_utils.neurons.targets import Target
 from mmn_utils.neurons.text import Noun
 from mmn_utils.studies import subjects as study
@@ -151,17 +148,6 @@ def test_photographs_are_some_and_each_once(model, photographs, number, message)
         study.captions_of(model, photographs[:1] * number, **QUIET)
 
 
-def test_soft_prompts_are_read_patch_by_patch(model, photographs):
-    ids, cosines = study.nearest_to_patches(model, photographs, k=3, batch_size=3)
-    soft = model.soft_prompt([p.open() for p in photographs])
-    assert ids.shape == cosines.shape == (4, model.image_tokens.count, 3)
-    expected_ids, expected = nearest_tokens(model, soft[3], 3)
-    assert np.array_equal(ids[3], expected_ids.numpy())
-    assert np.allclose(cosines[3], expected.numpy(), atol=1e-5)
-    with pytest.raises(ValueError, match="no photographs"):
-        study.nearest_to_patches(model, [])
-
-
 # --- top neurons -----------------------------------------------------------------------
 
 
@@ -203,9 +189,3 @@ def test_what_decides_the_top_neurons_is_in_their_key(model, chosen, monkeypatch
     monkeypatch.setattr(study, "attributions", refuse)
     with pytest.raises(AssertionError, match="computed again"):
         study.top_neurons(model, chosen, **{"k": 5, **change}, **QUIET)
-
-
-def test_what_an_adapter_knows_beside_its_weights_tells_results_apart():
-    models = [tiny_limber(mean=(mean,) * 3) for mean in (0.5, 0.5, 0.4)]
-    first, same, other = (canonical(study.model_identity(model)) for model in models)
-    assert first == same != other
