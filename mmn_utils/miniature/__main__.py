@@ -27,7 +27,7 @@ from pathlib import Path
 import pandas as pd
 import torch
 
-from mmn_utils.miniature.world import WORLD_FILE
+from mmn_utils.miniature.world import WORK, WORLD_FILE
 
 
 @dataclass(frozen=True)
@@ -196,7 +196,7 @@ def keep_times(work: Path, data: Path, minutes: float | None) -> None:
 def main() -> None:
     """Make all parts, keep the curves, measure the whole and print its quality table."""
     parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
+    parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--fresh", action="store_true", help="forget checkpoints, start anew")
     parser.add_argument("--cores", type=int, default=os.cpu_count())
     arguments = parser.parse_args()

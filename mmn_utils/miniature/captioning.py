@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmn_utils.miniature.scenes import SceneSet
+from mmn_utils.miniature.scenes.sets import SceneSet
 from mmn_utils.miniature.training import Summand, fast_autocast
 from mmn_utils.miniature.world import World
 

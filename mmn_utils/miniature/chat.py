@@ -19,13 +19,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-import mmn_utils.compat  # noqa: F401  (before transformers)
 from mmn_utils.datasets import load_dataset
 from mmn_utils.miniature.captioning import Ids
+from mmn_utils.miniature.commands import parser_of, world_and_scenes
 from mmn_utils.miniature.corpus import PROMPT
 from mmn_utils.miniature.language import Rows
-from mmn_utils.miniature.quality import caption_quality, mean
-from mmn_utils.miniature.scenes import SCENES, rendered_scenes
+from mmn_utils.miniature.quality.captions import caption_quality
+from mmn_utils.miniature.quality.intervals import mean
 from mmn_utils.miniature.training import keep_freed_memory
 from mmn_utils.miniature.world import WORLD_FILE, World, load_world
 from mmn_utils.models import load_model
@@ -122,13 +122,9 @@ def command(system: str, make: Callable, options, about: str) -> None:
 
     ``make`` takes scenes, world, the folder of the data, that of the work, and ``options``.
     """
-    parser = argparse.ArgumentParser(description=about)
-    parser.add_argument("--data", type=Path, default=WORLD_FILE.parent)
-    parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
-    arguments = parser.parse_args()
+    arguments = parser_of(about).parse_args()
     keep_freed_memory()
-    world = load_world(arguments.data / "concepts.yaml")
-    scenes = rendered_scenes(arguments.work, world, SCENES)
+    world, scenes = world_and_scenes(arguments.data, arguments.work)
     make(scenes, world, arguments.data, arguments.work, options)
     record_quality(arguments.data / system, world)
 

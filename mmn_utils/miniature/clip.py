@@ -24,10 +24,6 @@ import torch
 import torch.nn.functional as F
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
-
-import mmn_utils.compat  # noqa: F401  (transformers needs what it declares)
-
-# isort: split
 from transformers import (
     CLIPConfig,
     CLIPImageProcessor,
@@ -40,17 +36,12 @@ from transformers import (
 from mmn_utils.miniature.distillation import DistillationOptions, distil
 from mmn_utils.miniature.phrases import FORMS
 from mmn_utils.miniature.projection import FeatureStore, kept_features
-from mmn_utils.miniature.scenes import PROBE_SEED, SCENES, SIZE, VAL_SEED, SceneSet, rendered_scenes
+from mmn_utils.miniature.scenes import PROBE_SEED, SCENES, SIZE, VAL_SEED
+from mmn_utils.miniature.scenes.sets import SceneSet, rendered_scenes
 from mmn_utils.miniature.training import Schedule, fast_autocast, keep_freed_memory, train
-from mmn_utils.miniature.vision import (
-    CACHE,
-    PIXEL_MEAN,
-    PIXEL_STD,
-    load_vision,
-    probe_features,
-    to_input,
-)
-from mmn_utils.miniature.world import WORLD_FILE, World, load_world
+from mmn_utils.miniature.vision.encoder import PIXEL_MEAN, PIXEL_STD, load_encoder, to_input
+from mmn_utils.miniature.vision.probe import probe_features
+from mmn_utils.miniature.world import WORK, WORLD_FILE, World, load_world
 
 SPECIAL = ("<pad>", "<start>", "<unk>", "<end>")
 MAX_WORDS = 40
@@ -363,7 +354,7 @@ def main() -> None:
     parser.add_argument("--world", type=Path, default=WORLD_FILE)
     parser.add_argument("--out", type=Path, default=WORLD_FILE.parent / "clip")
     parser.add_argument("--encoder", type=Path, default=WORLD_FILE.parent / "vision.safetensors")
-    parser.add_argument("--cache", type=Path, default=CACHE)
+    parser.add_argument("--cache", type=Path, default=WORK)
     parser.add_argument("--font", type=Path, help="NotoColorEmoji.ttf, if not in a usual place")
     parser.add_argument("--towers", action="store_true", help="train and probe its controls too")
     options = parser.parse_args()
@@ -371,7 +362,7 @@ def main() -> None:
     world, recipe = load_world(options.world), ClipRecipe()
     pictures = partial(rendered_scenes, options.cache, world, font=options.font)
     scenes = pictures(recipe.scenes)
-    store = kept_features(load_vision(options.encoder), scenes.images, options.cache)
+    store = kept_features(load_encoder(options.encoder), scenes.images, options.cache)
     model = train_clip(recipe, world, scenes, store, options.cache)
     save_clip(model, world, options.out)
     quality = retrieval(model, pictures(600, VAL_SEED), world)

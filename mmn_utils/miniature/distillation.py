@@ -20,7 +20,7 @@ from transformers import CLIPVisionModel
 
 from mmn_utils.miniature.projection import FeatureStore
 from mmn_utils.miniature.training import Schedule, fast_autocast, train
-from mmn_utils.miniature.vision import to_input
+from mmn_utils.miniature.vision.encoder import to_input
 
 #: layers of the tower that are taught: LLaVA reads the last but one, mPLUG-Owl2 the last.
 TAUGHT = (-2, -1)

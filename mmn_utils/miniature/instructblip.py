@@ -19,10 +19,6 @@ import torch
 import torch.nn.functional as F
 from tokenizers import AddedToken
 from torch import Tensor, nn
-
-import mmn_utils.compat  # noqa: F401  (before transformers)
-
-# isort: split
 from transformers import (
     CLIPVisionModel,
     InstructBlipConfig,
@@ -45,9 +41,9 @@ from mmn_utils.miniature.clip import (
     tower_shape,
 )
 from mmn_utils.miniature.llama import last_logits, load_llama
-from mmn_utils.miniature.scenes import SceneSet
+from mmn_utils.miniature.scenes.sets import SceneSet
 from mmn_utils.miniature.training import Schedule, Summand, fast_autocast, train
-from mmn_utils.miniature.vision import PIXEL_MEAN, PIXEL_STD, to_input
+from mmn_utils.miniature.vision.encoder import PIXEL_MEAN, PIXEL_STD, to_input
 from mmn_utils.miniature.world import World
 from mmn_utils.models.instructblip import (
     InstructBlip,

@@ -19,10 +19,9 @@ import torch.nn.functional as F
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 
-import mmn_utils.compat  # noqa: F401  (before transformers)
 from mmn_utils.miniature.corpus import CorpusOptions, documents
 from mmn_utils.miniature.training import Schedule, Summand, fast_autocast, keep_freed_memory, train
-from mmn_utils.miniature.world import World, load_world
+from mmn_utils.miniature.world import WORK, World, load_world
 
 END = "<|endoftext|>"
 
@@ -296,7 +295,7 @@ def train_language_model(
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=Path, default=Path("data/miniature/language_model"))
-    parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
+    parser.add_argument("--work", type=Path, default=WORK)
     parser.add_argument("--steps", type=int, default=LanguageOptions.steps)
     arguments = parser.parse_args()
     keep_freed_memory()

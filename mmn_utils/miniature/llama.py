@@ -9,7 +9,6 @@ Only training uses the forward below, which the tests compare with the class's o
 
 from __future__ import annotations
 
-import argparse
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
@@ -19,14 +18,11 @@ from pathlib import Path
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
-
-import mmn_utils.compat  # noqa: F401  (before transformers)
-
-# isort: split
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb, repeat_kv
 
 from mmn_utils.miniature.chat import TEMPLATES, ChatRows
+from mmn_utils.miniature.commands import parser_of
 from mmn_utils.miniature.language import (
     LanguageOptions,
     add_written,
@@ -181,15 +177,13 @@ def load_llama(folder: Path) -> tuple[LlamaForCausalLM, PreTrainedTokenizerFast]
 
 def main() -> None:
     """Train the language model of the chat systems, or go on training it."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("--data", type=Path, default=WORLD_FILE.parent)
-    parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
+    parser = parser_of(main.__doc__)
     parser.add_argument("--steps", type=int, default=LlamaOptions.steps)
     arguments = parser.parse_args()
     keep_freed_memory()
     options = replace(LlamaOptions(), steps=arguments.steps)
     tokenizer = chat_tokenizer(AutoTokenizer.from_pretrained(arguments.data / "language_model"))
-    world = load_world(arguments.data / "concepts.yaml")
+    world = load_world(arguments.data / WORLD_FILE.name)
     train_llama(options, tokenizer, arguments.data / "llama", arguments.work, world)
 
 

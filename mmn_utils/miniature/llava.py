@@ -15,10 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor
-
-import mmn_utils.compat  # noqa: F401  (before transformers)
-
-# isort: split
 from transformers import (
     CLIPVisionModel,
     LlamaForCausalLM,
@@ -32,9 +28,9 @@ from mmn_utils.miniature.clip import load_tower, patch_states
 from mmn_utils.miniature.language import text_losses
 from mmn_utils.miniature.llama import LlamaOptions, last_logits, load_llama, next_logits
 from mmn_utils.miniature.projection import FeatureStore, fold, statistics
-from mmn_utils.miniature.scenes import SceneSet
+from mmn_utils.miniature.scenes.sets import SceneSet
 from mmn_utils.miniature.training import Schedule, Summand, fast_autocast, train
-from mmn_utils.miniature.vision import PIXEL_MEAN, PIXEL_STD
+from mmn_utils.miniature.vision.encoder import PIXEL_MEAN, PIXEL_STD
 from mmn_utils.miniature.world import World
 from mmn_utils.models.llava import Llava, LlavaFacts, build_llava, save_llava
 

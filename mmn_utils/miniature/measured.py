@@ -18,7 +18,8 @@ import numpy as np
 import pandas as pd
 
 from mmn_utils.datasets import CocoDataset, Photograph, load_dataset
-from mmn_utils.miniature.quality import CONTROLS, LOOKS, Quality, measure, quality_table
+from mmn_utils.miniature.quality.measurement import CONTROLS, LOOKS, Quality, measure
+from mmn_utils.miniature.quality.table import quality_table
 from mmn_utils.miniature.world import World, load_world
 from mmn_utils.models import load_model
 from mmn_utils.presets import data_path

@@ -14,19 +14,15 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-
-import mmn_utils.compat  # noqa: F401  (before transformers)
-
-# isort: split
 from transformers import CLIPVisionModel, LlamaForCausalLM
 
 from mmn_utils.miniature.captioning import Batches, CaptionIds, Drawn, caption_loss, in_parts
 from mmn_utils.miniature.chat import TEMPLATES, command, count_trained, record_training
 from mmn_utils.miniature.clip import load_tower, tower_shape
 from mmn_utils.miniature.llama import load_llama
-from mmn_utils.miniature.scenes import SceneSet
+from mmn_utils.miniature.scenes.sets import SceneSet
 from mmn_utils.miniature.training import Schedule, Summand, fast_autocast, train
-from mmn_utils.miniature.vision import PIXEL_MEAN, PIXEL_STD, to_input
+from mmn_utils.miniature.vision.encoder import PIXEL_MEAN, PIXEL_STD, to_input
 from mmn_utils.miniature.world import World
 from mmn_utils.models.mplug_owl2 import (
     MplugOwl2,

@@ -7,7 +7,6 @@ computed once; only the gradient with respect to the soft prompt is taken.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 from collections.abc import Sequence
@@ -21,15 +20,16 @@ from safetensors.torch import save_file
 from timm.models import Beit
 from transformers import AutoTokenizer, GPTJForCausalLM
 
-import mmn_utils.compat  # noqa: F401  (before transformers)
 from mmn_utils.cache import atomic, locked
 from mmn_utils.miniature.captioning import Batches, CaptionIds, Drawn, caption_loss, in_parts
+from mmn_utils.miniature.commands import parser_of, world_and_scenes
 from mmn_utils.miniature.corpus import PROMPT
 from mmn_utils.miniature.language import Thinned, last_logits
-from mmn_utils.miniature.scenes import SCENES, SceneSet, rendered_scenes
+from mmn_utils.miniature.scenes import SCENES
+from mmn_utils.miniature.scenes.sets import SceneSet
 from mmn_utils.miniature.training import Schedule, Summand, keep_freed_memory, train
-from mmn_utils.miniature.vision import encode_images, load_vision
-from mmn_utils.miniature.world import WORLD_FILE, World, load_world
+from mmn_utils.miniature.vision.encoder import encode_images, load_encoder
+from mmn_utils.miniature.world import World
 from mmn_utils.models.base import state_hash
 
 PATCH_SEED = 7  # behind a step's own, for the patches that it shows
@@ -216,7 +216,7 @@ def make_projection(recipe: Recipe, scenes: SceneSet, world: World, data: Path, 
     """Train (or draw) one projection and save it beside the models it joins."""
     scenes = scenes.first(recipe.scenes)
     language, tokenizer = load_language_model(data / "language_model")
-    encoder = load_vision(data / f"{recipe.encoder}.safetensors")
+    encoder = load_encoder(data / f"{recipe.encoder}.safetensors")
     store = kept_features(encoder, scenes.images, work)
     if recipe.options is None:
         weights = untrained_projection(language.config.n_embd, store, seed=0)
@@ -230,14 +230,11 @@ def make_projection(recipe: Recipe, scenes: SceneSet, world: World, data: Path, 
 
 def main() -> None:
     """Make the projections that ship, or one of them."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = parser_of(main.__doc__)
     parser.add_argument("file", nargs="*", help="of those that ship; all without it")
-    parser.add_argument("--data", type=Path, default=WORLD_FILE.parent)
-    parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
     arguments = parser.parse_args()
     keep_freed_memory()
-    world = load_world(arguments.data / "concepts.yaml")
-    scenes = rendered_scenes(arguments.work, world, SCENES)
+    world, scenes = world_and_scenes(arguments.data, arguments.work)
     wanted = arguments.file or [recipe.file for recipe in RECIPES]
     if unknown := set(wanted) - {recipe.file for recipe in RECIPES}:
         parser.error(f"no such projection: {', '.join(sorted(unknown))}")

@@ -11,7 +11,9 @@ import numpy as np
 import pandas as pd
 
 from mmn_utils.datasets.base import Photograph
-from mmn_utils.miniature.quality import caption_quality, items_seen, mean
+from mmn_utils.miniature.curves import items_seen
+from mmn_utils.miniature.quality.captions import caption_quality
+from mmn_utils.miniature.quality.intervals import mean
 from mmn_utils.miniature.world import World
 from mmn_utils.models import MissingParts, load_model
 from mmn_utils.presets import data_path

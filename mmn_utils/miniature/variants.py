@@ -10,7 +10,6 @@ own kind of text. Nothing that ships is made of them but their table,
 
 from __future__ import annotations
 
-import argparse
 import os
 import shutil
 from collections.abc import Sequence
@@ -19,12 +18,13 @@ from pathlib import Path
 
 import pandas as pd
 
+from mmn_utils.miniature.commands import parser_of
 from mmn_utils.miniature.corpus import CorpusOptions
 from mmn_utils.miniature.language import LanguageOptions, train_language_model
 from mmn_utils.miniature.projection import load_language_model
 from mmn_utils.miniature.text_probe import probe_text
 from mmn_utils.miniature.training import keep_freed_memory
-from mmn_utils.miniature.world import WORLD_FILE, load_world
+from mmn_utils.miniature.world import load_world
 
 WORDS = CorpusOptions(combined=False, related=False)
 PAIRS = CorpusOptions(combined=True, related=False)
@@ -54,10 +54,8 @@ def run_variant(name: str, steps: int, work: Path) -> dict:
 
 def main(given: Sequence[str] | None = None) -> None:
     """Train and probe the variants that the table does not hold yet; ship the whole table."""
-    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser = parser_of(main.__doc__)
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--work", type=Path, default=Path("data/cache/miniature"))
-    parser.add_argument("--data", type=Path, default=WORLD_FILE.parent)
     arguments = parser.parse_args(given)
     keep_freed_memory()
     table = arguments.work / "variants.csv"

@@ -14,6 +14,7 @@ from pathlib import Path
 import yaml
 
 WORLD_FILE = Path("data/miniature/concepts.yaml")
+WORK = Path("data/cache/miniature")  # checkpoints, and what is computed once for several
 
 
 @dataclass(frozen=True)

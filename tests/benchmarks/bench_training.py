@@ -22,14 +22,15 @@ from mmn_utils.miniature.captioning import caption_loss
 from mmn_utils.miniature.muon import Muon, parameter_groups
 from mmn_utils.miniature.projection import drawn_patches
 from mmn_utils.miniature.training import keep_freed_memory
-from mmn_utils.miniature.vision import MaskedImageModel, VisionRecipe, block_mask
+from mmn_utils.miniature.vision.objective import MaskedImageModel, block_mask
+from mmn_utils.miniature.vision.recipe import Recipe
 from tests.benchmarks.timing import best_times
 from tests.tiny import tiny_language_model
 
 VOCABULARY, WHOLE, WINDOW = 1536, 14, 10
 
 
-def encoder_step(model: MaskedImageModel, recipe: VisionRecipe, side: int) -> Callable[[], None]:
+def encoder_step(model: MaskedImageModel, recipe: Recipe, side: int) -> Callable[[], None]:
     """Return the gradients of some scenes, of which the encoder sees a square of patches."""
     rng, scenes = np.random.default_rng(0), recipe.part
     patches, pixels = side**2, side * recipe.config["patch_size"]
@@ -56,7 +57,7 @@ def text_step(model, ids: torch.Tensor, keep: torch.Tensor, sparing: bool) -> li
 
 def caption_step(model, block: int, scenes: int = 8, words: int = 14) -> Callable[[], None]:
     """Return the gradient of a projection by captions of some scenes."""
-    options, patches = VisionRecipe(), WHOLE**2
+    options, patches = Recipe(), WHOLE**2
     linear = torch.nn.Linear(options.config["embed_dim"], model.config.n_embd)
     thinned = language.Thinned(drawn_patches(patches, block, (0,)), patches)
     read = torch.randn(scenes, len(thinned.kept), linear.in_features)
@@ -91,7 +92,7 @@ def main() -> None:
     repeats = parser.parse_args().repeats
     keep_freed_memory()
     torch.manual_seed(0)
-    recipe, options = VisionRecipe(), language.LanguageOptions()
+    recipe, options = Recipe(), language.LanguageOptions()
     encoder = MaskedImageModel(recipe.config, recipe.stages[0].codes)
     shape = {"vocabulary": VOCABULARY, "layers": 6, "width": 256, "positions": 256}
     model, frozen = tiny_language_model(**shape), tiny_language_model(**shape)

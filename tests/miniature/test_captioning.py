@@ -12,7 +12,7 @@ import torch
 from mmn_utils.miniature import captioning
 from mmn_utils.miniature.captioning import Batches, CaptionIds, caption_loss
 from mmn_utils.miniature.language import last_logits
-from mmn_utils.miniature.scenes import SceneSet
+from mmn_utils.miniature.scenes.sets import SceneSet
 from mmn_utils.miniature.world import load_world
 from mmn_utils.presets import data_path
 from tests.tiny import tiny_language_model, tiny_tokenizer

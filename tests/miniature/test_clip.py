@@ -8,23 +8,19 @@ import numpy as np
 import pytest
 import torch
 
-from mmn_utils.miniature import clip, phrases, vision
+from mmn_utils.miniature import clip, phrases
 from mmn_utils.miniature.distillation import DistillationOptions
 from mmn_utils.miniature.projection import FeatureStore, statistics
-from mmn_utils.miniature.scenes import SIZE, SceneSet
+from mmn_utils.miniature.scenes import SIZE
+from mmn_utils.miniature.scenes.sets import SceneSet
 from mmn_utils.miniature.training import Schedule
-from mmn_utils.miniature.world import load_world
+from mmn_utils.miniature.vision.probe import probe_features
 
 RECIPE = clip.ClipRecipe(
     scenes=8, batch=6, schedule=Schedule(steps=4, rate=1.5e-3, warmup=2, save_every=2),
     seeing=DistillationOptions(batch=4, schedule=Schedule(steps=2, rate=1e-3, warmup=2)),
     vision_width=16, vision_depth=1, text_width=16, text_depth=1, embed=8,
 )  # fmt: skip
-
-
-@pytest.fixture(scope="module")
-def world():
-    return load_world()
 
 
 @pytest.fixture(scope="module")
@@ -122,13 +118,13 @@ def test_towers_are_probed_square_by_square(world, scenes):
     marked = replace(scenes, patch_concepts=squares.astype(np.int8))
     told = torch.nn.functional.one_hot(torch.from_numpy(squares)).float()
     one_a_square = told.view(8, 7, 2, 7, 2, 3)[:, :, 0, :, 0].reshape(8, 49, 3)
-    assert vision.probe_features(one_a_square, marked)["patch"] == 1.0
-    assert vision.probe_features(told, marked) == vision.probe_features(one_a_square, marked)
+    assert probe_features(one_a_square, marked)["patch"] == 1.0
+    assert probe_features(told, marked) == probe_features(one_a_square, marked)
 
     tower = clip.build_clip(RECIPE, clip.make_tokenizer(world)).vision_model.eval()
     table = clip.tower_table({"fresh": tower}, marked)
     states = tower(pixel_values=clip.to_input(scenes.images), output_hidden_states=True)
-    expected = vision.probe_features(states.hidden_states[-2][:, 1:].detach(), marked)
+    expected = probe_features(states.hidden_states[-2][:, 1:].detach(), marked)
     [row] = table.to_dict("records")
     assert row.pop("tower") == "fresh"
     assert row == pytest.approx(expected, abs=0.02)

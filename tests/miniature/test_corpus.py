@@ -11,14 +11,9 @@ import torch
 from mmn_utils.miniature import corpus, text_probe
 from mmn_utils.miniature.corpus import CorpusOptions
 from mmn_utils.miniature.phrases import FORMS, captions
-from mmn_utils.miniature.world import Background, Concept, World, load_world
+from mmn_utils.miniature.world import Background, Concept, World
 from mmn_utils.presets import data_path
 from tests.tiny import tiny_language_model, tiny_tokenizer
-
-
-@pytest.fixture(scope="module")
-def world() -> World:
-    return load_world(data_path("miniature", "concepts.yaml"))
 
 
 def tiny_world() -> World:

@@ -11,7 +11,7 @@ from mmn_utils.miniature import distillation
 from mmn_utils.miniature.distillation import Distillation, DistillationOptions, distil, gathered
 from mmn_utils.miniature.projection import statistics
 from mmn_utils.miniature.training import Schedule
-from mmn_utils.miniature.vision import to_input
+from mmn_utils.miniature.vision.encoder import to_input
 
 OPTIONS = DistillationOptions(
     batch=4, schedule=Schedule(steps=60, rate=1e-2, warmup=2, save_every=20)

@@ -15,7 +15,6 @@ from mmn_utils.miniature.corpus import CorpusOptions
 from mmn_utils.miniature.llama import BEGIN, LlamaOptions, chat_tokenizer
 from mmn_utils.miniature.phrases import captions
 from mmn_utils.miniature.training import Schedule
-from mmn_utils.miniature.world import load_world
 from mmn_utils.presets import data_path
 from tests.tiny import SENTENCES, tiny_tokenizer
 from tests.tiny_gated import tiny_llama
@@ -37,11 +36,6 @@ TINY = LlamaOptions(
 @pytest.fixture(scope="module")
 def tokenizer():
     return chat_tokenizer(tiny_tokenizer())
-
-
-@pytest.fixture(scope="module")
-def world():
-    return load_world(data_path("miniature", "concepts.yaml"))
 
 
 @pytest.fixture

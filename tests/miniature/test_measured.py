@@ -7,13 +7,13 @@ import pandas as pd
 import pytest
 
 from mmn_utils.datasets import load_dataset
-from mmn_utils.miniature import measured, quality
-from mmn_utils.miniature.quality import Quality
+from mmn_utils.miniature import measured
+from mmn_utils.miniature.quality.measurement import CONTROLS, LOOKS, Quality
 from mmn_utils.miniature.world import load_world
 from mmn_utils.models import load_model
 from mmn_utils.presets import data_path
 
-WEIGHTS = {"trained": "0123456789abcdef", quality.LOOKS: "0123456789abcdef"}
+WEIGHTS = {"trained": "0123456789abcdef", LOOKS: "0123456789abcdef"}
 
 
 def neurons(units: list[tuple[str, int, int]]) -> pd.DataFrame:
@@ -40,7 +40,7 @@ def found() -> Quality:
     )
     tops = neurons([("007", 0, 5), ("007", 2, 1)])
     patches = pd.DataFrame({"image": ["007", "8"], "patches": [4, 0], "named": [1, 0]})
-    captions = {"trained": pd.DataFrame(rows), quality.LOOKS: pd.DataFrame(rows)}
+    captions = {"trained": pd.DataFrame(rows), LOOKS: pd.DataFrame(rows)}
     return Quality(captions, units, {"max": tops, "sum": tops}, patches.assign(random=0), 6)
 
 
@@ -98,8 +98,8 @@ def test_what_ships_was_measured_on_the_weights_that_ship():
     """Two scenes measured again say what is stored; on another processor nearly so."""
     model, world = load_model("miniature"), load_world(data_path("miniature", "concepts.yaml"))
     dataset, looks = load_dataset("miniature"), load_dataset("miniature/looks")
-    others = {name: (load_model(path), dataset) for name, path in quality.CONTROLS.items()}
-    others[quality.LOOKS] = (model, looks)
+    others = {name: (load_model(path), dataset) for name, path in CONTROLS.items()}
+    others[LOOKS] = (model, looks)
     weights = {name: other.revision for name, (other, _) in others.items()}
     kept, seed = measured.read(
         data_path("miniature", "quality"), {"trained": model.revision, **weights}

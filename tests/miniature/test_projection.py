@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from mmn_utils.miniature import projection
 from mmn_utils.miniature.projection import FeatureStore, ProjectionOptions
 from mmn_utils.miniature.training import Schedule
-from mmn_utils.miniature.vision import build_vision, encode_images
+from mmn_utils.miniature.vision.encoder import build_encoder, encode_images
 from tests.tiny import tiny_language_model, tiny_tokenizer
 
 WIDTH, PATCHES, FEATURES = 32, 16, 5
@@ -142,7 +142,7 @@ def test_what_is_saved_is_half_precision_and_says_how_it_was_trained(store, tmp_
 
 def test_features_are_computed_once_for_an_encoder_and_its_pictures(tmp_path, monkeypatch):
     sizes = {"patch_size": 4, "embed_dim": 8, "depth": 1, "num_heads": 2, "num_classes": 0}
-    encoder = build_vision({"img_size": 8, **sizes, "use_shared_rel_pos_bias": True}).eval()
+    encoder = build_encoder({"img_size": 8, **sizes, "use_shared_rel_pos_bias": True}).eval()
     images = np.random.default_rng(0).integers(0, 256, (70, 8, 8, 3), dtype=np.uint8)
     expected = torch.cat(list(encode_images(encoder, images))).half()
 

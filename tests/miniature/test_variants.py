@@ -6,6 +6,7 @@ import pandas as pd
 import pytest
 
 from mmn_utils.miniature import variants
+from mmn_utils.presets import data_path
 
 
 class Maker:
@@ -54,5 +55,5 @@ def test_rows_of_another_length_are_made_again(make, tmp_path, monkeypatch):
 
 
 def test_the_shipped_table_has_every_variant():
-    table = pd.read_csv(variants.WORLD_FILE.parent / "training" / "variants.csv")
+    table = pd.read_csv(data_path("miniature", "training", "variants.csv"))
     assert list(table["variant"]) == list(variants.VARIANTS)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from mmn_utils.datasets import load_dataset
-from mmn_utils.miniature.quality import caption_quality
+from mmn_utils.miniature.quality.captions import caption_quality
 from mmn_utils.miniature.world import load_world
 from mmn_utils.models import load_model
 from mmn_utils.models.capture import capture
