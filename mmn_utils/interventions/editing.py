@@ -23,13 +23,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 from mmn_utils.cache import atomic
-from mmn_utils.interventions.perturbation import (
-    Added,
-    WeightReceipt,
-    adding,
-    entry_size,
-    fingerprint,
-)
+from mmn_utils.interventions.weights import Added, WeightReceipt, adding, entry_size, fingerprint
 from mmn_utils.models.base import Sizes
 from mmn_utils.models.capture import capture
 from mmn_utils.neurons.table import Neuron, check_neurons
@@ -625,7 +619,7 @@ def apply(
 ) -> Iterator[WeightReceipt]:
     """Edit the model while the context lasts; hands a ``WeightReceipt`` out.
 
-    Arguments and errors as ``perturbation.adding``; ``ValueError`` for another model's edit.
+    Arguments and errors as ``weights.adding``; ``ValueError`` for another model's edit.
     """
     check_fits(model, edit)
     options = {"prompt": prompt, "max_new_tokens": max_new_tokens}

@@ -200,6 +200,11 @@ def is_interpretable(tokens: Sequence[str]) -> bool:
     return sum(map(is_dictionary_word, tokens[:TOP_TOKENS])) >= WORDS_NEEDED
 
 
+def says(text: str, word: str) -> bool:
+    """Say whether a text has a word, or several in a row, as a whole and in any case."""
+    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+
+
 def same_word(first: str, second: str) -> bool:
     """Say whether two words are one, or one is the other's regular plural, whatever the case."""
     first, second = first.lower(), second.lower()

@@ -1,6 +1,6 @@
 """What captions lose without their neurons, over many images: paper A, section 3.3 and S.5.
 
-One sweep an image (``interventions.sweep``), all conditions as rows of one batch, kept by
+One sweep an image (``interventions.sweeps``), all conditions as rows of one batch, kept by
 the cache image by image; then the curves of Figures 6 and S.3 and the captions of Table S.3.
 """
 
@@ -15,15 +15,18 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mmn_utils.interventions.ablation import CONDITIONS, ablation_rows, sweep, unit_means
+from mmn_utils.interventions.ablation import unit_means
+from mmn_utils.interventions.sweeps import sweep
 from mmn_utils.measures.bertscore import bertscore
 from mmn_utils.measures.estimates import Estimate, bootstrap, mean_of
 from mmn_utils.neurons.decoding import decode_vectors
-from mmn_utils.neurons.table import Neuron, unique_neurons
+from mmn_utils.neurons.table import Neuron, random_like, unique_neurons
+from mmn_utils.neurons.targets import Target
 from mmn_utils.neurons.text import WORDS_NEEDED, is_dictionary_word
 from mmn_utils.studies.store import by_content, digest, per_photograph
 from mmn_utils.studies.subjects import Subjects, top_neurons
 
+CONDITIONS = ("top", "interpretable", "random")
 PAPER_COUNTS = (0, 50, 100, 200, 400, 800, 1600, 3200, 6400)  # S.5 ...
 PAPER_UNITS = 28 * 16384  # ... of GPT-J's
 COLUMNS = ["image", "condition", "k", "probability", "logit", "caption", "changed", "margin",
@@ -50,6 +53,38 @@ def interpretable_units(model) -> np.ndarray:
     word = torch.tensor([is_dictionary_word(text) for text in model.token_strings])
     layers = (decode_vectors(model, model.write_vectors(i))[0] for i in range(model.sizes.layers))
     return torch.stack([word[ids].sum(1) >= WORDS_NEEDED for ids in layers]).numpy()
+
+
+def ablation_rows(
+    ranked: Sequence[Neuron],
+    interpretable: Mapping[Neuron, bool],
+    ks: Sequence[int],
+    units: int,
+    rng: np.random.Generator,
+) -> tuple[list[list[Neuron]], pd.DataFrame]:
+    """Make a sweep's rows for the conditions of paper A's Fig. 6: top, interpretable, random.
+
+    ``top`` takes the first k of ``ranked``, ``interpretable`` the first k that are, ``random``
+    k units of the same layers as the top k, none of them ranked that high; larger k contain
+    smaller ones. Returns rows, and labels with the columns condition, k, row; the row of
+    k = 0 is shared by the three. ``ValueError`` where ``ranked`` is too short.
+    """
+    ranked, largest = list(dict.fromkeys(ranked)), max(ks, default=0)
+    readable = [neuron for neuron in ranked if interpretable.get(neuron, False)]
+    for name, found in (("ranked", ranked), ("interpretable", readable)):
+        if len(found) < largest:
+            raise ValueError(f"{len(found)} {name} neurons for k={largest}; rank more or lower k")
+    drawn = random_like(ranked[:largest], units, rng)
+    rows, labels, shared = [], [], None
+    for condition, ordered in zip(CONDITIONS, (ranked, readable, drawn), strict=True):
+        for k in ks:
+            if k == 0 and shared is not None:
+                labels.append((condition, 0, shared))
+                continue
+            shared = len(rows) if k == 0 else shared
+            labels.append((condition, k, len(rows)))
+            rows.append(list(ordered[:k]))
+    return rows, pd.DataFrame(labels, columns=["condition", "k", "row"])
 
 
 def ablation_table(
@@ -89,9 +124,7 @@ def ablation_table(
         frames = []
         for at, row in enumerate(rows):
             goal, image = subjects.targets[row], subjects.photographs[row].id
-            rng = np.random.default_rng([seed, zlib.crc32(goal.image.encode())])
-            good = {neuron: bool(readable[neuron.layer, neuron.unit]) for neuron in ranked[image]}
-            spec, labels = ablation_rows(ranked[image], good, ks, model.sizes.units, rng)
+            spec, labels = _conditions(goal, ranked[image], readable, ks, seed)
             result = sweep(model, prompts.select([at]), goal, spec, max_new_tokens, **options)
             frames.append(_sweep_rows(image, labels, result))
         return pd.concat(frames, ignore_index=True)
@@ -103,6 +136,15 @@ def ablation_table(
         "ablation", model, subjects.photographs, compute, {**asked, **more},
         targets=subjects.targets, batch_size=batch_size, progress=progress,
     )  # fmt: skip
+
+
+def _conditions(
+    target: Target, ranked: Sequence[Neuron], readable: np.ndarray, ks: Sequence[int], seed: int
+) -> tuple[list[list[Neuron]], pd.DataFrame]:
+    """Make one image's rows; its random draw depends on seed and image alone."""
+    rng = np.random.default_rng([seed, zlib.crc32(target.image.encode())])
+    words = {neuron: bool(readable[neuron.layer, neuron.unit]) for neuron in ranked}
+    return ablation_rows(ranked, words, ks, readable.shape[1], rng)
 
 
 def _rank(

@@ -18,8 +18,8 @@ from mmn_utils.interventions.editing import (
     save_edit,
     word_tokens,
 )
-from mmn_utils.interventions.perturbation import says
 from mmn_utils.neurons.captions import caption_images, generate
+from mmn_utils.neurons.text import says
 from mmn_utils.studies.edit_trials import Finding, closed_against_steps, edit_of
 from mmn_utils.studies.edits import EDITED, OTHER, SAME
 

@@ -26,11 +26,10 @@ import torch
 
 from mmn_utils.datasets import Photograph
 from mmn_utils.interventions.editing import Concept, Edit, apply
-from mmn_utils.interventions.perturbation import says
 from mmn_utils.measures.estimates import mean_of
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.targets import teacher_forced
-from mmn_utils.neurons.text import same_word
+from mmn_utils.neurons.text import same_word, says
 from mmn_utils.studies.subjects import captions_of
 
 EDITED, SAME, OTHER, NEAR = "edited", "same", "other", "near"

@@ -18,7 +18,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mmn_utils.interventions.ablation import NothingTouched
+from mmn_utils.interventions.receipts import NothingTouched
 from mmn_utils.models.base import Prompt
 from mmn_utils.neurons.captions import Caption, generate
 from mmn_utils.neurons.methods import METHODS, by_methods

@@ -12,9 +12,11 @@ import argparse
 import numpy as np
 import torch
 
-from mmn_utils.interventions.ablation import Ablation, ablate, ablation_rows, sweep
+from mmn_utils.interventions.ablation import Ablation, ablate
+from mmn_utils.interventions.sweeps import sweep
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.neurons.targets import objective, teacher_forced
+from mmn_utils.studies.ablation import ablation_rows
 from tests.benchmarks.timing import best_times, random_system, random_targets
 
 FRACTIONS = np.array([0, 50, 100, 200, 400, 800, 1600, 3200, 6400]) / 458_752  # of all units

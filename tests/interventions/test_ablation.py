@@ -1,61 +1,21 @@
-"""Ablation, its receipts, and sweeps against single runs."""
+"""Ablation and its receipts."""
 
 from __future__ import annotations
 
 from contextlib import contextmanager
-from itertools import pairwise
 
-import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
-import mmn_utils.interventions.ablation as interventions
-from mmn_utils.interventions.ablation import (
-    Ablation,
-    NothingTouched,
-    ablate,
-    ablation_rows,
-    sweep,
-    unit_means,
-    weights_hash,
-)
+from mmn_utils.interventions import ablation as ablation_module
+from mmn_utils.interventions.ablation import Ablation, ablate, unit_means
+from mmn_utils.interventions.receipts import NothingTouched, weights_hash
 from mmn_utils.models.capture import capture
 from mmn_utils.neurons.captions import generate
 from mmn_utils.neurons.table import Neuron
-from mmn_utils.neurons.targets import Target, objective, teacher_forced
-from tests.tiny import tiny_images, tiny_limber
-
-IMAGES = tiny_images(3)
-NEURONS = tuple(Neuron(layer, unit) for layer in (0, 2) for unit in (3, 77, 120))
-TARGET = Target("a", "horse", 301, (5, 9))
-RNG = np.random.default_rng(0)
-ROWS = [
-    [],
-    [Neuron(1, 8)],
-    [Neuron(int(layer), int(unit)) for layer, unit in RNG.integers(0, (3, 128), (90, 2))],
-    [Neuron(0, unit) for unit in range(128)],
-    [],
-    [Neuron(2, unit) for unit in range(0, 128, 2)],
-    [Neuron(1, 8), Neuron(1, 8)],
-]
-
-
-@pytest.fixture(scope="module")
-def model():
-    return tiny_limber()
-
-
-@pytest.fixture(scope="module")
-def prompt(model):
-    with torch.no_grad():
-        return model.prompt(IMAGES[:1])
-
-
-@pytest.fixture(scope="module")
-def means(model):
-    return unit_means(model, IMAGES, batch_size=2)
+from mmn_utils.neurons.targets import teacher_forced
+from tests.interventions.rows import IMAGES, NEURONS
+from tests.tiny import tiny_limber
 
 
 @contextmanager
@@ -68,9 +28,6 @@ def hooks(model) -> int:
     return sum(
         len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.language_model.modules()
     )
-
-
-# --- ablate ----------------------------------------------------------------------------
 
 
 def test_ablated_neurons_write_nothing(model, prompt):
@@ -202,11 +159,9 @@ def test_an_ablation_that_touches_nothing_raises(model, prompt, monkeypatch):
     generated = Ablation(NEURONS, "generated")
     with pytest.raises(NothingTouched, match="generated"), ablate(model, generated):
         model.forward(prompt)
-    monkeypatch.setattr(interventions, "replace", no_hooks)
+    monkeypatch.setattr(ablation_module, "replace", no_hooks)
     with pytest.raises(NothingTouched), ablate(model, Ablation(NEURONS)):
         model.forward(prompt)
-    with pytest.raises(NothingTouched, match=r"rows \[1\]"):
-        sweep(model, prompt, TARGET, [[], [Neuron(0, 0)]], 2)
     assert hooks(model) == 0
 
 
@@ -237,197 +192,5 @@ def test_neurons_that_are_not_there_are_named(model, prompt):
         pass
     with pytest.raises(ValueError, match="at least one"), ablate(model, Ablation(())):
         pass
-    with pytest.raises(ValueError, match=r"L7\.u0"):
-        sweep(model, prompt, TARGET, [[Neuron(7, 0)]])
     with pytest.raises(ValueError, match="0 images"):
         unit_means(model, [])
-
-
-# --- sweep -----------------------------------------------------------------------------
-
-
-def single_run(model, prompt, row, positions, value, means, target=TARGET, tokens=6):
-    """Run one row by itself without a cache: y, its probability and the caption."""
-
-    def measure():
-        with torch.no_grad():
-            logits, _ = model.forward(teacher_forced(model, prompt, [target.prefix]))
-        y = [objective(logits, [target], kind).item() for kind in ("logit", "probability")]
-        return *y, generate(model, prompt, tokens)[0]
-
-    if not row:
-        return measure()
-    ablation = Ablation(tuple(row), positions, value, means)
-    with ablate(model, ablation, prompt_length=prompt.embeds.shape[1]):
-        return measure()
-
-
-@pytest.mark.parametrize("positions", ["all", "image", "generated"])
-@pytest.mark.parametrize("value", [0.0, "mean"])
-def test_each_row_is_its_single_run(model, prompt, means, positions, value):
-    result = sweep(model, prompt, TARGET, ROWS, 6, positions=positions, value=value, means=means)
-    assert result.probability.shape == result.changed.shape == (len(ROWS),)
-    for i, row in enumerate(ROWS):
-        logit, probability, caption = single_run(model, prompt, row, positions, value, means)
-        assert result.logit[i] == pytest.approx(logit, abs=2e-4, rel=1e-5)
-        assert result.probability[i] == pytest.approx(probability, rel=1e-4)
-        assert result.captions[i] == caption
-    whole = generate(model, prompt, 6)[0]
-    assert result.unablated == whole == result.captions[0] == result.captions[4]
-    assert list(result.changed) == [caption != whole for caption in result.captions]
-
-
-def test_rows_count_what_they_touch(model, prompt):
-    result = sweep(model, prompt, TARGET, ROWS, 3, positions="image")
-    expected = [len(set(row)) * model.image_tokens.count for row in ROWS]
-    assert list(result.touched) == expected
-
-
-@settings(max_examples=5, deadline=None)
-@given(order=st.permutations(range(len(ROWS))), batch_rows=st.integers(1, 4))
-def test_neither_the_order_of_rows_nor_the_batch_matters(model, prompt, order, batch_rows):
-    whole = sweep(model, prompt, TARGET, ROWS, 4)
-    mixed = sweep(model, prompt, TARGET, [ROWS[i] for i in order], 4, batch_rows=batch_rows)
-    np.testing.assert_allclose(mixed.probability, whole.probability[list(order)], rtol=1e-4)
-    assert mixed.captions == tuple(whole.captions[i] for i in order)
-    assert list(mixed.changed) == list(whole.changed[list(order)])
-
-
-def test_several_targets_share_one_prompt_pass(model, prompt):
-    targets = [TARGET, Target("a", "dog", 12, ()), Target("a", "cat", 40, (5, 9, 301, 7))]
-    result = sweep(model, prompt, targets, ROWS, 4)
-    assert result.probability.shape == (len(ROWS), 3)
-    for column, target in enumerate(targets):
-        one = sweep(model, prompt, target, ROWS, 4)
-        np.testing.assert_allclose(result.logit[:, column], one.logit, atol=1e-4)
-        assert one.captions == result.captions
-
-
-def test_probabilities_alone_need_no_caption(model, prompt):
-    result = sweep(model, prompt, TARGET, ROWS, 0)
-    np.testing.assert_allclose(
-        result.probability, sweep(model, prompt, TARGET, ROWS, 3).probability, rtol=1e-5
-    )
-    assert not result.changed.any()
-    assert result.captions[0].ids == ()
-
-
-def test_a_sweep_is_for_one_image(model):
-    with pytest.raises(ValueError, match="one image, not 3"):
-        sweep(model, model.prompt(IMAGES), TARGET, ROWS)
-
-
-# --- rounding --------------------------------------------------------------------------
-
-
-def test_float32_changes_are_no_rounding(model, prompt):
-    result = sweep(model, prompt, TARGET, ROWS, 6)
-    assert 0 < result.noise < 1e-3
-    assert result.changed.any()
-    assert not result.within_rounding.any()
-    assert (np.isnan(result.margin) == ~result.changed).all()
-
-
-def test_a_margin_is_the_smaller_gap_between_the_two_tokens_that_differ():
-    logits = torch.tensor([[9.0, 0, 0], [0, 4.0, 3.5], [0, 1.0, 2.0]])  # of the whole caption's run
-    assert interventions._margin(
-        [0, 1, 2], logits, [0, 2], torch.tensor([0, 0.2])
-    ) == pytest.approx(0.2)
-    assert interventions._margin([0, 1, 2], logits, [0, 2], torch.tensor([0, 7.0])) == 0.5
-    assert np.isnan(interventions._margin([0, 1], logits, [0, 1], torch.tensor([0.0, 0.0])))
-
-
-def test_changes_below_the_noise_are_marked(model, prompt, monkeypatch):
-    plain = sweep(model, prompt, TARGET, ROWS, 6)
-    cut = float(np.nanmedian(plain.margin))
-    monkeypatch.setattr(interventions, "_rounding_noise", lambda *_: cut)
-    marked = sweep(model, prompt, TARGET, ROWS, 6)
-    assert list(marked.within_rounding) == list(plain.changed & (plain.margin < cut))
-    assert marked.within_rounding.any()
-    assert (marked.changed & ~marked.within_rounding).any()
-
-
-def test_margins_are_read_off_single_runs(model, prompt):
-    result = sweep(model, prompt, TARGET, ROWS, 6, batch_rows=2)
-    whole = result.unablated.ids
-    for i in np.flatnonzero(result.changed):
-        ids = result.captions[i].ids
-        step = next(
-            s for s, (a, b) in enumerate(zip((*whole, 0), (*ids, 0), strict=False)) if a != b
-        )
-        tokens = [(*c, 0)[step] for c in (whole, ids)]
-        forced = teacher_forced(model, prompt, [whole[:step]])
-        plain, _ = model.forward(forced)
-        with ablate(model, Ablation(tuple(ROWS[i]))):
-            without, _ = model.forward(forced)
-        gaps = [
-            plain[0, tokens[0]] - plain[0, tokens[1]],
-            without[0, tokens[1]] - without[0, tokens[0]],
-        ]
-        assert result.margin[i] == pytest.approx(min(gaps).item(), abs=1e-4)
-
-
-def test_a_tie_that_turns_is_marked(prompt):
-    half = tiny_limber()
-    half.language_model.bfloat16()
-    coarse = type(prompt)(prompt.embeds.bfloat16(), prompt.mask, prompt.positions)
-    with torch.no_grad():
-        logits, _ = half.forward(coarse)
-        best, second = logits[0].topk(2).indices.tolist()
-        half.language_model.lm_head.bias[second] += logits[0, best] - logits[0, second]
-    every = [[Neuron(layer, unit)] for layer in range(2) for unit in range(40)]
-    result = sweep(half, coarse, TARGET, every, 1)
-    firsts = np.array([caption.ids[0] for caption in result.captions])
-    turned = result.changed & np.isin(firsts, [best, second])
-    assert turned.any()
-    assert result.within_rounding[turned].all()
-
-
-def test_half_precision_has_more_noise(prompt):
-    half = tiny_limber()
-    half.language_model.bfloat16()
-    coarse = type(prompt)(prompt.embeds.bfloat16(), prompt.mask, prompt.positions)
-    result = sweep(half, coarse, TARGET, ROWS, 4)
-    assert result.noise > 1e-3
-    assert result.probability.dtype == np.float32
-
-
-# --- rows of the paper's conditions ----------------------------------------------------
-
-
-def rows_of(labels, rows, condition):
-    mine = labels[labels.condition == condition]
-    return {k: rows[row] for k, row in zip(mine.k, mine.row, strict=True)}
-
-
-@settings(max_examples=20, deadline=None)
-@given(st.integers(0, 2**31 - 1))
-def test_conditions_are_nested_and_random_ones_lie_in_the_same_layers(seed):
-    rng = np.random.default_rng(seed)
-    ranked = [Neuron(int(i) // 50, int(i) % 50) for i in rng.permutation(200)[:60]]
-    words = {n: bool(rng.random() < 0.5) for n in ranked}
-    ks = [0, 2, 5, 10]
-    rows, labels = ablation_rows(ranked, words, ks, 50, rng)
-    assert len(rows) == 3 * 3 + 1
-    assert len(labels) == 12
-    by = {c: rows_of(labels, rows, c) for c in ("top", "interpretable", "random")}
-    for condition in by.values():
-        assert condition[0] == []
-        for small, large in pairwise(ks[1:]):
-            assert condition[large][:small] == condition[small]
-    assert by["top"][10] == ranked[:10]
-    assert by["interpretable"][10] == [n for n in ranked if words[n]][:10]
-    for k in ks:
-        layers = [sorted(n.layer for n in by[c][k]) for c in ("top", "random")]
-        assert layers[0] == layers[1]
-        assert len(set(by["random"][k])) == k
-    assert not set(by["random"][10]) & set(ranked[:10])
-    assert labels[labels.k == 0].row.nunique() == 1
-
-
-def test_a_ranking_too_short_is_said():
-    ranked = [Neuron(0, u) for u in range(8)]
-    with pytest.raises(ValueError, match="8 ranked"):
-        ablation_rows(ranked, {}, [0, 9], 64, RNG)
-    with pytest.raises(ValueError, match="1 interpretable"):
-        ablation_rows(ranked, {ranked[0]: True}, [2], 64, RNG)

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import save_file
 
-from mmn_utils.interventions.ablation import NothingTouched
 from mmn_utils.interventions.editing import (
     FORMAT,
     Concept,
@@ -38,6 +37,7 @@ from mmn_utils.interventions.editing import (
     squared_form,
     word_tokens,
 )
+from mmn_utils.interventions.receipts import NothingTouched
 from mmn_utils.models.base import state_hash
 from mmn_utils.neurons.captions import caption_images, generate
 from mmn_utils.neurons.contribution import contribution

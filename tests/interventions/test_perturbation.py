@@ -8,15 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmn_utils.interventions.ablation import NothingTouched
-from mmn_utils.interventions.perturbation import (
-    PAPER_SIGMA,
-    entry_size,
-    noise,
-    perturb,
-    perturbation_table,
-    says,
-)
+from mmn_utils.interventions.perturbation import PAPER_SIGMA, noise, perturb, perturbation_table
+from mmn_utils.interventions.receipts import NothingTouched
+from mmn_utils.interventions.weights import entry_size
 from mmn_utils.models.base import state_hash
 from mmn_utils.neurons.captions import Caption, caption_images
 from mmn_utils.neurons.table import Neuron
@@ -218,10 +212,3 @@ def test_known_captions_are_not_made_again(model):
     assert not table["kept"].any()
     with pytest.raises(ValueError, match="one of each"):
         table_of(model, captions=captions[:2])
-
-
-def test_words_are_said_as_a_whole():
-    assert says("A Horse, and a dog.", "horse")
-    assert says("a fire truck", "fire truck")
-    assert not says("two horses", "horse")
-    assert not says("", "horse")

@@ -65,7 +65,7 @@ from transformers import (
 )
 from transformers.models.smolvlm import processing_smolvlm
 
-from mmn_utils.interventions.ablation import sweep
+from mmn_utils.interventions.sweeps import sweep
 from mmn_utils.models import auto, auto_inputs, auto_modules
 from mmn_utils.models.auto import Unsupported, build_auto, find_architecture, load_auto
 from mmn_utils.models.auto_inputs import AutoFacts, token_grid

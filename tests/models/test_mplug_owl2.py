@@ -31,7 +31,8 @@ from transformers import (
     PreTrainedTokenizerFast,
 )
 
-from mmn_utils.interventions.ablation import Ablation, ablate, sweep
+from mmn_utils.interventions.ablation import Ablation, ablate
+from mmn_utils.interventions.sweeps import sweep
 from mmn_utils.models import mplug_owl2 as module
 from mmn_utils.models.base import ImageTokens, Sizes, state_hash
 from mmn_utils.models.doctor import CHECKS, doctor

@@ -16,7 +16,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 
 import mmn_utils.compat  # noqa: F401  (before transformers)
-from mmn_utils.interventions.ablation import Ablation, ablate, ablation_rows, sweep
+from mmn_utils.interventions.ablation import Ablation, ablate
+from mmn_utils.interventions.sweeps import sweep
 from mmn_utils.models.base import GPTJ, ImageTokens, VisionLanguageModel
 from mmn_utils.neurons.attribution import attribution
 from mmn_utils.neurons.captions import generate
@@ -26,6 +27,7 @@ from mmn_utils.neurons.effects import exact_ablation
 from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
 from mmn_utils.neurons.table import Neuron, unique_neurons
 from mmn_utils.neurons.targets import Target
+from mmn_utils.studies.ablation import ablation_rows
 
 GRID, PIXELS = (20, 5), 160  # one row of patches is 1/20 of the picture: the mask's share
 WIDTH, LAYER = 64, 1

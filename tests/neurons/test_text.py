@@ -25,6 +25,7 @@ from mmn_utils.neurons.text import (
     nouns,
     part_of_speech,
     same_word,
+    says,
 )
 from mmn_utils.neurons.words import scowl_60
 from mmn_utils.neurons.words.make import read_words, write_words
@@ -357,3 +358,10 @@ def test_the_word_list_is_made_from_the_right_lists(tmp_path):
 )  # fmt: skip
 def test_a_word_is_its_own_plural(noun, name, same):
     assert same_word(noun, name) == same_word(name, noun) == same
+
+
+def test_words_are_said_as_a_whole():
+    assert says("A Horse, and a dog.", "horse")
+    assert says("a fire truck", "fire truck")
+    assert not says("two horses", "horse")
+    assert not says("", "horse")

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from mmn_utils.datasets import Photograph
 from mmn_utils.interventions.ablation import Ablation, ablate
@@ -16,6 +19,7 @@ from mmn_utils.neurons.decoding import interpretable
 from mmn_utils.neurons.table import Neuron, unique_neurons
 from mmn_utils.neurons.targets import Target, objective, teacher_forced
 from mmn_utils.studies import ablation as study_of
+from mmn_utils.studies.ablation import ablation_rows
 from mmn_utils.studies.subjects import Subjects
 from tests.tiny import tiny_images, tiny_limber
 
@@ -212,3 +216,41 @@ def test_the_table_of_captions_has_a_row_for_each_count():
     assert laid["share"].tolist() == ["0 %", "0.5 %", "1.25 %"]
     assert laid["top units"].tolist()[-1] == "grass"
     assert laid["BERTScore, random units"].eq(1).all()
+
+
+def rows_of(labels, rows, condition):
+    mine = labels[labels.condition == condition]
+    return {k: rows[row] for k, row in zip(mine.k, mine.row, strict=True)}
+
+
+@settings(max_examples=20, deadline=None)
+@given(st.integers(0, 2**31 - 1))
+def test_conditions_are_nested_and_random_ones_lie_in_the_same_layers(seed):
+    rng = np.random.default_rng(seed)
+    ranked = [Neuron(int(i) // 50, int(i) % 50) for i in rng.permutation(200)[:60]]
+    words = {n: bool(rng.random() < 0.5) for n in ranked}
+    ks = [0, 2, 5, 10]
+    rows, labels = ablation_rows(ranked, words, ks, 50, rng)
+    assert len(rows) == 3 * 3 + 1
+    assert len(labels) == 12
+    by = {c: rows_of(labels, rows, c) for c in ("top", "interpretable", "random")}
+    for condition in by.values():
+        assert condition[0] == []
+        for small, large in pairwise(ks[1:]):
+            assert condition[large][:small] == condition[small]
+    assert by["top"][10] == ranked[:10]
+    assert by["interpretable"][10] == [n for n in ranked if words[n]][:10]
+    for k in ks:
+        layers = [sorted(n.layer for n in by[c][k]) for c in ("top", "random")]
+        assert layers[0] == layers[1]
+        assert len(set(by["random"][k])) == k
+    assert not set(by["random"][10]) & set(ranked[:10])
+    assert labels[labels.k == 0].row.nunique() == 1
+
+
+def test_a_ranking_too_short_is_said():
+    ranked = [Neuron(0, u) for u in range(8)]
+    with pytest.raises(ValueError, match="8 ranked"):
+        ablation_rows(ranked, {}, [0, 9], 64, np.random.default_rng(0))
+    with pytest.raises(ValueError, match="1 interpretable"):
+        ablation_rows(ranked, {ranked[0]: True}, [2], 64, np.random.default_rng(0))

@@ -9,7 +9,7 @@ import torch
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from mmn_utils.interventions.ablation import NothingTouched
+from mmn_utils.interventions.receipts import NothingTouched
 from mmn_utils.measures.estimates import mean_of
 from mmn_utils.neurons.attribution import attribution
 from mmn_utils.neurons.captions import Caption

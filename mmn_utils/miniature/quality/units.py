@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from mmn_utils.datasets.base import Photograph
-from mmn_utils.interventions.ablation import sweep
+from mmn_utils.interventions.sweeps import sweep
 from mmn_utils.miniature.quality.cards import concept_of, on_card, things_in
 from mmn_utils.miniature.world import Concept, World
 from mmn_utils.models.base import Prompt

@@ -1,0 +1,250 @@
+"""Many ablations of one image in one batch, with one mask per row. Paper A, section 3.3 and S.5."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from mmn_utils.interventions.ablation import Ablation
+from mmn_utils.interventions.positions import Place, placed
+from mmn_utils.interventions.receipts import NothingTouched
+from mmn_utils.interventions.rounding import margin, rounding_noise
+from mmn_utils.models.capture import replace
+from mmn_utils.neurons.captions import Caption, as_caption
+from mmn_utils.neurons.table import Neuron, by_layer, check_neurons
+from mmn_utils.neurons.targets import Target, objective
+
+
+@dataclass(frozen=True)
+class SweepResult:
+    """Every row of a sweep over one image, in the order of the rows given.
+
+    ``probability``, ``logit`` (rows,) float32 of the target's token, or (rows, targets) if
+    several were given. ``captions`` with what the image says ``unablated``; ``changed``
+    (rows,) where they differ. ``margin`` (rows,) is NaN where they do not, else by how much
+    each caption preferred its own token to the other's where they first part: the smaller
+    of the two gaps between logits. ``within_rounding`` (rows,) marks changes whose margin
+    is below the measured ``noise``: rounding alone could have made or unmade them.
+    ``touched`` (rows,) counts activations written over.
+    """
+
+    probability: np.ndarray
+    logit: np.ndarray
+    captions: tuple[Caption, ...]
+    unablated: Caption
+    changed: np.ndarray
+    margin: np.ndarray
+    within_rounding: np.ndarray
+    noise: float
+    touched: np.ndarray
+
+
+@torch.no_grad()
+def sweep(
+    model,
+    prompt,
+    targets: Target | Sequence[Target],
+    rows: Sequence[Sequence[Neuron]],
+    max_new_tokens: int = 20,
+    *,
+    positions: str = "all",
+    value: float | str = 0.0,
+    means: Mapping[int, torch.Tensor] | None = None,
+    batch_rows: int | None = None,
+) -> SweepResult:
+    """Run all conditions of one image as rows of one batch: row i without the neurons ``rows[i]``.
+
+    ``prompt`` of one image, embedded once. Each row has a mask of its own per layer. The
+    probability of a target is read at the step that predicts it, with its caption prefix
+    teacher-forced on the cached prompt; captions are greedy on the same cache. Rows of the
+    same neurons run once, and a row without any runs always: it is what changes are told
+    from. ``batch_rows`` bounds the rows at a time where memory is short.
+    """
+    single = isinstance(targets, Target)
+    goals = [targets] if single else list(targets)
+    if len(prompt) != 1:
+        raise ValueError(f"a sweep runs on one image, not {len(prompt)}; call it for each")
+    for row in rows:
+        check_neurons(row, model.sizes.layers, model.sizes.units)
+    sets = list(dict.fromkeys([frozenset(), *map(frozenset, rows)]))
+    batch_rows, runs = batch_rows or len(sets), []
+    for start in range(0, len(sets), batch_rows):
+        part = [sorted(neurons) for neurons in sets[start : start + batch_rows]]
+        masks = _RowMasks(model, part, Ablation((), positions, value, means))
+        whole = runs[0].ids[0] if runs else None
+        runs.append(_run_rows(model, prompt, goals, masks, max_new_tokens, whole))
+    order = [sets.index(frozenset(row)) for row in rows]
+    noise = rounding_noise(model, prompt, runs[0].ids[0], runs[0].first_logits)
+    return _gather(model, runs, order, noise, single)
+
+
+class _RowMasks:
+    """The activations that each row of a batch has written over, per layer.
+
+    ``rows`` are those that the batch still holds.
+    """
+
+    def __init__(self, model, rows: Sequence[Sequence[Neuron]], ablation: Ablation):
+        self.model, self.ablation, self.count = model, ablation, len(rows)
+        self.wanted = torch.tensor([len(row) > 0 for row in rows])
+        self.touched = torch.zeros(len(rows), dtype=torch.long)
+        self.rows = torch.arange(len(rows))
+        self.masks = {}
+        for index, row in enumerate(rows):
+            for layer, units in by_layer(row).items():
+                empty = torch.zeros(len(rows), 1, model.sizes.units, dtype=torch.bool)
+                self.masks.setdefault(layer, empty)[index, 0, units] = True
+
+    def functions(self, place: Place) -> dict:
+        """Make the replacement of each layer."""
+        return {layer: self._function(layer, mask, place) for layer, mask in self.masks.items()}
+
+    def _function(self, layer: int, mask: torch.Tensor, place: Place):
+        mask, per_position = mask.to(self.model.device), mask[:, 0].sum(1)
+
+        def function(activation: torch.Tensor) -> torch.Tensor:
+            where = place.where(activation.shape[1])
+            part = activation[:, where]
+            if part.shape[1] == 0:
+                return activation
+            self.touched[self.rows] += per_position[self.rows] * part.shape[1]
+            mine = mask[self.rows.to(mask.device)]
+            part = torch.where(mine, self.ablation.fill(layer, activation), part)
+            if part.shape[1] == activation.shape[1]:
+                return part
+            activation = activation.clone()
+            activation[:, where] = part
+            return activation
+
+        return function
+
+    def check(self) -> None:
+        """Raise ``NothingTouched`` for a row of neurons of which none was written."""
+        missed = (self.wanted & (self.touched == 0)).nonzero().flatten().tolist()
+        if missed:
+            raise NothingTouched(
+                f"rows {missed} of the sweep wrote no activation at positions "
+                f"{self.ablation.positions!r}; generate a token, or give other positions"
+            )
+
+
+@dataclass
+class _Rows:
+    """Raw results of the rows of one batch."""
+
+    logit: torch.Tensor  # (rows, targets)
+    probability: torch.Tensor  # (rows, targets)
+    ids: list[list[int]]  # per row, with the end token where it came
+    gaps: list[torch.Tensor]  # per row and step: its token's logit less that of the whole row's
+    first_logits: torch.Tensor  # (steps, V) of row 0
+    touched: torch.Tensor  # (rows,)
+
+
+def _run_rows(
+    model, prompt, goals: Sequence[Target], masks: _RowMasks, steps: int, whole: list[int] | None
+) -> _Rows:
+    """Run one batch of rows: the prompt, each target's step, then the captions.
+
+    ``whole`` are the ids of the unablated caption, None while row 0 is about to make them.
+    """
+    length, rows = prompt.embeds.shape[1], masks.count
+    scored = []
+    positions, kinds = masks.ablation.positions, ("logit", "probability")
+    with placed(model, positions, length) as place, replace(model, masks.functions(place)):
+        logits, past = _prefill(model, prompt, rows, positions == "generated")
+        repeated = prompt.repeat(rows)
+        for goal in goals:
+            at_goal = _after(model, repeated, past, goal.prefix, logits)
+            scored.append([objective(at_goal, [goal] * rows, kind) for kind in kinds])
+        ids, gaps, first = _greedy(model, repeated, past, logits, steps, whole, masks)
+    masks.check()
+    logit, probability = (torch.stack(values, dim=1).cpu() for values in zip(*scored, strict=True))
+    return _Rows(logit, probability, ids, gaps, first, masks.touched)
+
+
+def _prefill(model, prompt, rows: int, alike: bool):
+    """Run the prompt for all rows: logits (rows, V) and the cache; once for rows still alike."""
+    if not alike:
+        return model.forward(prompt.repeat(rows), use_cache=True)
+    logits, past = model.forward(prompt, use_cache=True)
+    past.batch_repeat_interleave(rows)
+    return logits.expand(rows, -1), past
+
+
+def _after(model, prompt, past, ids: Sequence[int], logits: torch.Tensor) -> torch.Tensor:
+    """Return the logits (rows, V) after the same ``ids`` in every row; the cache stays as it is."""
+    if len(ids) == 0:
+        return logits
+    tokens = torch.tensor([list(ids)], device=prompt.embeds.device).expand(len(prompt), -1)
+    logits, _ = _step(model, prompt, past, tokens)
+    past.crop(-len(ids))
+    return logits
+
+
+def _step(model, prompt, past, tokens: torch.Tensor):
+    """Feed tokens (rows, n) behind a cached prompt; logits (rows, V), and the whole prompt."""
+    longer = prompt.extend(model.embed(tokens))
+    return model.forward(longer.tail(tokens.shape[1]), past=past, use_cache=True)[0], longer
+
+
+def _greedy(
+    model, prompt, past, logits: torch.Tensor, steps: int, whole: list[int] | None, masks: _RowMasks
+):
+    """Caption every row greedily on its cache: ids and gaps per row, row 0's logits (steps, V).
+
+    Ids end with the end token where it came; gaps and ``whole`` as in ``_Rows``. When half
+    of the rows have ended, the others go on without them.
+    """
+    end, rows = model.tokenizer.eos_token_id, list(range(len(logits)))
+    ids: list[list[int]] = [[] for _ in rows]
+    gaps: list[list[float]] = [[] for _ in rows]
+    first = []
+    for step in range(steps):
+        best = logits.float().max(dim=-1)
+        tokens = best.indices.tolist()
+        leads = whole is None and end not in ids[0]  # row 0 is the whole one, and speaks
+        if leads:
+            first.append(logits[0].float())
+        said = whole if whole is not None else ids[0] + tokens[:leads]
+        gap = (best.values - logits[:, said[min(step, len(said) - 1)]].float()).tolist()
+        for place, row in enumerate(rows):
+            if end not in ids[row]:
+                ids[row].append(tokens[place])
+                gaps[row].append(gap[place])
+        going = [place for place, row in enumerate(rows) if end not in ids[row]]
+        if not going or step == steps - 1:
+            break
+        if len(going) <= len(rows) / 2:
+            past.batch_select_indices(torch.tensor(going, device=logits.device))
+            prompt, rows = prompt.select(going), [rows[place] for place in going]
+            tokens, masks.rows = [tokens[place] for place in going], torch.tensor(rows)
+        following = torch.tensor(tokens, device=logits.device)[:, None]
+        logits, prompt = _step(model, prompt, past, following)
+    return ids, [torch.tensor(some) for some in gaps], torch.stack(first) if first else logits[:0]
+
+
+def _gather(model, runs: Sequence[_Rows], order: list[int], noise: float, single: bool):
+    """Put the rows of all runs into the order asked for; row 0 of the first run is whole."""
+    ids = [row for run in runs for row in run.ids]
+    gaps = [gaps for run in runs for gaps in run.gaps]
+    clear = [margin(ids[0], runs[0].first_logits, ids[i], gaps[i]) for i in order]
+    margins = np.array(clear, dtype=np.float32).reshape(len(order))
+
+    def rows(values: Iterable[torch.Tensor]) -> np.ndarray:
+        joined = torch.cat(list(values))[torch.tensor(order, dtype=torch.long)]
+        return (joined[:, 0] if single and joined.ndim == 2 else joined).numpy()
+
+    return SweepResult(
+        probability=rows(run.probability for run in runs),
+        logit=rows(run.logit for run in runs),
+        captions=tuple(as_caption(model, ids[i]) for i in order),
+        unablated=as_caption(model, ids[0]),
+        changed=np.array([ids[i] != ids[0] for i in order], dtype=bool),
+        margin=margins,
+        within_rounding=margins < noise,
+        noise=noise,
+        touched=rows(run.touched for run in runs),
+    )

@@ -1,0 +1,101 @@
+"""Sweeps against single runs."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from mmn_utils.interventions import sweeps
+from mmn_utils.interventions.ablation import Ablation, ablate
+from mmn_utils.interventions.receipts import NothingTouched
+from mmn_utils.interventions.sweeps import sweep
+from mmn_utils.neurons.captions import generate
+from mmn_utils.neurons.table import Neuron
+from mmn_utils.neurons.targets import Target, objective, teacher_forced
+from tests.interventions.rows import IMAGES, ROWS, TARGET
+from tests.interventions.test_ablation import no_hooks
+
+
+def single_run(model, prompt, row, positions, value, means, target=TARGET, tokens=6):
+    """Run one row by itself without a cache: y, its probability and the caption."""
+
+    def measure():
+        with torch.no_grad():
+            logits, _ = model.forward(teacher_forced(model, prompt, [target.prefix]))
+        y = [objective(logits, [target], kind).item() for kind in ("logit", "probability")]
+        return *y, generate(model, prompt, tokens)[0]
+
+    if not row:
+        return measure()
+    ablation = Ablation(tuple(row), positions, value, means)
+    with ablate(model, ablation, prompt_length=prompt.embeds.shape[1]):
+        return measure()
+
+
+@pytest.mark.parametrize("positions", ["all", "image", "generated"])
+@pytest.mark.parametrize("value", [0.0, "mean"])
+def test_each_row_is_its_single_run(model, prompt, means, positions, value):
+    result = sweep(model, prompt, TARGET, ROWS, 6, positions=positions, value=value, means=means)
+    assert result.probability.shape == result.changed.shape == (len(ROWS),)
+    for i, row in enumerate(ROWS):
+        logit, probability, caption = single_run(model, prompt, row, positions, value, means)
+        assert result.logit[i] == pytest.approx(logit, abs=2e-4, rel=1e-5)
+        assert result.probability[i] == pytest.approx(probability, rel=1e-4)
+        assert result.captions[i] == caption
+    whole = generate(model, prompt, 6)[0]
+    assert result.unablated == whole == result.captions[0] == result.captions[4]
+    assert list(result.changed) == [caption != whole for caption in result.captions]
+
+
+def test_rows_count_what_they_touch(model, prompt):
+    result = sweep(model, prompt, TARGET, ROWS, 3, positions="image")
+    expected = [len(set(row)) * model.image_tokens.count for row in ROWS]
+    assert list(result.touched) == expected
+
+
+@settings(max_examples=5, deadline=None)
+@given(order=st.permutations(range(len(ROWS))), batch_rows=st.integers(1, 4))
+def test_neither_the_order_of_rows_nor_the_batch_matters(model, prompt, order, batch_rows):
+    whole = sweep(model, prompt, TARGET, ROWS, 4)
+    mixed = sweep(model, prompt, TARGET, [ROWS[i] for i in order], 4, batch_rows=batch_rows)
+    np.testing.assert_allclose(mixed.probability, whole.probability[list(order)], rtol=1e-4)
+    assert mixed.captions == tuple(whole.captions[i] for i in order)
+    assert list(mixed.changed) == list(whole.changed[list(order)])
+
+
+def test_several_targets_share_one_prompt_pass(model, prompt):
+    targets = [TARGET, Target("a", "dog", 12, ()), Target("a", "cat", 40, (5, 9, 301, 7))]
+    result = sweep(model, prompt, targets, ROWS, 4)
+    assert result.probability.shape == (len(ROWS), 3)
+    for column, target in enumerate(targets):
+        one = sweep(model, prompt, target, ROWS, 4)
+        np.testing.assert_allclose(result.logit[:, column], one.logit, atol=1e-4)
+        assert one.captions == result.captions
+
+
+def test_probabilities_alone_need_no_caption(model, prompt):
+    result = sweep(model, prompt, TARGET, ROWS, 0)
+    np.testing.assert_allclose(
+        result.probability, sweep(model, prompt, TARGET, ROWS, 3).probability, rtol=1e-5
+    )
+    assert not result.changed.any()
+    assert result.captions[0].ids == ()
+
+
+def test_a_sweep_is_for_one_image(model):
+    with pytest.raises(ValueError, match="one image, not 3"):
+        sweep(model, model.prompt(IMAGES), TARGET, ROWS)
+
+
+def test_a_row_that_touches_nothing_raises(model, prompt, monkeypatch):
+    monkeypatch.setattr(sweeps, "replace", no_hooks)
+    with pytest.raises(NothingTouched, match=r"rows \[1\]"):
+        sweep(model, prompt, TARGET, [[], [Neuron(0, 0)]], 2)
+
+
+def test_neurons_that_are_not_there_are_named(model, prompt):
+    with pytest.raises(ValueError, match=r"L7\.u0"):
+        sweep(model, prompt, TARGET, [[Neuron(7, 0)]])
