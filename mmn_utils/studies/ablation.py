@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ import torch
 from mmn_utils.interventions.ablation import unit_means
 from mmn_utils.interventions.sweeps import sweep
 from mmn_utils.measures.bertscore import bertscore
-from mmn_utils.measures.estimates import Estimate, bootstrap, mean_of
+from mmn_utils.measures.estimates import Estimate, bootstrap, difference_of, mean_of
 from mmn_utils.neurons.decoding import decode_vectors
 from mmn_utils.neurons.table import Neuron, random_like, unique_neurons
 from mmn_utils.neurons.targets import Target
@@ -31,6 +31,7 @@ PAPER_COUNTS = (0, 50, 100, 200, 400, 800, 1600, 3200, 6400)  # S.5 ...
 PAPER_UNITS = 28 * 16384  # ... of GPT-J's
 COLUMNS = ["image", "condition", "k", "probability", "logit", "caption", "changed", "margin",
            "within_rounding", "touched", "noise"]  # fmt: skip
+CURVE = ["condition", "k", "mean", "low", "high", "n"]
 
 
 def scaled_counts(
@@ -203,38 +204,126 @@ def add_ratios(table: pd.DataFrame) -> pd.DataFrame:
     return table.assign(relative=table["probability"].to_numpy() / before)
 
 
-def add_similarity(table: pd.DataFrame, score: Callable | None = None) -> pd.DataFrame:
+def add_similarity(table: pd.DataFrame, encoder: str | None = None) -> pd.DataFrame:
     """Add ``bertscore`` (F1) of each caption against the whole model's of the same image (S.5).
 
-    ``score(candidates, references)`` stands in for ``measures.bertscore``.
+    ``encoder`` as ``bertscore`` takes it. Pairs that come again are scored once, and an unchanged
+    caption is 1 without being scored.
     """
     whole = table[table["k"] == 0].set_index(["image", "condition"])["caption"]
     before = whole.loc[list(zip(table["image"], table["condition"], strict=True))]
     pairs = list(dict.fromkeys(zip(table["caption"], before, strict=True)))
     changed = [(new, old) for new, old in pairs if new != old]
-    values = (score or bertscore)([new for new, _ in changed], [[old] for _, old in changed])
+    values = bertscore([new for new, _ in changed], [[old] for _, old in changed], encoder)
     known = {**dict.fromkeys(pairs, 1.0), **dict(zip(changed, values, strict=True))}
     return table.assign(bertscore=[known[p] for p in zip(table["caption"], before, strict=True)])
 
 
-def curves(table: pd.DataFrame, value: str, seed: int = 0) -> pd.DataFrame:
+def unrelated(table: pd.DataFrame, encoder: str | None = None) -> np.ndarray:
+    """Score each image's own caption against that of the image before it: BERTScore (images,).
+
+    What captions of a model have in common anyway, the floor of Figure S.3.
+    """
+    whole = table[(table["k"] == 0) & (table["condition"] == CONDITIONS[0])]["caption"].tolist()
+    return bertscore([whole[-1], *whole[:-1]], [[text] for text in whole], encoder)
+
+
+def curves(table: pd.DataFrame, value: str, of_units: int, seed: int = 0) -> pd.DataFrame:
     """Average a column over images: one row per (condition, k) with its bootstrap interval.
 
-    Columns condition, k, mean, low, high, n.
+    Columns condition, k, mean, low, high, n, and ``share of units``, of all ``of_units``.
     """
     rows = []
     for condition in CONDITIONS:
         some = table[table["condition"] == condition]
         for k, values in some.groupby("k", sort=True)[value]:
             mean = mean_of(values, seed)
-            rows.append((condition, int(k), mean.value, mean.low, mean.high, mean.n))
-    return pd.DataFrame(rows, columns=["condition", "k", "mean", "low", "high", "n"])
+            rows.append((condition, int(k), mean.value, mean.low, mean.high, mean.n, k / of_units))
+    return pd.DataFrame(rows, columns=[*CURVE, "share of units"])
+
+
+def probability_curves(table: pd.DataFrame, of_units: int, seed: int = 0) -> pd.DataFrame:
+    """Average the noun's probability over images (Figure 6), as ``curves`` do.
+
+    mean, low and high are there twice, ``relative`` to the whole model and ``absolute``.
+    """
+    values = ("relative", "probability")
+    relative, absolute = (curves(table, value, of_units, seed) for value in values)
+    shared, suffixes = ["condition", "k", "n", "share of units"], (" relative", " absolute")
+    both = relative.merge(absolute, on=shared, suffixes=suffixes)
+    return both[[name for name in both if name != "share of units"] + ["share of units"]]
 
 
 def at(table: pd.DataFrame, condition: str, k: int, value: str) -> np.ndarray:
     """Return one condition's values at one k, in the order of the images' ids."""
     rows = table[(table["condition"] == condition) & (table["k"] == k)]
     return rows.sort_values("image")[value].to_numpy(float)
+
+
+def means_at(table: pd.DataFrame, k: int, value: str, seed: int = 0) -> dict[str, Estimate]:
+    """Average a column over images at one k, for each condition."""
+    return {name: mean_of(at(table, name, k, value), seed) for name in CONDITIONS}
+
+
+def gaps_at(table: pd.DataFrame, k: int, value: str, seed: int = 0) -> dict[str, Estimate]:
+    """Return by how much random units leave more of a value than top and interpretable ones do.
+
+    The mean difference at one k, image by image.
+    """
+    left = {name: at(table, name, k, value) for name in CONDITIONS}
+    chosen = [name for name in CONDITIONS if name != "random"]
+    return {name: difference_of(left["random"], left[name], seed) for name in chosen}
+
+
+def first_below(table: pd.DataFrame, condition: str, value: str, level: float) -> int | None:
+    """Return the smallest k at which a condition's mean is below a level, None where none is."""
+    means = table[table["condition"] == condition].groupby("k", sort=True)[value].mean()
+    return next((int(k) for k, mean in means.items() if mean < level), None)
+
+
+def changes(table: pd.DataFrame) -> dict[str, float]:
+    """Count what ablations did to captions, and how many changes rounding may have made.
+
+    ``ablations``; of them ``changed``; of these ``within_rounding``; the largest ``noise`` of a
+    logit difference; the median ``margin`` of changed words, NaN where no caption changed.
+    """
+    ablated = table[table["k"] > 0]
+    changed = ablated[ablated["changed"]]
+    return {
+        "ablations": len(ablated),
+        "changed": len(changed),
+        "within_rounding": int(changed["within_rounding"].sum()),
+        "noise": float(table["noise"].max()),
+        "margin": float(changed["margin"].median()),
+    }
+
+
+def example(table: pd.DataFrame) -> tuple[str, int | None]:
+    """Choose the image whose captions Figure 6 shows: the first of the table that tells most.
+
+    One whose caption changes without top units, at the middle of all k or else at the largest,
+    and does not without as many random units as the largest k. Returned with the k at which it
+    changes, or None where no image is so and the first one has to do.
+    """
+    ks = sorted(table["k"].unique().tolist())
+    calm = ~_changed(table, "random", ks[-1])
+    for k in (ks[len(ks) // 2], ks[-1]):
+        telling = _changed(table, "top", k) & calm
+        if telling.any():
+            return telling.idxmax(), k
+    return table["image"].iloc[0], None
+
+
+def _changed(table: pd.DataFrame, condition: str, k: int) -> pd.Series:
+    """Say of each image whether its caption changed, by image, in the order of the table."""
+    rows = table[(table["condition"] == condition) & (table["k"] == k)]
+    return rows.set_index("image")["changed"].astype(bool)
+
+
+def captions_along(table: pd.DataFrame, image: str) -> pd.DataFrame:
+    """List one image's captions as more units go: a row per k, a column per condition."""
+    wide = table[table["image"] == image].pivot(index="k", columns="condition", values="caption")
+    return wide[list(CONDITIONS)].rename_axis(columns=None).reset_index()
 
 
 def steps_down(table: pd.DataFrame, condition: str, value: str, seed: int = 0) -> Estimate:

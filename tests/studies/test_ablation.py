@@ -18,7 +18,7 @@ from mmn_utils.neurons.attribution import attribution
 from mmn_utils.neurons.decoding import interpretable
 from mmn_utils.neurons.table import Neuron, unique_neurons
 from mmn_utils.neurons.targets import Target, objective, teacher_forced
-from mmn_utils.studies import ablation as study_of
+from mmn_utils.studies import ablation
 from mmn_utils.studies.ablation import ablation_rows
 from mmn_utils.studies.subjects import Subjects
 from tests.tiny import tiny_images, tiny_limber
@@ -52,27 +52,27 @@ def every_unit_reads(monkeypatch):
             > 0
         )
 
-    monkeypatch.setattr(study_of, "interpretable_units", readable)
+    monkeypatch.setattr(ablation, "interpretable_units", readable)
     return readable
 
 
 def test_counts_are_the_papers_own_for_gpt_j():
     gptj = SimpleNamespace(sizes=Sizes(28, 16384, 4096, 50258))
-    assert study_of.scaled_counts(gptj) == list(study_of.PAPER_COUNTS)
+    assert ablation.scaled_counts(gptj) == list(ablation.PAPER_COUNTS)
 
 
 def test_counts_are_shares_rounded_up_and_once_each():
     small = SimpleNamespace(sizes=Sizes(6, 1024, 256, 1220))
-    assert study_of.scaled_counts(small) == [0, 1, 2, 3, 6, 11, 22, 43, 86]
+    assert ablation.scaled_counts(small) == [0, 1, 2, 3, 6, 11, 22, 43, 86]
     tiny = SimpleNamespace(sizes=Sizes(2, 64, 16, 100))
-    assert study_of.scaled_counts(tiny) == [0, 1, 2]
+    assert ablation.scaled_counts(tiny) == [0, 1, 2]
     with pytest.raises(ValueError, match="-1"):
-        study_of.scaled_counts(small, [-1])
+        ablation.scaled_counts(small, [-1])
 
 
 def test_interpretable_units_are_those_of_decoding(system):
     units = [Neuron(layer, unit) for layer in range(3) for unit in range(0, 128, 9)]
-    found = study_of.interpretable_units(system)
+    found = ablation.interpretable_units(system)
     assert found.shape == (3, 128)
     assert [bool(found[n.layer, n.unit]) for n in units] == list(
         interpretable(system, units).values()
@@ -80,10 +80,10 @@ def test_interpretable_units_are_those_of_decoding(system):
 
 
 def test_a_row_is_what_ablating_alone_gives(system, subjects, every_unit_reads):
-    table = study_of.ablation_table(
+    table = ablation.ablation_table(
         system, subjects, KS, max_new_tokens=3, batch_size=2, progress=False
     )
-    assert list(table.columns) == study_of.COLUMNS
+    assert list(table.columns) == ablation.COLUMNS
     assert table.groupby(["condition", "k"]).size().eq(3).all()
     assert len(table) == 3 * 3 * len(KS)
     image, goal = subjects.photographs[1].open(), subjects.targets[1]
@@ -109,17 +109,17 @@ def test_random_units_do_not_depend_on_the_other_images(
     system, subjects, every_unit_reads, monkeypatch, tmp_path
 ):
     options = {"max_new_tokens": 2, "progress": False}
-    every = study_of.ablation_table(system, subjects, KS, **options)
+    every = ablation.ablation_table(system, subjects, KS, **options)
     monkeypatch.setenv("MMN_CACHE", str(tmp_path / "other"))
-    one = study_of.ablation_table(system, subjects.select(["2"]), KS, **options)
+    one = ablation.ablation_table(system, subjects.select(["2"]), KS, **options)
     same = every[every["image"] == "2"].reset_index(drop=True)
     np.testing.assert_allclose(same["probability"], one["probability"], rtol=1e-4)
 
 
 def test_means_stand_in_for_zero_where_asked(system, subjects, every_unit_reads):
     options = {"max_new_tokens": 2, "progress": False}
-    zero = study_of.ablation_table(system, subjects, KS, **options)
-    mean = study_of.ablation_table(system, subjects, KS, value="mean", **options)
+    zero = ablation.ablation_table(system, subjects, KS, **options)
+    mean = ablation.ablation_table(system, subjects, KS, value="mean", **options)
     ablated = zero["k"] > 0
     assert (zero["probability"] != mean["probability"])[ablated].any()
     np.testing.assert_allclose(
@@ -130,17 +130,17 @@ def test_means_stand_in_for_zero_where_asked(system, subjects, every_unit_reads)
 def test_ranking_goes_as_deep_as_it_takes(system, subjects, monkeypatch):
     few = np.zeros((3, 128), bool)
     few[:, ::16] = True  # 24 of 384
-    monkeypatch.setattr(study_of, "interpretable_units", lambda model: few)
-    table = study_of.ablation_table(
+    monkeypatch.setattr(ablation, "interpretable_units", lambda model: few)
+    table = ablation.ablation_table(
         system, subjects.select(["0"]), [0, 20], max_new_tokens=1, progress=False
     )
     assert len(table) == 6
     with pytest.raises(ValueError, match="24 interpretable units among all 384"):
-        study_of.ablation_table(
+        ablation.ablation_table(
             system, subjects.select(["0"]), [0, 25], max_new_tokens=1, progress=False
         )
     with pytest.raises(ValueError, match="begin with 0"):
-        study_of.ablation_table(system, subjects, [5], progress=False)
+        ablation.ablation_table(system, subjects, [5], progress=False)
 
 
 # --- what is made of the table -------------------------------------------------------------
@@ -171,47 +171,127 @@ def made_table() -> pd.DataFrame:
 
 
 def test_ratios_are_to_the_whole_model_of_the_same_image():
-    table = study_of.add_ratios(made_table())
+    table = ablation.add_ratios(made_table())
     top = table[table["condition"] == "top"]
     np.testing.assert_allclose(top["relative"], [1, 0.5, 0.25, 1, 0.25, 0.75])
-    curve = study_of.curves(table, "relative").set_index(["condition", "k"])
+    curve = ablation.curves(table, "relative", of_units=50).set_index(["condition", "k"])
     assert curve.loc[("top", 5), "mean"] == pytest.approx(0.5)
     assert curve.loc[("top", 5), "n"] == 2
+    assert curve.loc[("top", 5), "share of units"] == 0.1
     assert curve.loc[("random", 5), ["low", "mean", "high"]].tolist() == [1, 1, 1]
-    assert study_of.at(table, "top", 2, "relative").tolist() == [0.5, 0.25]
+    assert ablation.at(table, "top", 2, "relative").tolist() == [0.5, 0.25]
+
+
+def test_probability_curves_hold_both_scales_side_by_side():
+    table = ablation.add_ratios(made_table())
+    both = ablation.probability_curves(table, of_units=50)
+    assert both.columns[-1] == "share of units"
+    for scale, value in (("relative", "relative"), ("absolute", "probability")):
+        alone = ablation.curves(table, value, of_units=50)
+        for name in ("mean", "low", "high"):
+            np.testing.assert_array_equal(both[f"{name} {scale}"], alone[name])
+
+
+def test_means_and_gaps_at_one_count():
+    table = ablation.add_ratios(made_table())
+    means = ablation.means_at(table, 2, "relative")
+    assert {name: mean.value for name, mean in means.items()} == {
+        "top": 0.375, "interpretable": 1, "random": 1,
+    }  # fmt: skip
+    gaps = ablation.gaps_at(table, 5, "relative")
+    assert {name: gap.value for name, gap in gaps.items()} == {"top": 0.5, "interpretable": 0.25}
+    assert gaps["top"].ci == pytest.approx((0.25, 0.75))  # of two images
+
+
+def test_the_first_count_below_a_level():
+    table = ablation.add_ratios(made_table())  # top: 1, .375, .5 on average
+    assert ablation.first_below(table, "top", "relative", 0.5) == 2
+    assert ablation.first_below(table, "interpretable", "relative", 0.8) == 5
+    assert ablation.first_below(table, "random", "relative", 0.5) is None
 
 
 def test_steps_down_count_where_the_mean_falls():
-    table = study_of.add_ratios(made_table())
-    assert study_of.steps_down(table, "interpretable", "relative").value == 0.5
-    falling = study_of.steps_down(table, "top", "relative")  # means 1, .375, .5
+    table = ablation.add_ratios(made_table())
+    assert ablation.steps_down(table, "interpretable", "relative").value == 0.5
+    falling = ablation.steps_down(table, "top", "relative")  # means 1, .375, .5
     assert falling.value == 0.5
     assert falling.low <= 0.5 <= falling.high
 
 
-def test_similarity_scores_each_changed_pair_once():
-    asked = []
+@pytest.fixture
+def asked(monkeypatch) -> list[tuple]:
+    """What BERTScore, which finds one half everywhere, is asked to compare."""
+    pairs = []
 
-    def score(new, old):
-        asked.extend(zip(new, old, strict=True))
-        return [0.5] * len(new)
+    def score(new, old, encoder=None):
+        pairs.extend((a, b, encoder) for a, b in zip(new, old, strict=True))
+        return np.full(len(new), 0.5)
 
-    table = study_of.add_similarity(made_table(), score)
-    assert asked == [("a dog on grass", ["a horse on grass"]), ("grass", ["a horse on grass"])]
+    monkeypatch.setattr(ablation, "bertscore", score)
+    return pairs
+
+
+def test_similarity_scores_each_changed_pair_once(asked):
+    table = ablation.add_similarity(made_table(), "some/encoder")
+    first = (["a horse on grass"], "some/encoder")
+    assert asked == [("a dog on grass", *first), ("grass", *first)]
     assert table[table["condition"] == "random"]["bertscore"].eq(1).all()
     assert table[(table["condition"] == "top") & (table["k"] > 0)]["bertscore"].eq(0.5).all()
 
 
+def test_unrelated_captions_are_those_of_other_images(asked):
+    table = made_table()
+    table.loc[(table["image"] == "1") & (table["k"] == 0), "caption"] = "a boat"
+    assert ablation.unrelated(table).tolist() == [0.5, 0.5]
+    assert asked == [("a boat", ["a horse on grass"], None), ("a horse on grass", ["a boat"], None)]
+
+
+def changed_table(top: dict[str, list[int]], random: dict[str, list[int]]) -> pd.DataFrame:
+    """Three images with the counts at which their captions change."""
+    rows = [
+        {"image": image, "condition": condition, "k": k, "changed": k in some.get(image, ()),
+         "within_rounding": k == 2, "noise": 1e-5 * k, "margin": k if k in some.get(image, ())
+         else np.nan}
+        for image in "cab"
+        for condition, some in (("top", top), ("random", random))
+        for k in KS
+    ]  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+def test_the_example_is_the_first_that_top_units_change_and_random_ones_do_not():
+    early = changed_table({"c": [2, 5], "a": [2], "b": [2]}, {"c": [5]})
+    assert ablation.example(early) == ("a", 2)
+    late = changed_table({"c": [2, 5], "b": [5]}, {"c": [5]})
+    assert ablation.example(late) == ("b", 5)
+    assert ablation.example(changed_table({}, {})) == ("c", None)
+
+
+def test_changes_are_counted_with_those_within_rounding():
+    found = ablation.changes(changed_table({"c": [2, 5], "a": [5]}, {"b": [5]}))
+    assert found == {
+        "ablations": 12, "changed": 4, "within_rounding": 1, "noise": 5e-5, "margin": 5,
+    }  # fmt: skip
+    assert np.isnan(ablation.changes(changed_table({}, {}))["margin"])
+
+
+def test_captions_along_the_way_of_one_image():
+    along = ablation.captions_along(made_table(), "1")
+    assert along["k"].tolist() == KS
+    assert along["top"].tolist() == ["a horse on grass", "a dog on grass", "grass"]
+    assert along["random"].tolist() == ["a horse on grass"] * 3
+
+
 def test_what_stays_of_a_caption():
-    stays = study_of.what_stays(made_table(), "top", 2, {"0": "Horse", "1": "grass"})
+    stays = ablation.what_stays(made_table(), "top", 2, {"0": "Horse", "1": "grass"})
     assert stays["noun"].tolist() == [False, True]
     assert stays["opening"].all()
-    assert not study_of.what_stays(made_table(), "top", 5, {"0": "x", "1": "x"})["opening"].any()
+    assert not ablation.what_stays(made_table(), "top", 5, {"0": "x", "1": "x"})["opening"].any()
 
 
-def test_the_table_of_captions_has_a_row_for_each_count():
-    table = study_of.add_similarity(made_table(), lambda new, old: [0.5] * len(new))
-    laid = study_of.caption_table(table, ["1"], {"top": "top units", "random": "random units"}, 400)
+def test_the_table_of_captions_has_a_row_for_each_count(asked):
+    table = ablation.add_similarity(made_table())
+    laid = ablation.caption_table(table, ["1"], {"top": "top units", "random": "random units"}, 400)
     assert laid["ablated"].tolist() == KS
     assert laid["share"].tolist() == ["0 %", "0.5 %", "1.25 %"]
     assert laid["top units"].tolist()[-1] == "grass"
