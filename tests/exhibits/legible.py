@@ -25,7 +25,7 @@ def assert_legible(fig: Figure, also: Iterable[str] = ()) -> None:
     """Fail where a figure has print under 6 pt at page width, tick labels over one another,
     or a mark in a colour that is neither of the palette nor among ``also``.
     """
-    fig.canvas.draw()
+    fig.draw_without_rendering()  # a closed figure has no canvas that draws
     shrink = min(1.0, plots.WIDTH["page"] / fig.get_figwidth())
     for text in fig.findobj(Text):
         if text.get_visible() and text.get_text().strip():
