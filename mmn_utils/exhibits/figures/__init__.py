@@ -1,0 +1,1 @@
+"""The papers' figures, one function each: data in, a figure out."""
