@@ -8,12 +8,13 @@ than one case.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
+import pandas as pd
 from numpy.typing import ArrayLike
 
 RESAMPLES = 1000
@@ -209,6 +210,28 @@ def share_of_gap(
     if not difference_of(ceiling, floor, seed).low > 0:
         return Estimate(np.nan, np.nan, np.nan, len(np.asarray(values)))
     return bootstrap(share, floor, values, ceiling, seed=seed)
+
+
+# --- many at once ----------------------------------------------------------------------
+
+
+def means_of(columns: Mapping[Hashable, ArrayLike], seed: int = 0) -> dict[Hashable, Estimate]:
+    """Return ``mean_of`` each column of a table, or each entry of a mapping, by its name."""
+    return {name: mean_of(values, seed) for name, values in columns.items()}
+
+
+def frame_of(
+    found: Mapping[tuple, Estimate], names: Sequence[str], value: str = "mean"
+) -> pd.DataFrame:
+    """Lay estimates out, a row each: ``names`` of the parts of their keys, ``value``, low, high, n.
+
+    ValueError for a key of another length than ``names``.
+    """
+    rows = [(*key, e.value, e.low, e.high, e.n) for key, e in found.items()]
+    columns = [*names, value, "low", "high", "n"]
+    if any(len(row) != len(columns) for row in rows):
+        raise ValueError(f"names = {list(names)} do not fit the keys {list(found)[:3]} ...")
+    return pd.DataFrame(rows, columns=columns)
 
 
 def _finite(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,10 +15,12 @@ from mmn_utils.measures.estimates import (
     bootstrap,
     bootstrap_interval,
     difference_of,
+    frame_of,
     jackknife,
     kolmogorov_smirnov,
     ks_of,
     mean_of,
+    means_of,
     share_of_gap,
 )
 
@@ -219,3 +222,16 @@ def test_kolmogorov_smirnov_tells_apart():
     assert kolmogorov_smirnov(a, a) == (0.0, 1.0)
     with pytest.raises(ValueError, match="b must be a non-empty"):
         kolmogorov_smirnov(a, [])
+
+
+def test_many_means_are_laid_out_by_their_keys():
+    table = pd.DataFrame({("a", 1): [1.0, 2.0], ("a", 2): [3.0, 5.0]})
+    found = means_of(table, 4)
+    assert found == {key: mean_of(table[key], 4) for key in table}
+    frame = frame_of(found, ["letter", "k"], "height")
+    assert list(frame) == ["letter", "k", "height", "low", "high", "n"]
+    assert frame["letter"].tolist() == ["a", "a"]
+    assert frame["height"].tolist() == [1.5, 4.0]
+    assert frame["n"].tolist() == [2, 2]
+    with pytest.raises(ValueError, match="do not fit the keys"):
+        frame_of(found, ["letter"])

@@ -1,0 +1,89 @@
+"""Where top neurons look: the maps are the neurons' own, and an absence has its reason."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mmn_utils.datasets import Instance, Photograph
+from mmn_utils.measures.estimates import difference_of, mean_of
+from mmn_utils.neurons.captions import Caption
+from mmn_utils.neurons.contribution import contribution
+from mmn_utils.neurons.receptive_fields import mask, upsample
+from mmn_utils.neurons.targets import caption_targets
+from mmn_utils.studies import concepts
+from mmn_utils.studies.views import views
+from tests.tiny import tiny_images, tiny_tokenizer
+from tests.tiny_gated import TinyGated
+
+TEXTS = ("a red horse near the house", "a horse and a cat")
+BOX = [[8.0, 8.0, 24.0, 8.0, 24.0, 30.0, 8.0, 30.0]]
+KS = [1, 4]
+
+
+@pytest.fixture(scope="module")
+def model():
+    return TinyGated()
+
+
+@pytest.fixture(scope="module")
+def some(model, tmp_path_factory):
+    """Return concepts of two photographs, each with a horse on it."""
+    photographs, captions = [], []
+    for i, image in enumerate(tiny_images(2)):
+        path = tmp_path_factory.mktemp("views") / f"{i}.png"
+        image.save(path)
+        size = (image.height, image.width)
+        horse = Instance("horse", "animal", 352.0, False, size, BOX)
+        photographs.append(Photograph(f"scene-{i}", path, instances=(horse,), size=size))
+        captions.append(Caption(TEXTS[i], tuple(tiny_tokenizer().encode(f" {TEXTS[i]}"))))
+    pairs = zip(photographs, captions, strict=True)
+    targets = [caption_targets(model, photograph.id, caption) for photograph, caption in pairs]
+    return concepts.Concepts(photographs, captions, targets)
+
+
+@pytest.fixture(scope="module")
+def table(model, some):
+    pictures, targets = next(some.batches(2))
+    return contribution(model, pictures, targets, k=4)
+
+
+def test_views_are_the_mean_maps_of_the_top_neurons(model, some, table):
+    found = views(model, some, some.select(["scene-1"]), table, KS, quantile=0.9)
+    assert [view.concept for view in found.shown] == ["horse", "cat"]
+    cat = found.shown[1]
+    best = concepts.best_of(table, 4)["scene-1", "cat"]
+    picture = some.photographs[1].open()
+    smooth = upsample(concepts.focus(model, picture, [best], KS), model.image_tokens.pixels)[0]
+    np.testing.assert_allclose(cat.maps, smooth, rtol=1e-5, atol=1e-6)
+    assert (cat.masks == mask(smooth, 0.9).numpy()).mean() > 0.999  # but for a pixel at the cut
+    assert cat.picture.size == concepts.seen(model, picture).size
+
+
+def test_overlaps_are_those_of_named_objects(model, some, table):
+    found = views(model, some, some.select(["scene-0"]), table, KS, seed=3)
+    looks = concepts.focus_table(model, some, table, KS, seed=3)
+    assert list(found.overlap) == [(c, k) for c in ("multimodal", "random") for k in KS]
+    assert found.overlap.index.tolist() == ["scene-0", "scene-1"]
+    some_rows = looks.query("condition == 'random' and k == 4")
+    np.testing.assert_allclose(found.overlap["random", 4], some_rows["iou"])
+    assert found.levels(3)["random", 4] == mean_of(some_rows["iou"], 3)
+    gap = difference_of(found.overlap["multimodal", 4], found.overlap["random", 4], 3)
+    assert found.gap(4, 3) == gap
+    numbers = found.numbers(3)
+    assert list(numbers) == ["condition", "k", "IoU", "low", "high", "n"]
+    assert numbers["n"].tolist() == [2] * 4
+
+
+def test_a_system_without_a_grid_gives_its_reason(some, table):
+    found = views(TinyGated(grid=None), some, some, table, KS)
+    assert "no place in the picture" in found.no_grid
+    assert (found.shown, found.overlap, found.gap(1), found.levels()) == ((), None, None, {})
+    assert found.numbers()["left out"].tolist() == [found.no_grid]
+
+
+def test_photographs_without_named_objects_are_an_error(model, some, table):
+    bare = [Photograph(p.id, p.path, size=p.size) for p in some.photographs]
+    nameless = concepts.Concepts(bare, some.captions, some.targets)
+    with pytest.raises(ValueError, match="no concept names an annotated object"):
+        views(model, nameless, nameless, table, KS)
