@@ -43,7 +43,7 @@ def assert_legible(fig: Figure, also: Iterable[str] = ()) -> None:
 def assert_apart(axis: Axis) -> None:
     """Fail where two neighbouring tick labels of an axis touch, upright or turned."""
     low, high = sorted(axis.get_view_interval())
-    ticks = zip(axis.get_ticklocs(), axis.get_ticklabels(), strict=True)
+    ticks = [(tick.get_loc(), tick.label1) for tick in axis.get_major_ticks()]
     labels = [
         label
         for place, label in ticks

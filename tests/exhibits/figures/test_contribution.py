@@ -1,0 +1,146 @@
+"""Figures of paper B: every number is where it belongs, and an absence says why."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import to_hex
+from PIL import Image
+
+from mmn_utils.exhibits import plots
+from mmn_utils.exhibits.figures import contribution
+from mmn_utils.neurons.methods import METHODS
+from mmn_utils.neurons.table import Neuron
+from mmn_utils.studies.sharing import by_chance
+from mmn_utils.studies.specificity import HeatMap
+from mmn_utils.studies.views import View
+from tests.exhibits.legible import assert_legible
+
+LAYERS, KS = 32, [10, 100]
+
+
+@pytest.fixture(autouse=True)
+def style():
+    plots.use_style()
+
+
+def shares(ax, labels):
+    """Return the heights of the lines of an axes, by their label."""
+    drawn = {line.get_label(): line for line in ax.lines}
+    return {label: np.asarray(drawn[label].get_ydata()) for label in labels}
+
+
+def test_every_method_has_its_own_colour():
+    assert len({contribution.colour(method) for method in METHODS}) == 3
+    with pytest.raises(ValueError, match="no colour for 'ours'"):
+        contribution.colour("ours")
+
+
+def test_layers_are_shares_of_their_own_sum():
+    rng = np.random.default_rng(0)
+    rows = [(m, k, layer) for m in METHODS for k in KS for layer in range(LAYERS)]
+    counts = pd.DataFrame(rows, columns=["method", "k", "layer"])
+    counts["neurons"] = rng.integers(1, 50, len(rows))
+    counts["entries"] = rng.integers(1, 900, len(rows))
+    fig = contribution.layers(counts, 100)
+    assert_legible(fig)
+    left, right = fig.axes
+    ours = counts.query("method == 'contribution' and k == 10")["neurons"].to_numpy()
+    np.testing.assert_allclose(shares(left, ["top 10"])["top 10"], ours / ours.sum())
+    name = contribution.NAMES["attribution"]
+    theirs = counts.query("method == 'attribution' and k == 100")["entries"].to_numpy()
+    np.testing.assert_allclose(shares(right, [name])[name], theirs / theirs.sum())
+    assert len(right.lines) == 3
+    assert to_hex(right.lines[-1].get_color()) == plots.COLOURS["multimodal"].lower()
+
+
+def view(concept: str, ks: int) -> View:
+    maps = np.linspace(0, 1, ks * 400, dtype=np.float32).reshape(ks, 20, 20)
+    return View(Image.new("RGB", (20, 20), "white"), concept, maps, maps > 0.5)
+
+
+def test_heat_maps_have_a_map_and_a_mask_for_each_k():
+    fig = contribution.heat_maps([view(c, 2) for c in ("cat", "refrigerator", "dog")], [1, 10])
+    assert_legible(fig)
+    assert len(fig.axes) == 3 * 5
+    assert [ax.get_title(loc="left") for ax in fig.axes[:5]] == [
+        "photograph", "top 1", "mask", "top 10", "mask",
+    ]  # fmt: skip
+    assert [fig.axes[5 * i].get_ylabel() for i in range(3)] == ["cat", "refrigerator", "dog"]
+    weight = fig.axes[1].images[1].get_array()[..., 3]
+    np.testing.assert_allclose(weight, 0.9 * np.linspace(0, 1, 400).reshape(20, 20), atol=1e-6)
+    assert [len(fig.axes[i].images) for i in range(3)] == [1, 2, 1]  # a mask is one image
+
+
+def test_without_a_grid_the_figure_says_why():
+    fig = contribution.heat_maps([], [1, 10], "queries have no place")
+    assert_legible(fig)
+    assert [text.get_text() for text in fig.axes[0].texts] == [
+        "No heat maps: queries have no place.",
+    ]
+
+
+def test_shuffled_has_bars_chance_and_a_table():
+    stays = pd.DataFrame(
+        [(m, k, 0.9 - i / 4, 0.8 - i / 4, 0.95 - i / 4, k / 1000)
+         for i, m in enumerate(("contribution", "attribution")) for k in KS],
+        columns=["method", "k", "ratio", "low", "high", "chance"],
+    )  # fmt: skip
+    neurons = "L31.u9192, L34.u8761, L39.u9669, L21.u1413"
+    lines = [("caption", "a dog " * 20, "a cat"), ("skateboard", neurons, neurons)] * 3
+    examples = pd.DataFrame(lines, columns=["", "as it is", "shuffled"])
+    fig = contribution.shuffled(stays, examples)
+    assert_legible(fig)
+    bars, table = fig.axes
+    assert [bar.get_height() for bar in bars.patches] == stays["ratio"].tolist()
+    assert [label.get_text() for label in bars.get_xticklabels()] == ["k = 10", "k = 100"]
+    lucks = [c.get_segments()[0][0][1] for c in bars.collections if len(c.get_segments()) == 1]
+    assert lucks == [0.01, 0.1]
+    texts = [text.get_text() for text in table.texts]
+    assert texts[:3] == ["", "as it is", "shuffled"]
+    assert texts[4].endswith(" …")
+    assert texts[7].replace("\n", " ") == neurons
+
+
+def test_shared_tells_one_concept_from_unrelated_ones():
+    ns, rows = [2, 3, 4, 5], []
+    for i, method in enumerate(("contribution", "attribution")):
+        for kind in ("same", "different"):
+            for k in KS:
+                means = np.array([0.8, 0.6, 0.5, 0.45]) - 0.3 * i - 0.1 * (kind == "different")
+                rows += [(n, v, v - 0.1, v + 0.1, k, method, kind)
+                         for n, v in zip(ns, means, strict=True)]  # fmt: skip
+    curves = pd.DataFrame(rows, columns=["n", "mean", "low", "high", "k", "method", "concept"])
+    names = ["carpet", "snow", "grass", "road", "water", "sand", "bicycle", "refrigerator"]
+    ratios = {"contribution": np.linspace(0.1, 0.8, 8), "attribution": np.linspace(0, 0.1, 8)}
+    concepts = pd.DataFrame(ratios, index=names)
+    chance = by_chance(ns, KS, 1000)
+    fig = contribution.shared(concepts, curves, chance, 5, 100)
+    assert_legible(fig)
+    upper, *lower = fig.axes
+    heights = [bar.get_height() for bar in upper.patches]
+    assert heights == [*concepts["contribution"], *concepts["attribution"]]
+    assert [label.get_text() for label in upper.get_xticklabels()] == names
+    assert [ax.get_title(loc="left") for ax in lower] == ["k = 10", "k = 100"]
+    assert [line.get_linestyle() for line in lower[0].lines] == ["-", "--", "-", "--", ":"]
+    assert lower[1].lines[0].get_ydata().tolist() == [0.8, 0.6, 0.5, 0.45]
+    np.testing.assert_allclose(lower[1].lines[3].get_ydata(), [0.4, 0.2, 0.1, 0.05])
+    assert lower[0].lines[4].get_ydata().tolist() == chance[10].tolist()
+    assert len(lower[0].collections) == 2  # bands are for one concept only
+
+
+def test_own_concept_writes_the_scores_as_they_are():
+    scores = np.array([[2.0, 0], [-1e-9, 1]])
+    small = HeatMap("a", ("cat", "$x"), (Neuron(0, 1), Neuron(3, 4)), scores)
+    names = ("refrigerator", "skateboard", "umbrella", "giraffe")
+    large = HeatMap("b", names, tuple(Neuron(31, i) for i in range(4)), np.eye(4) - 0.5)
+    fig = contribution.own_concept([small, large], {"a": "a cat", "b": "a long caption " * 9})
+    assert_legible(fig)
+    first, second = fig.axes
+    assert [text.get_text() for text in first.texts] == ["2.00", "0.00", "0.00", "1.00"]
+    assert [label.get_text() for label in first.get_xticklabels()] == ["cat", "$x"]
+    assert first.get_yticklabels()[1].get_text() == "$x\nL3.u4"
+    np.testing.assert_allclose(first.images[0].get_array(), [[1, 0], [0, 0.5]], atol=1e-8)
+    assert second.get_title(loc="left").endswith("…")
+    assert second.get_xticklabels()[0].get_rotation() == 30
