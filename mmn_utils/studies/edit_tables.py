@@ -1,8 +1,10 @@
-"""Tables of perturbations and edits, laid out as paper B's are: captions before and after."""
+"""Tables of edits, laid out as paper B's are: captions before and after."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -14,36 +16,23 @@ from mmn_utils.interventions.editing import (
     Settings,
     apply,
     combine,
+    install,
     load_edit,
     save_edit,
     word_tokens,
 )
+from mmn_utils.interventions.receipts import weights_hash
+from mmn_utils.measures.estimates import Estimate, mean_of
 from mmn_utils.neurons.captions import caption_images, generate
 from mmn_utils.neurons.text import says
-from mmn_utils.studies.edit_trials import Finding, closed_against_steps, edit_of
+from mmn_utils.studies.edit_findings import Finding, closed_against_steps, edit_of
 from mmn_utils.studies.edits import EDITED, OTHER, SAME
 
 NO_EDIT = "(no edit: g below beta)"
+ARROW = " → "
 
 
-def perturbation_exhibit(table: pd.DataFrame, images: Sequence[str]) -> pd.DataFrame:
-    """Lay a perturbation table of some images out as paper B's Table 5 does."""
-    some = table[table["image"].isin(list(images))]
-    return pd.DataFrame(
-        {
-            "image": some["image"],
-            "original output": some["before"],
-            "concept": some["target"],
-            "neurons": some["condition"].map({"multimodal": "top", "random": "random"}),
-            "noise / write vector": some["relative"].round(1),
-            "perturbed output": some["after"],
-            "changed": some["changed"],
-            "word kept": some["kept"],
-        }
-    )
-
-
-def edit_exhibit(
+def edited(
     model,
     findings: Sequence[Finding],
     settings: Settings,
@@ -74,7 +63,17 @@ def edit_exhibit(
     return pd.DataFrame(rows, columns=names)
 
 
-def others_exhibit(table: pd.DataFrame, concepts: Sequence[tuple[str, str]]) -> pd.DataFrame:
+def largest_gap(table: pd.DataFrame) -> Estimate | None:
+    """Return how far closed form and steps lie apart at most in a table of ``edited``.
+
+    Over the edits that are not empty; None where all are.
+    """
+    gaps = table["steps"].dropna()
+    largest = float(gaps.max())
+    return Estimate(largest, largest, largest, len(gaps)) if len(gaps) else None
+
+
+def others(table: pd.DataFrame, concepts: Sequence[tuple[str, str]]) -> pd.DataFrame:
     """Show what edits do to three images each, as paper B's Table 7 does.
 
     The image that the edit was found on, another with the source word, and one without it,
@@ -91,37 +90,60 @@ def others_exhibit(table: pd.DataFrame, concepts: Sequence[tuple[str, str]]) -> 
     return pd.DataFrame(rows, columns=names)
 
 
-def uses_exhibit(
+def uses(
     model,
     findings: Sequence[Finding],
     settings: Settings,
     joint: JointSettings,
     long_word: str,
-    path,
     max_new_tokens: int = 20,
 ) -> pd.DataFrame:
     """Try what else an edit can be: of several tokens, of two concepts, on disk, undone.
 
     One row per photograph: captions before, with the edit, and after it is gone; hashes of
-    the layers' weights at the same three times. ``path`` is where the edit is saved.
-    An edit of several tokens that comes out as zero says so. ``ValueError`` where
+    the layers' weights at the same three times. An edit of several tokens that comes out as
+    zero says so. Of a single finding there are no two concepts. ``ValueError`` where
     ``long_word`` is one token only.
     """
-    first, second = findings[:2]
     if len(word_tokens(model, long_word)) < 2:
         raise ValueError(f"{long_word!r} is one token of {model.name}; take a longer word")
-    long = first.into(long_word)
-    pair = [edit_of(model, finding, settings, allow_empty=True) for finding in (first, second)]
-    both = combine(pair, shared="sum")
-    save_edit(pair[0], path)
+    first, long = findings[0], findings[0].into(long_word)
     cases = [
         ("several tokens, Algorithm 1", edit_of(model, long, settings, allow_empty=True), long),
         ("several tokens, whole model", edit_of(model, long, joint), long),
-        ("two concepts at once, the first", both, first),
-        ("two concepts at once, the second", both, second),
-        (f"saved ({path.stat().st_size:,} bytes), loaded", load_edit(path, model), first),
     ]
+    single = [edit_of(model, finding, settings, allow_empty=True) for finding in findings[:2]]
+    if len(single) == 2:
+        both = combine(single, shared="sum")
+        for name, finding in zip(("first", "second"), findings[:2], strict=True):
+            cases.append((f"two concepts at once, the {name}", both, finding))
+    with TemporaryDirectory() as folder:
+        path = save_edit(single[0], Path(folder, "edit.safetensors"))
+        name = f"saved ({path.stat().st_size:,} bytes), loaded"
+        cases.append((name, load_edit(path, model), first))
     return pd.DataFrame([_use(model, *case, max_new_tokens) for case in cases])
+
+
+def taken_off(uses: pd.DataFrame, seed: int = 0) -> Estimate:
+    """Return the share of the edits of ``uses`` that came off: same weights, same caption."""
+    weights = uses["weights before"] == uses["weights undone"]
+    return mean_of(weights & (uses["before"] == uses["undone"]), seed)
+
+
+def kept(uses: pd.DataFrame, edited: pd.DataFrame) -> bool:
+    """Say whether the edit that ``uses`` loaded says what ``edited`` has of it."""
+    loaded = uses.iloc[-1]
+    there = edited["source"] + ARROW + edited["target"] == loaded["concept"]
+    return bool((edited.loc[there, "after"] == loaded["edited"]).all() and there.any())
+
+
+def round_trip(model, edit: Edit) -> tuple[str, str, str]:
+    """Install an edit and undo it: hashes of its layers' weights before, with, and after it."""
+    layers = sorted({neuron.layer for neuron in edit.neurons})
+    before, added = weights_hash(model, layers), install(model, edit)
+    within = weights_hash(model, layers)
+    added.undo()
+    return before, within, weights_hash(model, layers)
 
 
 def _use(model, what: str, edit: Edit, finding: Finding, max_new_tokens: int) -> dict[str, Any]:
@@ -133,7 +155,7 @@ def _use(model, what: str, edit: Edit, finding: Finding, max_new_tokens: int) ->
         pass
     return {
         "edit": what,
-        "concept": " → ".join(finding.concept),
+        "concept": ARROW.join(finding.concept),
         "neurons": len(edit.neurons),
         "before": receipt.caption_before[0],
         "edited": NO_EDIT if empty else receipt.caption_after[0],

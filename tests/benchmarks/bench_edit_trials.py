@@ -14,8 +14,7 @@ from mmn_utils.datasets import load_dataset
 from mmn_utils.interventions.editing import Settings, apply
 from mmn_utils.models import load_model
 from mmn_utils.neurons.captions import caption_images
-from mmn_utils.studies import edit_trials as trials
-from mmn_utils.studies import edits as edit_study
+from mmn_utils.studies import edit_findings, edit_trials
 from mmn_utils.studies import subjects as study
 from tests.benchmarks.timing import best_times
 
@@ -30,21 +29,21 @@ def main() -> None:
     model, tokens = load_model(arguments.model), arguments.tokens
     photographs = load_dataset("miniature").sample(arguments.photographs, 0)
     captions = study.captions_of(model, photographs, max_new_tokens=tokens, progress=False)
-    said = trials.nouns_said(model, photographs, captions)
-    first = trials.find_on_first(
-        model, photographs, said, trials.choose_concepts(model, said, 12), 5
+    said = edit_findings.nouns_said(model, photographs, captions)
+    concepts = edit_findings.choose_concepts(model, said, 12)
+    first = edit_findings.find_on_first(model, photographs, said, concepts, 5)
+    ground = edit_trials.Ground.of(
+        model,
+        photographs,
+        edit_findings.edits_of(model, first, Settings()),
+        max_new_tokens=tokens,
     )
-    concepts = [edit.concepts[0] for edit in trials.edits_of(model, first, Settings())]
-    before = edit_study.before_edit(
-        model, photographs, concepts, max_new_tokens=tokens, progress=False
-    )
-    found, rows = trials.find_on_each(model, photographs, said, trials.deal(before), 5)
-    edits = trials.edits_of(model, found, Settings())
-    drafts = trials.drafts_for(model, before, rows)
+    found, rows = edit_findings.find_on_each(model, photographs, said, ground.rows, 5)
+    edits = edit_findings.edits_of(model, found, Settings())
     texts = {}
 
     def row_by_row() -> None:
-        texts["rows"] = trials.trials(model, edits, before, drafts, rows)["after"].tolist()
+        texts["rows"] = ground.trials(model, edits, rows)["after"].tolist()
 
     def one_by_one() -> None:
         texts["weights"] = []

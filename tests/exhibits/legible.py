@@ -46,7 +46,7 @@ def assert_apart(axis: Axis) -> None:
     ticks = [(tick.get_loc(), tick.label1) for tick in axis.get_major_ticks()]
     labels = [
         label
-        for place, label in ticks
+        for place, label in ticks  # axes that share theirs have some that are not shown
         if low <= place <= high and label.get_visible() and label.get_text().strip()
     ]
     labels.sort(key=lambda label: label.get_position()[axis.axis_name == "y"])

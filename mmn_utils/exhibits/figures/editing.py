@@ -21,8 +21,8 @@ QUESTIONS = {
 }
 
 
-def ways_figure(summary: pd.DataFrame, ways: Sequence[str]) -> Figure:
-    """Draw each measure of ``edit_study.summarise`` for each way of editing, with its interval.
+def evaluation(summary: pd.DataFrame, ways: Sequence[str]) -> Figure:
+    """Draw each measure of ``edits.summarise`` for each way of editing, with its interval.
 
     ``summary`` has the columns method, measure, mean, low, high, n; ``ValueError`` for more
     ways than colours.
@@ -52,10 +52,11 @@ def _counts(summary: pd.DataFrame, measure: str) -> str:
     return f"n = {most}" + (f", others {fewest}" if fewest < most else "")
 
 
-def sweep_figure(summary: pd.DataFrame) -> Figure:
+def sweep(summary: pd.DataFrame) -> Figure:
     """Draw generality and locality over the number of neurons, a line for each strength.
 
-    ``summary`` has neurons, strength, measure, mean, low, high; as many strengths as shades.
+    ``summary`` has the columns neurons, strength, measure, mean, low, high; ``ValueError``
+    for more strengths than shades.
     """
     strengths = sorted(summary["strength"].unique())
     if len(strengths) > len(SHADES):

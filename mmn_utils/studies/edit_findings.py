@@ -1,0 +1,335 @@
+"""What edits are found on: concepts, the photographs that show them, the neurons that write them.
+
+A concept is a noun of the captions, the source, with the word that it shall become. An edit of
+it is found on one photograph whose caption names the source.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mmn_utils.datasets import Photograph
+from mmn_utils.interventions.editing import (
+    Edit,
+    EmptyEdit,
+    JointSettings,
+    Settings,
+    closed_form,
+    descend,
+    joint_edit,
+    make_edit,
+    make_edits,
+    pulls_of,
+    word_tokens,
+)
+from mmn_utils.neurons.captions import Caption
+from mmn_utils.neurons.contribution import contribution
+from mmn_utils.neurons.table import Neuron, unique_neurons
+from mmn_utils.neurons.targets import Target, caption_targets
+from mmn_utils.neurons.text import same_word
+from mmn_utils.studies.edits import EDITED, SAME
+
+# --- concepts ---------------------------------------------------------------------------
+
+
+def nouns_said(
+    model, photographs: Sequence[Photograph], captions: Sequence[Caption]
+) -> list[list[Target]]:
+    """List the nouns of each caption as targets, each noun once and at its own step."""
+    return [
+        caption_targets(model, photograph.id, caption)
+        for photograph, caption in zip(photographs, captions, strict=True)
+    ]
+
+
+def choose_concepts(model, said: Sequence[Sequence[Target]], n: int) -> list[tuple[str, str]]:
+    """Pair the ``n`` nouns that most captions begin with each with another of their kind.
+
+    The first noun of a caption tends to be what it is about. Sources are the ``n`` most
+    frequent ones, targets those that come next, and no pair begins with the same token.
+    ``ValueError`` where captions have fewer than two different first nouns.
+    """
+    counts = Counter(nouns[0].noun.lower() for nouns in said if nouns)
+    ranked = sorted(counts, key=lambda noun: (-counts[noun], noun))
+    n = min(n, len(ranked))
+    pairs = []
+    for place in range(n):
+        others = [ranked[(place + n + step) % len(ranked)] for step in range(len(ranked))]
+        target = next((o for o in others if differ(model, ranked[place], o)), None)
+        if target is not None:
+            pairs.append((ranked[place], target))
+    if not pairs:
+        raise ValueError(
+            f"the captions begin with the nouns {ranked}: no two to make a concept of; give "
+            "concepts, or more photographs"
+        )
+    return pairs
+
+
+def differ(model, source: str, target: str) -> bool:
+    """Say whether an edit can tell two words apart: other words, that begin with other tokens."""
+    if same_word(source, target) or same_word(target, source):
+        return False
+    return word_tokens(model, source)[0] != word_tokens(model, target)[0]
+
+
+def check_concepts(
+    model, pairs: Sequence[Sequence[str]], said: Sequence[Sequence[Target]]
+) -> list[tuple[str, str]]:
+    """Return concepts as pairs of words, or refuse them before anything is computed.
+
+    ``ValueError`` for what is no pair of words, a source that no caption names or that comes
+    twice, and a target that the tokenizer does not know or that is the source again.
+    """
+    nouns = Counter(target.noun.lower() for some in said for target in some)
+    for pair in pairs:
+        if len(pair) != 2 or not all(isinstance(word, str) and word.strip() for word in pair):
+            raise ValueError(f"concept {pair!r}: give pairs of words, [source, target]")
+        source, target = pair
+        if source.lower() not in nouns:
+            known = ", ".join(noun for noun, _ in nouns.most_common(20))
+            raise ValueError(
+                f"no caption has the noun {source!r}, so there is nothing to edit; the most "
+                f"frequent ones are {known}"
+            )
+        if not differ(model, source, target):
+            raise ValueError(f"{source!r} and {target!r} cannot be told apart; take another target")
+    sources = [source.lower() for source, _ in pairs]
+    if len(set(sources)) < len(sources):
+        raise ValueError(f"sources {sources}: a word can turn into one other only")
+    return [(source.lower(), target) for source, target in pairs]
+
+
+def concepts_of(
+    model, said: Sequence[Sequence[Target]], pairs: Sequence[Sequence[str]] = (), n: int = 12
+) -> list[tuple[str, str]]:
+    """Return the pairs of words that are given, checked, or else choose ``n``.
+
+    Errors as ``check_concepts`` and ``choose_concepts``.
+    """
+    return check_concepts(model, pairs, said) or choose_concepts(model, said, n)
+
+
+# --- findings ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """Where an edit is found: a photograph, the word in its caption, the neurons that write it."""
+
+    photograph: Photograph
+    target: Target
+    word: str
+    neurons: tuple[Neuron, ...]
+
+    @property
+    def concept(self) -> tuple[str, str]:
+        """The source and the target word."""
+        return self.target.noun, self.word
+
+    def into(self, word: str) -> Finding:
+        """Return the same place with another target word."""
+        return replace(self, word=word)
+
+    def first(self, count: int) -> Finding:
+        """Return the same place with the first ``count`` neurons."""
+        return replace(self, neurons=self.neurons[:count])
+
+
+def top_neurons(
+    model,
+    photographs: Sequence[Photograph],
+    targets: Sequence[Target],
+    n: int,
+    *,
+    batch_size: int = 16,
+    **switches,
+) -> list[list[Neuron]]:
+    """Find the ``n`` neurons that contribute most to each target (paper B, Eq. 2).
+
+    ``photographs[i]`` belongs to ``targets[i]``; an image has each noun once. ``switches`` as
+    ``contribution``.
+    """
+    found = []
+    for start in range(0, len(targets), batch_size):
+        batch = slice(start, start + batch_size)
+        some = targets[batch]
+        table = contribution(model, opened(photographs[batch]), some, k=n, **switches)
+        parts = dict(list(table.groupby(["image", "target"])))
+        found += [unique_neurons(parts[target.image, target.noun]) for target in some]
+    return found
+
+
+def opened(photographs: Sequence[Photograph]) -> list:
+    """Open photographs, one that comes several times once."""
+    pictures = {photograph.id: photograph for photograph in photographs}
+    pictures = {name: photograph.open() for name, photograph in pictures.items()}
+    return [pictures[photograph.id] for photograph in photographs]
+
+
+def find_on_first(
+    model,
+    photographs: Sequence[Photograph],
+    said: Sequence[Sequence[Target]],
+    concepts: Sequence[tuple[str, str]],
+    n_neurons: int,
+    **switches,
+) -> list[Finding]:
+    """Take the first photograph that names each source, and its word's top neurons."""
+    places = [
+        next(
+            (photograph, target, word)
+            for photograph, some in zip(photographs, said, strict=True)
+            for target in some
+            if target.noun.lower() == source
+        )
+        for source, word in concepts
+    ]
+    return _found(model, places, n_neurons, **switches)
+
+
+def find_on_each(
+    model,
+    photographs: Sequence[Photograph],
+    said: Sequence[Sequence[Target]],
+    rows: pd.DataFrame,
+    n_neurons: int,
+    **switches,
+) -> tuple[list[Finding], pd.DataFrame]:
+    """Find edits also on the dealt photographs with a source word that serve to try others'.
+
+    Returns findings and their rows, in the order of ``rows`` (see ``deal``), now with the
+    role of a photograph that the edit was found on: each is a trial of efficacy.
+    """
+    of_image = {p.id: (p, some) for p, some in zip(photographs, said, strict=True)}
+    places, kept = [], []
+    for row in rows[rows["role"] == SAME].itertuples():
+        photograph, some = of_image[row.image]
+        target = next((t for t in some if t.noun.lower() == row.source), None)
+        if target is not None:  # the tagger may take the word for no noun
+            places.append((photograph, target, row.target))
+            kept.append(row.Index)
+    return _found(model, places, n_neurons, **switches), rows.loc[kept].assign(role=EDITED)
+
+
+def _found(model, places, n_neurons: int, **switches) -> list[Finding]:
+    """Add the top neurons to places: photograph, target, new word."""
+    photographs, targets = [place[0] for place in places], [place[1] for place in places]
+    tops = top_neurons(model, photographs, targets, n_neurons, **switches)
+    return [Finding(*place, tuple(top)) for place, top in zip(places, tops, strict=True)]
+
+
+def shared_neurons(findings: Sequence[Finding]) -> list[Neuron]:
+    """List the neurons that all findings have in common, in the order of their names."""
+    return sorted(set.intersection(*(set(finding.neurons) for finding in findings)), key=str)
+
+
+def with_more_words(model, findings: Sequence[Finding], n: int = 3) -> list[Finding]:
+    """Turn the first source also into up to ``n`` of the others' words, as in paper B's Table 6."""
+    first, *rest = findings
+    words = dict.fromkeys(finding.word for finding in rest)
+    fit = [word for word in words if word != first.word and differ(model, first.target.noun, word)]
+    return [first, *(first.into(word) for word in fit[:n]), *rest]
+
+
+def strongest(
+    findings: Sequence[Finding], edits: Sequence[Edit]
+) -> tuple[list[Finding], list[Edit]]:
+    """Order findings and their edits by the longest dw, the longest first."""
+    longest = [float(edit.norms.max()) for edit in edits]
+    order = sorted(range(len(longest)), key=lambda place: -longest[place])
+    return [findings[place] for place in order], [edits[place] for place in order]
+
+
+# --- edits ------------------------------------------------------------------------------
+
+
+def edit_of(
+    model, finding: Finding, settings: Settings | JointSettings, *, allow_empty: bool = False
+) -> Edit:
+    """Make one edit; ``EmptyEdit`` where it changes nothing, unless ``allow_empty``."""
+    make = joint_edit if isinstance(settings, JointSettings) else make_edit
+    places = ([finding.photograph.open()], [finding.target], finding.word, finding.neurons)
+    return make(model, *places, settings, allow_empty=allow_empty)
+
+
+def edits_of(
+    model,
+    findings: Sequence[Finding],
+    settings: Settings | JointSettings,
+    *,
+    batch_size: int = 16,
+) -> list[Edit]:
+    """Make the edit of each finding; ``EmptyEdit`` where there are some and all are empty.
+
+    A single empty one counts as an edit that failed.
+    """
+    if isinstance(settings, JointSettings):
+        edits = [edit_of(model, finding, settings, allow_empty=True) for finding in findings]
+    else:
+        edits = []
+        for start in range(0, len(findings), batch_size):
+            some = findings[start : start + batch_size]
+            edits += make_edits(
+                model,
+                opened([finding.photograph for finding in some]),
+                [finding.target for finding in some],
+                [finding.word for finding in some],
+                [finding.neurons for finding in some],
+                settings,
+                allow_empty=True,
+            )
+    if findings and not any(bool((edit.norms > 0).any()) for edit in edits):
+        edit_of(model, findings[0], settings)  # says why
+        raise EmptyEdit("none of the edits changes anything")
+    return edits
+
+
+def refusal(model, finding: Finding, settings: Settings, beta: float = 1e6) -> str:
+    """Ask for an edit with so much beta that it is empty, and return what the error says."""
+    method = "closed" if settings.method == "squared" else settings.method  # has no threshold
+    try:
+        edit_of(model, finding, replace(settings, method=method, beta=beta))
+    except EmptyEdit as error:
+        return str(error)
+    return f"nothing: at beta = {beta:g} the edit went through"
+
+
+def by_concept(edits: Sequence[Edit]) -> dict[tuple[str, str], Edit]:
+    """Name edits of one concept each by their source and target word."""
+    return {(edit.concepts[0].source, edit.concepts[0].target): edit for edit in edits}
+
+
+@torch.no_grad()
+def closed_against_steps(
+    model, findings: Sequence[Finding], settings: Settings
+) -> dict[tuple[str, str], float]:
+    """Compare the closed form with Algorithm 1's own steps: largest difference over length.
+
+    For neurons whose pull exceeds beta; NaN where none does. All are stepped at once, since
+    neurons do not meet in the loss.
+    """
+    found = pulls_of(
+        model,
+        opened([finding.photograph for finding in findings]),
+        [finding.target for finding in findings],
+        [word_tokens(model, finding.word) for finding in findings],
+        [finding.neurons for finding in findings],
+        settings.activation,
+    )
+    pulls = torch.cat(found)
+    numbers = (settings.beta, settings.lr, settings.epochs)
+    closed, steps = closed_form(pulls, *numbers), descend(pulls, *numbers)
+    gap = (closed - steps).norm(dim=1) / closed.norm(dim=1)
+    gap[pulls.norm(dim=1) <= settings.beta] = float("nan")
+    parts = gap.split([len(pull) for pull in found])
+    largest = [
+        float(part[~part.isnan()].max()) if (~part.isnan()).any() else np.nan for part in parts
+    ]
+    return dict(zip((finding.concept for finding in findings), largest, strict=True))

@@ -1,0 +1,65 @@
+"""Noise on write vectors over photographs: who is perturbed, what is averaged, what is shown."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from mmn_utils.models.base import state_hash
+from mmn_utils.studies import noise_trials
+from tests.interventions.test_editing import neuron
+
+MADE_UP = pd.DataFrame(
+    [("1", "cat", "multimodal", True, False, 2.0), ("1", "cat", "random", False, True, 4.0),
+     ("1", "dog", "multimodal", False, True, 2.0), ("1", "dog", "random", False, True, 4.0),
+     ("2", "cat", "multimodal", True, False, 2.0), ("2", "cat", "random", True, True, 4.0)],
+    columns=["image", "target", "condition", "changed", "kept", "relative"],
+).assign(before="before", after="after")  # fmt: skip
+
+
+def test_the_first_photographs_with_a_noun_are_perturbed(system, photographs, captions, said):
+    known = [[], *said[1:]]  # the first caption has no noun
+    weights = state_hash(system.language_model)
+    table = noise_trials.table(
+        system, photographs, captions, known, 1, n_images=2, sigma=30.0, seed=1, max_new_tokens=4
+    )
+    assert state_hash(system.language_model) == weights
+    assert table["image"].tolist() == ["b", "b", "c", "c"]
+    assert table["condition"].tolist() == ["multimodal", "random"] * 2
+    assert table["neurons"][0] == str(neuron("horse"))
+    assert table["before"].tolist() == ["horse grass"] * 2 + ["boat grass"] * 2
+    assert table.groupby("condition")["changed"].mean().to_dict() == {"multimodal": 1, "random": 0}
+
+
+def test_captions_without_nouns_have_nothing_to_perturb(system, photographs, captions):
+    with pytest.raises(ValueError, match="no noun in 6 captions"):
+        noise_trials.table(system, photographs, captions, [[]] * 6, 1, n_images=4)
+
+
+def test_a_photograph_counts_once():
+    found = noise_trials.effects(MADE_UP)
+    assert (found.images, found.nouns) == (2, 3)
+    assert (found.changed.value, found.changed.n) == (0.25, 2)  # 1/2 and 1 less 0 and 1
+    assert found.calm.value == 0.5
+    assert found.removed.value == 0.75
+    assert found.shares["changed"] == {"multimodal": 0.75, "random": 0.5}
+    assert found.shares["kept"] == {"multimodal": 0.25, "random": 1.0}
+    assert found.shares["relative"] == {"multimodal": 2.0, "random": 4.0}
+
+
+def test_a_table_is_laid_out_as_in_the_paper():
+    shown = noise_trials.exhibit(MADE_UP, 1)
+    assert shown["image"].tolist() == ["1"] * 4
+    assert shown["neurons"].tolist() == ["top", "random"] * 2
+    assert shown["word kept"].tolist() == [False, True, True, True]
+    assert len(noise_trials.exhibit(MADE_UP, 2)) == 6
+
+
+def test_a_receipt_tells_what_was_touched(system, findings):
+    receipt = noise_trials.receipt(
+        system, findings[0].first(1), sigma=10.0, seed=2, max_new_tokens=4
+    )
+    assert receipt.neurons == (neuron("horse"),)
+    assert receipt.caption_before == ("horse grass",)
+    assert receipt.caption_changed
+    assert receipt.weights_before == receipt.weights_after != receipt.weights_within
