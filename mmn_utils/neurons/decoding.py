@@ -36,7 +36,7 @@ def decode_vectors(
     model,
     vectors: torch.Tensor,
     k: int = WORDS,
-    decode_norm: str | None = None,
+    decode_norm: str = "none",
     decode_bias: bool = False,
     chunk: int | None = None,
 ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -49,12 +49,13 @@ def decode_vectors(
     weight, bias = _unembedding(model, decode_bias)
     if not 1 <= k <= len(weight):
         raise ValueError(f"k={k}: give a number of tokens from 1 to {len(weight)}")
-    if decode_norm not in (None, "final"):
-        raise ValueError(f"decode_norm={decode_norm!r}: give None or 'final'")
+    if decode_norm not in ("none", "final"):
+        raise ValueError(f"decode_norm={decode_norm!r}: give 'none' or 'final'")
     chunk = chunk or max(1, _LOGITS_AT_ONCE // len(weight))
     ids, probabilities = [], []
     for rows in vectors.to(weight).split(chunk):
-        logits = F.linear(model.final_norm(rows) if decode_norm else rows, weight, bias).float()
+        read = model.final_norm(rows) if decode_norm == "final" else rows
+        logits = F.linear(read, weight, bias).float()
         top = logits.topk(k, dim=-1)
         ids.append(top.indices)
         probabilities.append((top.values - logits.logsumexp(-1, keepdim=True)).exp())
@@ -78,7 +79,7 @@ def decode(
     model,
     neurons: Sequence[Neuron],
     k: int = WORDS,
-    decode_norm: str | None = None,
+    decode_norm: str = "none",
     decode_bias: bool = False,
 ) -> pd.DataFrame:
     """Decode neurons to their ``k`` most probable tokens, only the rows asked for.
@@ -96,7 +97,7 @@ def decode_layer(
     model,
     layer: int,
     k: int = WORDS,
-    decode_norm: str | None = None,
+    decode_norm: str = "none",
     decode_bias: bool = False,
     chunk: int | None = None,
 ) -> pd.DataFrame:
@@ -131,7 +132,7 @@ def decoded_words(
     model,
     neurons: Sequence[Neuron],
     k: int = WORDS,
-    decode_norm: str | None = None,
+    decode_norm: str = "none",
     decode_bias: bool = False,
 ) -> dict[Neuron, list[str]]:
     """Name the ``k`` tokens that each neuron writes, most probable first."""
@@ -144,7 +145,7 @@ def decoded_words(
 def interpretable(
     model,
     neurons: Sequence[Neuron],
-    decode_norm: str | None = None,
+    decode_norm: str = "none",
     decode_bias: bool = False,
 ) -> dict[Neuron, bool]:
     """Say which neurons have 7 dictionary words or more in their top 10 tokens (paper A, 2.2)."""

@@ -67,7 +67,7 @@ def top_words(
     tokens: int = 10,
     signed: Collection[str] = (),
     contribution_norm: str = "none",
-    decode_norm: str | None = None,
+    decode_norm: str = "none",
     decode_bias: bool = False,
 ) -> pd.DataFrame:
     """Decode the top neurons of each concept by each method (paper B, Table 2).
@@ -152,7 +152,7 @@ def _decoded(
     model,
     keys: Sequence[tuple[Neuron, int]],
     tokens: int,
-    decode_norm: str | None,
+    decode_norm: str,
     decode_bias: bool,
 ) -> dict[tuple[Neuron, int], list[str]]:
     """Decode neurons along their write vector times their sign."""
