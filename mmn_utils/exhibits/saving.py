@@ -17,7 +17,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +27,7 @@ import pandas as pd
 from mmn_utils.datasets.published import published
 from mmn_utils.exhibits.entries import Exhibit, exhibits_of, figures_root, load_exhibits
 from mmn_utils.exhibits.formats import (
+    PNG_DPI,
     records,
     to_csv,
     to_json,
@@ -56,6 +58,16 @@ class Saved:
         if self.markdown:
             return {"text/markdown": self.markdown, "text/plain": self.id}
         return {"image/png": self.path.read_bytes(), "text/plain": self.id}
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A figure that is no exhibit of its own, as a notebook shows it."""
+
+    png: bytes = field(repr=False)
+
+    def _repr_png_(self) -> bytes:
+        return self.png
 
 
 @dataclass(frozen=True)
@@ -139,6 +151,7 @@ class Run:
         caption = self._caption(exhibit, caption, facts)
         png = self.folder / f"{id}.png"
         write_figure(fig, png)
+        _close(fig)
         self._write_rest(id, numbers, caption, paper)
         return Saved(id, png)
 
@@ -164,6 +177,13 @@ class Run:
             write_text(self.folder / f"{id}{suffix}", text)
         self._write_rest(id, table if numbers is None else numbers, caption, paper)
         return Saved(id, self.folder / f"{id}.csv", markdown)
+
+    def show(self, fig: Figure) -> Drawn:
+        """Return what shows a figure without keeping it."""
+        file = BytesIO()
+        fig.savefig(file, format="png", dpi=PNG_DPI, metadata={"Software": None})
+        _close(fig)
+        return Drawn(file.getvalue())
 
     def claim(self, id: str, found: Estimate | float | None, **facts: Any) -> str:
         """Judge a claim of the texts by what was measured; enter it and return the verdict.
@@ -303,3 +323,10 @@ class Run:
             **self._provenance(),
         }
         write_text(self.folder / f"{id}.json", to_json(record))
+
+
+def _close(fig: Figure) -> None:
+    """Forget a figure that is drawn, or the notebook would show it a second time."""
+    from matplotlib import pyplot as plt  # here, for the same reason as in ``Run.of``
+
+    plt.close(fig)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
 
+import matplotlib.pyplot as plt
 import pytest
 from PIL import Image
 
@@ -106,3 +108,14 @@ def test_forget_takes_a_notebooks_exhibits_and_claims_only(run, tmp_path):
     assert (run.folder / "A-fig-5.png").is_file()
     assert claims(run)["id"].tolist() == ["A-7"]
     forget("absent", "02_attribution", root=tmp_path)
+
+
+def test_what_is_drawn_is_shown_once_and_kept_only_where_it_is_saved(run):
+    fig = plt.figure(figsize=(2, 1))
+    shown = run.show(fig)
+    assert Image.open(io.BytesIO(shown._repr_png_())).size == (2 * 160, 160)
+    assert not plt.fignum_exists(fig.number)
+    assert not run.folder.exists()
+    fig = plt.figure(figsize=(2, 1))
+    run.save_figure("A-fig-1", fig, NUMBERS, "c")
+    assert not plt.fignum_exists(fig.number)
