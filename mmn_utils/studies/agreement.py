@@ -7,7 +7,6 @@ the same two scores: CLIPScore against the picture, BERTScore against its human 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -18,8 +17,7 @@ from mmn_utils.datasets import Photograph
 from mmn_utils.measures.bertscore import bertscore
 from mmn_utils.measures.clipscore import ClipEmbeddings, clip_embeddings, clipscore
 from mmn_utils.neurons.decoding import nearest_tokens
-from mmn_utils.neurons.table import Neuron
-from mmn_utils.neurons.text import is_interpretable, same_word
+from mmn_utils.neurons.text import same_word
 
 MEASURES = ("clipscore", "bertscore")
 
@@ -145,37 +143,3 @@ def writes_noun(tokens: Iterable[str], noun: str) -> bool:
     # Only a word of the same first letter can be the same word; that spares most looks.
     near = (word for word in words if word[:1].lower() == noun[:1].lower())
     return any(same_word(word, noun) for word in near if word)
-
-
-def described(
-    sets: Mapping[str, Mapping[str, Sequence[Neuron]]],
-    words: Mapping[Neuron, Sequence[str]],
-    nouns: Mapping[str, str],
-) -> pd.DataFrame:
-    """Lay out what the neurons of each image and condition decode to.
-
-    ``sets`` as from ``selectivity.controls``, ``words`` as from ``decoding``, ``nouns`` by
-    image. Columns image, condition, rank from 0, neuron, text (the tokens listed),
-    interpretable, writes_noun.
-    """
-    text = {neuron: listed(tokens) for neuron, tokens in words.items()}
-    readable = {neuron: is_interpretable(tokens) for neuron, tokens in words.items()}
-    writes = cache(lambda neuron, noun: writes_noun(words[neuron], noun))
-    rows = [
-        (image, condition, rank, n, text[n], readable[n], writes(n, nouns[image]))
-        for image, conditions in sets.items()
-        for condition, neurons in conditions.items()
-        for rank, n in enumerate(neurons)
-    ]
-    columns = ["image", "condition", "rank", "neuron", "text", "interpretable", "writes_noun"]
-    return pd.DataFrame(rows, columns=columns)
-
-
-def share_by_image(table: pd.DataFrame, column: str, top: int | None = None) -> pd.DataFrame:
-    """Return the share of each image's first ``top`` units for which a column is true.
-
-    One row per image, one column per condition.
-    """
-    some = table if top is None else table[table["rank"] < top]
-    wide = some.groupby(["image", "condition"], sort=False)[column].mean().unstack()
-    return wide.reindex(dict.fromkeys(table["image"]))

@@ -10,7 +10,6 @@ import pytest
 
 from mmn_utils.datasets import Photograph
 from mmn_utils.neurons.decoding import nearest_tokens
-from mmn_utils.neurons.table import Neuron
 from mmn_utils.studies import agreement
 from tests.studies.boxes import boxed
 from tests.tiny import tiny_limber
@@ -133,29 +132,6 @@ def test_one_image_has_no_other():
 )
 def test_a_noun_is_found_in_either_number(tokens, noun, expected):
     assert agreement.writes_noun(tokens, noun) is expected
-
-
-WORDS = ["horse", "horses", "field", "riding", "stable", "saddle", "pony", "x", "y", "z"]
-
-
-def test_decoded_neurons_are_described_image_by_image():
-    a, b = Neuron(1, 2), Neuron(0, 7)
-    words = {a: [f" {word}" for word in WORDS], b: ["##"] * 10}
-    sets = {"1": {"multimodal": [a, b], "random": [b, a]}, "2": {"multimodal": [a], "random": [b]}}
-    table = agreement.described(sets, words, {"1": "horse", "2": "boat"})
-    assert len(table) == 6
-    first = table.iloc[0]
-    assert (first["image"], first["condition"], first["rank"]) == ("1", "multimodal", 0)
-    assert first["neuron"] == a
-    assert first["text"].startswith("horse, horses, field")
-    assert first["interpretable"]
-    assert first["writes_noun"]
-    assert not table.iloc[1][["interpretable", "writes_noun"]].any()
-    assert not table[table["image"] == "2"]["writes_noun"].any()
-    shares = agreement.share_by_image(table, "writes_noun")
-    assert shares.loc["1"].tolist() == [0.5, 0.5]
-    assert agreement.share_by_image(table, "writes_noun", 1).loc["1"].tolist() == [1, 0]
-    assert list(shares.index) == ["1", "2"]
 
 
 def test_soft_prompts_are_read_patch_by_patch(tmp_path):

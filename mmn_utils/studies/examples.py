@@ -1,0 +1,125 @@
+"""Photographs and units that stand for all of them: chosen by rule, and shown with their regions.
+
+Of a table of top units as from ``translation.ranked``, or of pairs as from ``translation.pairs``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from mmn_utils.datasets import Photograph
+from mmn_utils.neurons.receptive_fields import QUANTILE, activation_maps, mask, upsample
+from mmn_utils.neurons.table import Neuron
+from mmn_utils.studies.annotations import mentions, patches_on
+from mmn_utils.studies.subjects import Subjects
+
+
+def telling(top: pd.DataFrame, subjects: Subjects) -> pd.Series:
+    """Choose the row of ``ranked`` that Figure 1 shows, by rule and not by eye.
+
+    The best one that is interpretable and writes the caption's noun, of a photograph that
+    shows it; where there is none, of any photograph; then of the interpretable; then of all.
+    """
+    pairs = zip(subjects.photographs, subjects.nouns, strict=True)
+    shown = top["image"].map({p.id: mentions(p, noun.word) for p, noun in pairs}).astype(bool)
+    readable = top["interpretable"]
+    writes = readable & top["writes_noun"]
+    choices = [top[writes & shown], top[writes], top[readable], top]
+    return next(rows for rows in choices if len(rows)).iloc[0]
+
+
+def elsewhere(top: pd.DataFrame, row: pd.Series) -> pd.Series:
+    """Count the nouns of the other photographs that have a row's unit among their top units."""
+    same = top[(top["neuron"] == row["neuron"]) & (top["image"] != row["image"])]
+    return same["target"].value_counts()
+
+
+def means_on_objects(field: np.ndarray, photograph: Photograph) -> dict[str, float]:
+    """Average an activation map (h, w) over the patches that lie on each annotated object."""
+    covered = {one.category: patches_on(one.mask, field.shape) for one in photograph.instances}
+    values = field.ravel()
+    return {name: float(values[on].mean()) for name, on in covered.items() if on.any()}
+
+
+@dataclass(frozen=True)
+class Panel:
+    """A photograph with the region where some of its units are active.
+
+    ``caption`` has the attributed noun in capitals, ``units`` are rows of ``ranked`` or
+    of ``pairs``, ``region`` is bool (H, W) on the model's pixels.
+    """
+
+    title: str
+    picture: Image.Image
+    caption: str
+    units: pd.DataFrame
+    region: np.ndarray
+
+
+def best_units(
+    model,
+    subjects: Subjects,
+    top: pd.DataFrame,
+    examples: Mapping[str, str],
+    n: int = 5,
+    quantile: float = QUANTILE,
+) -> list[Panel]:
+    """Show the ``n`` best units of each example (paper A, Figure 2).
+
+    ``top`` as from ``ranked``, ``examples`` as from ``annotations.example_of_each``.
+    """
+    groups = {title: top[top["image"] == image].head(n) for title, image in examples.items()}
+    return [_panel(model, subjects, title, rows, rows, quantile) for title, rows in groups.items()]
+
+
+def _panel(model, subjects: Subjects, title: str, rows, active, quantile: float) -> Panel:
+    """Show ``rows`` of one image, and where the mean of the ``active`` ones' maps is high."""
+    image, noun = rows["image"].iloc[0], rows["target"].iloc[0]
+    one = subjects.select([image])
+    before, _, after = one.captions[0].text.partition(noun)
+    caption = f"{model.prefix} {before}{noun.upper()}{after}"
+    picture = one.photographs[0].open()
+    region = mean_region(model, picture, list(dict.fromkeys(active["neuron"])), quantile)
+    return Panel(title, picture, caption, rows, region)
+
+
+def mean_region(
+    model, picture: Image.Image, neurons: Sequence[Neuron], quantile: float = QUANTILE
+) -> np.ndarray:
+    """Cut the mean of the neurons' activation maps above its quantile: bool (H, W).
+
+    On the model's pixels; empty where there are no neurons.
+    """
+    size = model.image_tokens.pixels
+    if not neurons:
+        return np.zeros((size, size), dtype=bool)
+    field = activation_maps(model, [picture], neurons)[0].mean(0)
+    return mask(upsample(field, size), quantile).cpu().numpy()
+
+
+def pairs(
+    model, subjects: Subjects, table: pd.DataFrame, quantile: float = QUANTILE
+) -> list[Panel]:
+    """Show for each subject where its pairs' units are active, all and the interpretable ones."""
+    panels = []
+    for image in subjects.ids:
+        rows = table[table["image"] == image]
+        kinds = {"all": rows, "interpretable": rows[rows["interpretable"]]}
+        noun = rows["target"].iloc[0]
+        panels += [
+            _panel(model, subjects, f"{noun}\n{kind}", rows, active, quantile)
+            for kind, active in kinds.items()
+        ]
+    return panels
+
+
+def numbers(panels: Sequence[Panel]) -> pd.DataFrame:
+    """Lay the units of panels out in one table, with their supercategory first."""
+    table = pd.concat([panel.units.assign(supercategory=panel.title) for panel in panels])
+    columns = ["supercategory", "image", "target", "rank", "neuron", "patch", "score"]
+    return table[[*columns, "interpretable", "writes_noun", "text"]]
