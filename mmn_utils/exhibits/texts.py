@@ -15,8 +15,9 @@ are read out under a name of their own:
       reading: ...
 
 Texts are Jinja templates over the notebook's parameters and the facts that it hands over; ``fmt``
-is Python's ``format``. ``holds`` is an expression over ``value``, ``low``, ``high``, ``n`` and the
-facts: true, false, or none where there is nothing to test. No verdict can be typed.
+is Python's ``format``, and ``fmt(".0%", "unknown")`` has words for what could not be measured;
+``table`` prints a data frame. ``holds`` is an expression over ``value``, ``low``, ``high``, ``n``
+and the facts: true, false, or none where there is nothing to test. No verdict can be typed.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from typing import Any
 import jinja2
 
 from mmn_utils.exhibits.entries import LIST
+from mmn_utils.exhibits.formats import to_markdown
 from mmn_utils.presets import load_yaml
 
 FOLDER = "texts"
@@ -100,13 +102,16 @@ def judge(rule: str, facts: Mapping[str, Any], where: str = "claim") -> bool | N
     return None if found is None else bool(found)
 
 
-def _fmt(value: Any, spec: str = "") -> str:
+def _fmt(value: Any, spec: str = "", missing: str | None = None) -> str:
+    """Format a value, or return ``missing``, if given, where it is None or NaN."""
+    if missing is not None and (value is None or value != value):
+        return missing
     return format(value, spec)
 
 
 @lru_cache(maxsize=1)
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
-    environment.filters["fmt"] = _fmt
+    environment.filters.update(fmt=_fmt, table=to_markdown)
     environment.globals.update(len=len, min=min, max=max, sum=sum, zip=zip, sorted=sorted)
     return environment

@@ -114,3 +114,10 @@ def test_rules_are_expressions_over_what_was_measured():
 
 def test_templates_keep_paragraphs_and_fold_blanks():
     assert render("a   {{ x|fmt('.1f') }}\n\n\n b", {"x": 1.25}) == "a 1.2\n\nb"
+
+
+def test_what_was_not_measured_has_words_and_frames_are_printed():
+    template = "{{ x | fmt('.0%', 'unknown') }}, {{ y | fmt('.0%', 'unknown') }}"
+    assert render(template, {"x": np.nan, "y": 0.25}) == "unknown, 25%"
+    assert render(template, {"x": 0.0, "y": None}) == "0%, unknown"
+    assert render("{{ t | table }}", {"t": TABLE[["n"]]}) == "| n |\n| ---: |\n| 3 |\n| 4 |"
