@@ -83,6 +83,12 @@ def captions_by_system(
     return {name: caption_quality(model, photographs, world) for name, model in models.items()}
 
 
+def said(captions: Mapping[str, pd.DataFrame], photographs: Sequence[Photograph]) -> pd.DataFrame:
+    """Take from ``captions_by_system`` what is said of some scenes: its columns, and system."""
+    rows = pd.concat([table.assign(system=name) for name, table in captions.items()])
+    return rows[rows["image"].isin([photograph.id for photograph in photographs])]
+
+
 def systems_table(
     models: Mapping[str, object], captions: Mapping[str, pd.DataFrame], curves: Path
 ) -> pd.DataFrame:

@@ -90,3 +90,11 @@ def test_captions_of_other_scenes_are_not_compared(models, curves):
     other = {**SAID, "LLaVA": captions([True, True])}
     with pytest.raises(ValueError, match="same scenes"):
         systems.systems_table(models, other, curves)
+
+
+def test_what_is_said_of_some_scenes_is_kept_by_system():
+    chosen = [type("Scene", (), {"id": id}) for id in ("3", "1")]
+    said = systems.said(SAID, chosen)
+    assert said["image"].tolist() == ["1", "3", "1", "3"]
+    assert said["system"].tolist() == ["LiMBeR", "LiMBeR", "LLaVA", "LLaVA"]
+    assert said["right"].tolist() == [False, True, True, True]
