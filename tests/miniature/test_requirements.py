@@ -1,0 +1,133 @@
+"""Requirements: the list that is measured by, the ledger's claims, and the tables in print."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from mmn_utils.exhibits.texts import load_texts, render
+from mmn_utils.miniature import printed, requirements
+from mmn_utils.miniature.quality.table import REQUIRED
+from mmn_utils.miniature.systems import SYSTEMS
+
+TABLE = pd.DataFrame(
+    [
+        ("IoU, top over random", 2.0, 1.0, 3.0, 9, ">= 1.8", "yes"),
+        ("naming the concept, top over random", 2.0, np.nan, np.nan, 9, ">= 5", "no"),
+        ("layer with most top units", np.nan, np.nan, np.nan, 0, ">= 1", ""),
+        ("IoU of top units", 0.25, 0.2, 0.3, 9, "", ""),
+    ],
+    columns=["measure", "value", "ci_low", "ci_high", "n", "required", "meets"],
+)
+
+
+def test_the_texts_claim_what_is_required_and_nothing_else():
+    claims = load_texts("00_miniature")["C-table-quality"].claims
+    required = {requirements.claim_id(name): text for name, text in REQUIRED.items() if text}
+    assert {id: claim.paper_value for id, claim in claims.items()} == required
+    for measure, text in REQUIRED.items():
+        if text:
+            claim = claims[requirements.claim_id(measure)]
+            assert claim.holds == f"value {text}"
+            assert claim.claim == f"The miniature: {measure} {text}."
+
+
+def test_each_requirement_that_is_missed_has_its_reason():
+    rows = [(name, 2.0, 1.0, 3.0, 9, text, "no") for name, text in REQUIRED.items() if text]
+    table = pd.DataFrame(rows, columns=TABLE.columns)
+    facts = {
+        "system": SimpleNamespace(sizes=SimpleNamespace(layers=6, units=1024)),
+        "world": SimpleNamespace(concepts=range(40)),
+    }
+    reading = load_texts("00_miniature")["in brief"].reading
+    lines = render(reading, {**facts, **requirements.summary(table)}).splitlines()
+    missed = [line for line in lines if line.startswith("- ")]
+    assert len(missed) == len(rows)
+    assert all("**does not hold**. *Why:* " in line for line in missed)
+    said = render(reading, {**facts, **requirements.summary(TABLE)})
+    assert "- IoU, top over random: 2, required >= 1.8: holds." in said
+    assert "no value on so few scenes, required >= 1: not tested." in said
+    assert "is reached only in part" in said
+
+
+def test_each_of_paper_bs_systems_has_its_claim():
+    claims = load_texts("00_miniature")["C-table-systems"].claims
+    assert set(claims) == {f"C-captions-{name.lower()}" for name in SYSTEMS if name != "LiMBeR"}
+
+
+def test_claims_have_no_value_where_none_was_measured():
+    claims = requirements.claims(TABLE)
+    assert claims["C-iou-top-over-random"] == {"found": 2.0, "ci": (1.0, 3.0), "n": 9}
+    assert claims["C-naming-the-concept-top-over-random"]["ci"] is None
+    assert claims["C-layer-with-most-top-units"] == {"found": None, "ci": None, "n": 0}
+    assert len(claims) == 3
+
+
+def test_the_summary_sorts_by_verdict():
+    summary = requirements.summary(TABLE)
+    assert summary["met"] == ["IoU, top over random"]
+    assert summary["missed"] == ["naming the concept, top over random"]
+    assert (summary["untested"], len(summary["asked"])) == (1, 3)
+    assert summary["value"]["IoU of top units"] == 0.25
+
+
+@pytest.mark.parametrize(("verdicts", "reached"), [(["yes", "yes"], True), (["yes", ""], False)])
+def test_the_heart_is_reached_when_all_of_it_is_met(verdicts, reached):
+    table = TABLE.assign(meets=["no", *verdicts, ""])
+    assert requirements.summary(table)["heart"] is reached
+
+
+SYSTEM_TABLE = pd.DataFrame(
+    {
+        "system": ["LiMBeR", "mPLUG-Owl2", "LLaVA"],
+        "sees": "patches",
+        "language_model": ["GPTJ", "Own", np.nan],
+        "image_tokens": [196, 17, np.nan],
+        "learns": "a map",
+        "trained": [33024, 2130304, np.nan],
+        "pairs": [33600, np.nan, np.nan],
+        "first_noun": [0.75, 0.5, np.nan],
+        "ci_low": [0.5, 0.25, np.nan],
+        "ci_high": [1.0, 0.75, np.nan],
+        "recall": [0.5, 0.25, np.nan],
+        "more": [0.0, -0.25, np.nan],
+        "scenes": [4, 4, 0],
+    }
+)
+
+
+def test_systems_that_are_there_are_claimed_beside_limber():
+    assert requirements.system_claims(SYSTEM_TABLE) == {
+        "C-captions-mplug-owl2": {
+            "found": 0.5, "ci": (0.25, 0.75), "n": 4, "limber": 0.75, "more": -0.25
+        }
+    }  # fmt: skip
+
+
+def test_systems_are_printed_with_words_for_what_is_not_there():
+    table = printed.systems(SYSTEM_TABLE).set_index("system")
+    assert table.loc["LiMBeR", "its parameters"] == "33,024"
+    assert table.loc["LiMBeR", "95 % interval"] == "50.0% to 100.0%"
+    assert table.loc["mPLUG-Owl2", "pairs"] == ""
+    assert table.loc["LLaVA", ["first noun right", "image tokens"]].tolist() == ["not trained", ""]
+
+
+def test_quality_is_printed_with_intervals_in_one_cell():
+    table = printed.quality(TABLE)
+    assert list(table["value"]) == ["2", "2", "", "0.25"]
+    assert list(table["95 % interval"]) == ["1 to 3", "", "", "0.2 to 0.3"]
+
+
+def test_colours_are_printed_a_row_an_encoder():
+    probes = pd.DataFrame(
+        {"encoder": ["untrained", "untrained", "trained", "trained"], "colours": ["own", "far"] * 2,
+         "patch": [0.1, 0.2, 0.3, 0.4], "object": [0.5, 0.6, 0.7, 0.8]}
+    )  # fmt: skip
+    table = printed.colours(probes)
+    assert list(table["encoder"]) == ["untrained", "trained"]
+    assert list(table.columns[1:]) == ["patch, own", "patch, far", "object, own", "object, far"]
+    assert table.iloc[1, 1:].tolist() == ["0.30", "0.40", "0.70", "0.80"]
+    assert printed.colours(probes[:0]).empty
