@@ -16,6 +16,7 @@ from PIL import Image
 from mmn_utils.datasets import Photograph, load_dataset
 from mmn_utils.datasets.base import read_image
 from mmn_utils.interventions import ablation, editing
+from mmn_utils.interventions.edit import Edit, apply
 from mmn_utils.models import VisionLanguageModel, load_model
 from mmn_utils.models import doctor as doctors
 from mmn_utils.neurons import captions, decoding, receptive_fields
@@ -135,18 +136,18 @@ def edit(
     *,
     k: int = 5,
     **settings,
-) -> tuple[editing.Edit, tuple[str, str]]:
+) -> tuple[Edit, tuple[str, str]]:
     """Make a noun of the caption another word by its top ``k`` neurons (paper B, Algorithm 1).
 
     Returns the edit and the captions before and after; the system stays as it was, until
-    ``interventions.editing.install``. ``source`` None: the first noun. ``settings`` as in
+    ``interventions.edit.install``. ``source`` None: the first noun. ``settings`` as in
     ``editing.Settings``. ``EmptyEdit`` where no neuron is worth a change.
     """
     opened, noun = _opened(picture), _target(system, picture, source)
     ranked = contribution(system, [opened], [noun], k=k)
     how = editing.Settings(**settings)
     found = editing.make_edit(system, [opened], [noun], target, unique_neurons(ranked), how)
-    with editing.apply(system, found, prompt=system.prompt([opened])) as receipt:
+    with apply(system, found, prompt=system.prompt([opened])) as receipt:
         captions = receipt.caption_before[0], receipt.caption_after[0]
     return found, captions
 

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from mmn_utils.datasets import Photograph
-from mmn_utils.interventions.editing import Edit
+from mmn_utils.interventions.edit import Edit
 from mmn_utils.interventions.row_edits import RowEdits, apply_by_row
 from mmn_utils.models.base import Prompt
 from mmn_utils.models.capture import spare_last

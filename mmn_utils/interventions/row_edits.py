@@ -13,7 +13,7 @@ from contextlib import ExitStack, contextmanager
 
 import torch
 
-from mmn_utils.interventions.editing import Edit, check_fits
+from mmn_utils.interventions.edit import Edit, check_fits
 
 _Adds = tuple[torch.Tensor, torch.Tensor]  # units (B, n) long and what each adds (B, n, d)
 
@@ -76,7 +76,7 @@ def _of_layer(edit: Edit | None, layer: int) -> list[int]:
 
 @contextmanager
 def apply_by_row(model, edits: Sequence[Edit | None]) -> Iterator[RowEdits]:
-    """Let row i of the batches within be as ``editing.apply`` of ``edits[i]`` would have it.
+    """Let row i of the batches within be as ``edit.apply`` of ``edits[i]`` would have it.
 
     Up to rounding, as sums are added up in another order; None is no edit. Every batch has
     a row for each edit; where rows end early, tell ``keep`` which go on. Nothing is written

@@ -171,10 +171,9 @@ def shared_captions(
     prompt, pictures = embed_once(model, images, targets)
     leaders, row_of = _captions(targets)
     prompt = prompt.select([pictures[i] for i in leaders])
-    length, mask = prompt.embeds.shape[1], prompt.mask
-    ends = (mask * torch.arange(length, device=mask.device)).argmax(1)  # of the real tokens
-    rows = torch.tensor(row_of, device=mask.device)
-    steps = torch.tensor([len(t.prefix) for t in targets], device=mask.device)
+    length, ends = prompt.embeds.shape[1], prompt.ends
+    rows = torch.tensor(row_of, device=ends.device)
+    steps = torch.tensor([len(t.prefix) for t in targets], device=ends.device)
     places = torch.where(steps > 0, length + steps - 1, ends[rows])
     return teacher_forced(model, prompt, [targets[i].prefix for i in leaders]), rows, places
 

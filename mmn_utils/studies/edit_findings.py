@@ -15,19 +15,17 @@ import pandas as pd
 import torch
 
 from mmn_utils.datasets import Photograph
+from mmn_utils.interventions.concept import word_tokens
+from mmn_utils.interventions.edit import Edit, EmptyEdit
 from mmn_utils.interventions.editing import (
-    Edit,
-    EmptyEdit,
-    JointSettings,
     Settings,
     closed_form,
     descend,
-    joint_edit,
     make_edit,
     make_edits,
     pulls_of,
-    word_tokens,
 )
+from mmn_utils.interventions.joint import JointSettings, joint_edit
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.table import Neuron, unique_neurons

@@ -10,17 +10,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from mmn_utils.interventions.editing import (
-    Edit,
-    JointSettings,
-    Settings,
-    apply,
-    combine,
-    install,
-    load_edit,
-    save_edit,
-    word_tokens,
-)
+from mmn_utils.interventions.concept import word_tokens
+from mmn_utils.interventions.edit import Edit, apply, combine, install, load_edit, save_edit
+from mmn_utils.interventions.editing import Settings
+from mmn_utils.interventions.joint import JointSettings
 from mmn_utils.interventions.receipts import weights_hash
 from mmn_utils.measures.estimates import Estimate, mean_of
 from mmn_utils.neurons.captions import caption_images, generate

@@ -18,7 +18,8 @@ import pandas as pd
 from mmn_utils.cache import bar
 from mmn_utils.datasets import Photograph
 from mmn_utils.interventions.drafts import Drafts, captions_now, drafts_of
-from mmn_utils.interventions.editing import Edit, Settings
+from mmn_utils.interventions.edit import Edit
+from mmn_utils.interventions.editing import Settings
 from mmn_utils.measures.estimates import Estimate, difference_of, mean_of
 from mmn_utils.neurons.targets import Target
 from mmn_utils.studies.edit_findings import by_concept, edits_of, find_on_each

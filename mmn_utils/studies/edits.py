@@ -25,7 +25,8 @@ import pandas as pd
 import torch
 
 from mmn_utils.datasets import Photograph
-from mmn_utils.interventions.editing import Concept, Edit, apply
+from mmn_utils.interventions.concept import Concept
+from mmn_utils.interventions.edit import Edit, apply
 from mmn_utils.measures.estimates import mean_of
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.targets import teacher_forced

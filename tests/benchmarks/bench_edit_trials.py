@@ -11,7 +11,8 @@ from __future__ import annotations
 import argparse
 
 from mmn_utils.datasets import load_dataset
-from mmn_utils.interventions.editing import Settings, apply
+from mmn_utils.interventions.edit import apply
+from mmn_utils.interventions.editing import Settings
 from mmn_utils.models import load_model
 from mmn_utils.neurons.captions import caption_images
 from mmn_utils.studies import edit_findings, edit_trials

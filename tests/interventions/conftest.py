@@ -1,4 +1,4 @@
-"""A tiny system with a prompt and mean activations, for the tests of interventions."""
+"""Tiny systems for the tests of interventions: one to ablate, one with words to edit."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from mmn_utils.interventions.ablation import unit_means
+from mmn_utils.interventions.editing import make_edit
+from tests.interventions.planted import neuron, picture, planted, target
 from tests.interventions.rows import IMAGES
 from tests.tiny import tiny_limber
 
@@ -24,3 +26,13 @@ def prompt(model):
 @pytest.fixture(scope="module")
 def means(model):
     return unit_means(model, IMAGES, batch_size=2)
+
+
+@pytest.fixture(scope="module")
+def system():
+    return planted()
+
+
+@pytest.fixture(scope="module")
+def cat(system):
+    return make_edit(system, [picture("horse")], [target("horse")], "cat", [neuron("horse")])

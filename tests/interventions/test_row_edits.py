@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmn_utils.interventions.editing import Edit, apply
+from mmn_utils.interventions.edit import Edit, apply
 from mmn_utils.interventions.row_edits import apply_by_row
 from mmn_utils.models.base import state_hash
 from mmn_utils.neurons.captions import caption_images, generate

@@ -9,7 +9,7 @@ from mmn_utils.interventions.editing import Settings
 from mmn_utils.neurons.captions import caption_images
 from mmn_utils.neurons.targets import Target
 from mmn_utils.studies import edit_findings
-from tests.interventions.test_editing import picture, planted
+from tests.interventions.planted import picture, planted
 
 SHOWN = [("a", "horse", 0), ("b", "horse", 2), ("c", "boat", 0), ("d", "horses", 0),
          ("e", "boat", 1), ("f", "horses", 1)]  # fmt: skip

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from mmn_utils.interventions.editing import EmptyEdit, Settings
+from mmn_utils.interventions.edit import EmptyEdit
+from mmn_utils.interventions.editing import Settings
 from mmn_utils.studies import edit_findings
-from tests.interventions.test_editing import neuron
+from tests.interventions.planted import neuron
 from tests.studies.conftest import PAIRS
 
 

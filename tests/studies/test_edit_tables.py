@@ -5,7 +5,9 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from mmn_utils.interventions.editing import JointSettings, Settings, save_edit
+from mmn_utils.interventions.edit import save_edit
+from mmn_utils.interventions.editing import Settings
+from mmn_utils.interventions.joint import JointSettings
 from mmn_utils.models.base import state_hash
 from mmn_utils.studies import edit_findings, edit_tables
 from tests.studies.conftest import PAIRS

@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmn_utils.interventions.editing import Settings, apply
+from mmn_utils.interventions.edit import apply
+from mmn_utils.interventions.editing import Settings
 from mmn_utils.models.base import state_hash
 from mmn_utils.studies import edit_findings, edit_trials
 from mmn_utils.studies import edits as study

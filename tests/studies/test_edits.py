@@ -10,13 +10,15 @@ import pytest
 import torch
 
 from mmn_utils.datasets import Photograph
-from mmn_utils.interventions.editing import Concept, Settings, combine, make_edit
+from mmn_utils.interventions.concept import Concept
+from mmn_utils.interventions.edit import combine
+from mmn_utils.interventions.editing import Settings, make_edit
 from mmn_utils.models.base import state_hash
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.neurons.targets import teacher_forced
 from mmn_utils.studies import edits as study
-from tests.interventions.test_editing import LAYER, neuron, picture, planted, target
+from tests.interventions.planted import LAYER, neuron, picture, planted, target
 from tests.tiny import tiny_tokenizer
 
 QUIET = {"progress": False}

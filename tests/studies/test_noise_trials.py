@@ -7,7 +7,7 @@ import pytest
 
 from mmn_utils.models.base import state_hash
 from mmn_utils.studies import noise_trials
-from tests.interventions.test_editing import neuron
+from tests.interventions.planted import neuron
 
 MADE_UP = pd.DataFrame(
     [("1", "cat", "multimodal", True, False, 2.0), ("1", "cat", "random", False, True, 4.0),
