@@ -283,7 +283,7 @@ def edits_of(
                 settings,
                 allow_empty=True,
             )
-    if findings and not any(bool((edit.norms > 0).any()) for edit in edits):
+    if findings and all(edit.empty for edit in edits):
         edit_of(model, findings[0], settings)  # says why
         raise EmptyEdit("none of the edits changes anything")
     return edits

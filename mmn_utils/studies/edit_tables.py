@@ -43,7 +43,7 @@ def edited(
         edit = edit_of(model, finding, settings, allow_empty=True)
         before = caption_images(model, picture, max_new_tokens)[0].text
         after, relative = NO_EDIT, 0.0
-        if bool((edit.norms > 0).any()):
+        if not edit.empty:
             with apply(model, edit, hash_weights=False) as receipt:
                 after = caption_images(model, picture, max_new_tokens)[0].text
             relative = float(np.mean(receipt.relative))
@@ -142,8 +142,7 @@ def round_trip(model, edit: Edit) -> tuple[str, str, str]:
 def _use(model, what: str, edit: Edit, finding: Finding, max_new_tokens: int) -> dict[str, Any]:
     """Apply an edit, undo it, and tell what was said and what the weights were."""
     prompt = model.prompt([finding.photograph.open()])
-    empty = not bool((edit.norms > 0).any())
-    options = {"max_new_tokens": max_new_tokens, "allow_empty": empty}
+    options = {"max_new_tokens": max_new_tokens, "allow_empty": edit.empty}
     with apply(model, edit, prompt=prompt, **options) as receipt:
         pass
     return {
@@ -151,7 +150,7 @@ def _use(model, what: str, edit: Edit, finding: Finding, max_new_tokens: int) ->
         "concept": ARROW.join(finding.concept),
         "neurons": len(edit.neurons),
         "before": receipt.caption_before[0],
-        "edited": NO_EDIT if empty else receipt.caption_after[0],
+        "edited": NO_EDIT if edit.empty else receipt.caption_after[0],
         "target said": says(receipt.caption_after[0], finding.word),
         "undone": generate(model, prompt, max_new_tokens)[0].text,
         "weights before": receipt.weights_before,
