@@ -11,9 +11,10 @@ from mmn_utils.measures.estimates import mean_of
 from mmn_utils.models.base import Sizes
 from mmn_utils.neurons.decoding import decoded_words
 from mmn_utils.neurons.table import Neuron, controls, neuron_table
+from mmn_utils.neurons.targets import Target
 from mmn_utils.neurons.text import Noun, is_dictionary_word
 from mmn_utils.studies import translation
-from mmn_utils.studies.subjects import Subjects, Target, top_neurons
+from mmn_utils.studies.subjects import Subjects, top_neurons
 from tests.tiny import tiny_images, tiny_limber
 
 SIZES = Sizes(layers=4, units=16, width=8, vocabulary=20)
