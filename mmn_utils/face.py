@@ -17,6 +17,7 @@ from mmn_utils.datasets import Photograph, load_dataset
 from mmn_utils.datasets.base import read_image
 from mmn_utils.interventions import ablation, editing
 from mmn_utils.interventions.edit import Edit, apply
+from mmn_utils.interventions.receipts import Receipt
 from mmn_utils.models import VisionLanguageModel, load_model
 from mmn_utils.models import doctor as doctors
 from mmn_utils.neurons import captions, decoding, receptive_fields
@@ -117,7 +118,7 @@ def heat_map(
 
 def ablate(
     system: VisionLanguageModel, picture: Picture, neurons: Neurons, **options
-) -> ablation.Receipt:
+) -> Receipt:
     """Caption a picture without some neurons (paper A, 3.3); nothing stays changed.
 
     The receipt has ``caption_before``, ``caption_after``, ``logit_change`` and what was touched.
@@ -148,8 +149,8 @@ def edit(
     how = editing.Settings(**settings)
     found = editing.make_edit(system, [opened], [noun], target, unique_neurons(ranked), how)
     with apply(system, found, prompt=system.prompt([opened])) as receipt:
-        captions = receipt.caption_before[0], receipt.caption_after[0]
-    return found, captions
+        said = receipt.caption_before[0], receipt.caption_after[0]
+    return found, said
 
 
 def doctor(system: VisionLanguageModel, pictures: Sequence[Picture] | None = None) -> pd.DataFrame:
