@@ -17,7 +17,6 @@ from mmn_utils.datasets import Photograph, load_dataset
 from mmn_utils.datasets.base import read_image
 from mmn_utils.interventions import ablation, editing
 from mmn_utils.interventions.edit import Edit, apply
-from mmn_utils.interventions.receipts import Receipt
 from mmn_utils.models import VisionLanguageModel, load_model
 from mmn_utils.models import doctor as doctors
 from mmn_utils.neurons import captions, decoding, receptive_fields
@@ -118,7 +117,7 @@ def heat_map(
 
 def ablate(
     system: VisionLanguageModel, picture: Picture, neurons: Neurons, **options
-) -> Receipt:
+) -> ablation.Receipt:
     """Caption a picture without some neurons (paper A, 3.3); nothing stays changed.
 
     The receipt has ``caption_before``, ``caption_after``, ``logit_change`` and what was touched.
