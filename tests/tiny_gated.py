@@ -14,7 +14,8 @@ from PIL import Image
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from mmn_utils.models.base import LLAMA, ImageTokens, Prompt, VisionLanguageModel
+from mmn_utils.models.architectures import LLAMA
+from mmn_utils.models.base import ImageTokens, Prompt, VisionLanguageModel
 from tests.tiny import PADDING, PIXELS, tiny_tokenizer
 
 GRID = (4, 4)
@@ -86,6 +87,4 @@ class TinyGated(VisionLanguageModel):
         """Return text, image tokens, text."""
         soft = self.soft_prompt(images)
         after = self.tokenizer.encode(self.prefix if text is None else text)
-        words = [self.embed(torch.tensor([ids])) for ids in (self.before, after)]
-        first, last = (part.expand(len(soft), -1, -1) for part in words)
-        return Prompt.of(torch.cat([first, soft.to(first), last], dim=1))
+        return self.around(soft, self.before, after)

@@ -30,8 +30,8 @@ from mmn_utils.miniature.training import keep_freed_memory
 from mmn_utils.miniature.world import WORLD_FILE, World, load_world
 from mmn_utils.models import load_model
 from mmn_utils.models.instructblip import InstructBlipFacts
-from mmn_utils.models.llava import LlavaFacts
-from mmn_utils.models.mplug_owl2 import MplugOwl2Facts
+from mmn_utils.models.llava.system import LlavaFacts
+from mmn_utils.models.mplug_owl2.system import MplugOwl2Facts
 
 # --- prompts ------------------------------------------------------------------------------
 

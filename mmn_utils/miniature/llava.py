@@ -32,7 +32,8 @@ from mmn_utils.miniature.scenes.sets import SceneSet
 from mmn_utils.miniature.training import Schedule, Summand, fast_autocast, train
 from mmn_utils.miniature.vision.encoder import PIXEL_MEAN, PIXEL_STD
 from mmn_utils.miniature.world import World
-from mmn_utils.models.llava import Llava, LlavaFacts, build_llava, save_llava
+from mmn_utils.models.llava.system import Llava, LlavaFacts
+from mmn_utils.models.llava.whole import build_llava, save_llava
 
 FACTS = LlavaFacts(name="miniature/llava", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
 ALIGNMENT = Schedule(steps=300, rate=2e-3, save_every=100)

@@ -1,4 +1,4 @@
-"""One file per system; ``load_model`` finds them by name."""
+"""A file or a folder for each system; ``load_model`` finds them by name."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from pathlib import Path
 import torch
 
 from mmn_utils.models.base import VisionLanguageModel
-from mmn_utils.models.hub import FACTS, MissingParts, read_record, require_files
+from mmn_utils.models.folders import FACTS, read_record
+from mmn_utils.models.hub import MissingParts, require_files
 from mmn_utils.models.limber import MINIATURES, build_limber, load_miniature
 from mmn_utils.presets import data_path, from_root
 

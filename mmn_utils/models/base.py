@@ -22,56 +22,10 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
+from mmn_utils.models.architectures import Architecture
 from mmn_utils.models.past import roomy
 
 _BLOB = re.compile(r"[0-9a-f]{64}")  # the hub's cache names a file by its SHA-256
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """Where a language model keeps its parts: module paths, so that architectures are data.
-
-    ``layers`` and what follows it are paths in the language model; ``pre``, ``act`` and
-    ``attention`` are paths inside one layer. The output of ``pre`` is Z, the input of
-    ``act`` is the activation, and the outputs of ``act`` and of ``attention`` are what
-    the layer adds to the residual stream. In a gated MLP the output of ``gate`` is the
-    gate activation, one factor of the activation; None where there is no gate. ``query`` makes
-    attention's queries, and ``attend`` is a method ``(query, key, value, mask)`` of all heads;
-    they only save time, and are None where they are not known.
-    """
-
-    layers: str
-    pre: str
-    act: str
-    attention: str
-    norm: str
-    unembed: str
-    gate: str | None = None
-    query: str | None = None
-    attend: str | None = None
-
-
-GPTJ = Architecture(
-    layers="transformer.h",
-    pre="mlp.fc_in",
-    act="mlp.fc_out",
-    attention="attn.out_proj",
-    norm="transformer.ln_f",
-    unembed="lm_head",
-    query="attn.q_proj",
-    attend="attn._attn",
-)
-
-LLAMA = Architecture(
-    layers="model.layers",
-    pre="mlp.gate_proj",
-    act="mlp.down_proj",
-    attention="self_attn.o_proj",
-    norm="model.norm",
-    unembed="lm_head",
-    gate="mlp.act_fn",
-    query="self_attn.q_proj",
-)
 
 
 @dataclass(frozen=True)
@@ -205,10 +159,15 @@ class VisionLanguageModel(ABC):
 
     def prompt(self, images: Sequence[Image.Image], text: str | None = None) -> Prompt:
         """Build the prompt: image tokens, then ``text`` (None: the system's own prefix)."""
-        embeds = self.soft_prompt(images)
-        ids = self.tokenizer.encode(self.prefix if text is None else text, add_special_tokens=False)
-        words = self.embed(torch.tensor([ids], dtype=torch.long)).expand(len(embeds), -1, -1)
-        return Prompt.of(torch.cat([embeds.to(words), words], dim=1))
+        text = self.prefix if text is None else text
+        ids = self.tokenizer.encode(text, add_special_tokens=False)
+        return self.around(self.soft_prompt(images), [], ids)
+
+    def around(self, soft: Tensor, before: Sequence[int], behind: Sequence[int]) -> Prompt:
+        """Build the prompt of image tokens (B, count, d) between tokens, the same in each row."""
+        words = [self.embed(torch.tensor([ids], dtype=torch.long)) for ids in (before, behind)]
+        first, last = (part.expand(len(soft), -1, -1) for part in words)
+        return Prompt.of(torch.cat([first, soft.to(first), last], dim=1))
 
     def embed(self, token_ids: Tensor) -> Tensor:
         """Look up input embeddings: ids (B, n) to (B, n, d)."""

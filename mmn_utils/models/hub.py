@@ -1,10 +1,7 @@
 """Find what a system is made of: in a folder, in the hub's cache, or on the hub.
 
 A loader lists its parts, and ``find_parts`` finds all of them or raises one error that
-says of each missing one how to get it. A miniature is a folder as ``save_pretrained``
-writes it, with a ``facts.json`` beside the weights: what the loader would otherwise know
-of a published system, and, where several miniatures share a frozen language model, the
-folder (relative to this one) that holds its weights.
+says of each missing one how to get it.
 """
 
 from __future__ import annotations
@@ -13,17 +10,15 @@ import importlib.util
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
-from torch import nn
+from safetensors.torch import load_file
+from torch import Tensor, nn
 
-FACTS = "facts.json"
 WEIGHTS = ("*.json", "*.safetensors", "pytorch_model*.bin")
-_NOT_OF_THE_FACTS = ("system", "language_model")
-Facts = TypeVar("Facts")
 
 
 class MissingParts(FileNotFoundError, ValueError):
@@ -121,6 +116,18 @@ def weight_files(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
 
 
+def read_config(folder: Path) -> dict[str, Any]:
+    """Read a folder's config.json."""
+    return json.loads((folder / "config.json").read_text(encoding="utf-8"))
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """Read a weight file, tensors only, without copying PyTorch's into memory before their use."""
+    if file.suffix == ".safetensors":
+        return load_file(file)
+    return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+
+
 def _has_weights(folder: Path) -> bool:
     """Say whether there are weights, and every shard that their index names."""
     files = weight_files(folder)
@@ -135,15 +142,6 @@ def _has_weights(folder: Path) -> bool:
     return all((folder / shard).is_file() for shard in shards)
 
 
-# --- miniatures --------------------------------------------------------------------------
-
-
-def miniature_files(folder: Path, home: Path) -> list[Path]:
-    """List what a miniature cannot do without, its language model lying in ``home``."""
-    own = [folder / name for name in ("model.safetensors", "config.json", "tokenizer.json")]
-    return own if home == folder else [*own, home / "model.safetensors", home / "config.json"]
-
-
 def require_files(system: str, files: Iterable[Path]) -> None:
     """Raise ``MissingParts`` naming the files of a miniature that are absent."""
     missing = [str(file) for file in files if not file.is_file()]
@@ -154,58 +152,19 @@ def require_files(system: str, files: Iterable[Path]) -> None:
         )
 
 
-def read_record(folder: str | Path) -> dict[str, Any]:
-    """Read ``facts.json``; ``ValueError`` where it is no JSON object with a ``system``."""
-    path = Path(folder) / FACTS
-    try:
-        record = json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is no JSON ({error}); save the system again") from error
-    if not isinstance(record, dict) or not isinstance(record.get("system"), str):
-        raise ValueError(f"{path} names no 'system'; it is a JSON object such as a save_... writes")
-    return record
+# --- transformers' own folders ----------------------------------------------------------
 
 
-def read_facts(folder: str | Path, system: str, kind: type[Facts]) -> tuple[Facts, Path]:
-    """Read a miniature's facts, and find the folder that holds its language model's weights.
-
-    The folder itself, unless ``language_model`` names another. ``ValueError`` for the
-    facts of another system and for a fact that ``kind`` does not have.
-    """
-    folder, record = Path(folder), read_record(folder)
-    if record["system"] != system:
-        raise ValueError(f"{folder} holds a system of kind {record['system']!r}, not {system!r}")
-    known = [field.name for field in fields(kind)]
-    strange = sorted(set(record) - {*known, *_NOT_OF_THE_FACTS})
-    if strange:
-        raise ValueError(f"{folder / FACTS}: unknown {strange}; known are {', '.join(known)}")
-    values = {key: record[key] for key in known if key in record}
-    values = {key: tuple(v) if isinstance(v, list) else v for key, v in values.items()}
-    shared = record.get("language_model")
-    return kind(**values), folder / shared if shared else folder
-
-
-def write_facts(folder: str | Path, system: str, facts, language_model: str | None = None) -> None:
-    """Write ``facts.json``; the revision is left out, as it follows from the weights."""
-    record = {"system": system, **asdict(facts)}
-    record.pop("revision", None)
-    if language_model is not None:
-        record["language_model"] = language_model
-    text = json.dumps(record, indent=2, ensure_ascii=False)
-    (Path(folder) / FACTS).write_text(text + "\n", encoding="utf-8")
-
-
-# --- transformers' own folders -----------------------------------------------------------
-
-
-def load_whole(kind, folder: Path, elsewhere: tuple[str, ...] = ()) -> nn.Module:
-    """Load a model of transformers in the type of its configuration, every weight of it.
+def load_whole(
+    kind, folder: Path, elsewhere: tuple[str, ...] = (), dtype: torch.dtype | str = "auto"
+) -> nn.Module:
+    """Load a model of transformers, by default in the type of its files, every weight of it.
 
     transformers gives random values to weights that a checkpoint lacks, with a warning;
     here that is ``ValueError``, except for names that start with one of ``elsewhere``.
     """
     with _silent(bool(elsewhere)):
-        model, seen = kind.from_pretrained(folder, dtype="auto", output_loading_info=True)
+        model, seen = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
     lost = [key for key in seen["missing_keys"] if not elsewhere or not key.startswith(elsewhere)]
     if lost:
         raise ValueError(
@@ -247,10 +206,9 @@ def _lacks_class(folder: Path) -> bool:
     """Say whether the folder's config.json is of a model that transformers does not have."""
     from transformers import CONFIG_MAPPING
 
-    config = folder / "config.json"
-    if not config.is_file():
+    if not (folder / "config.json").is_file():
         return False
-    return json.loads(config.read_text(encoding="utf-8")).get("model_type") not in CONFIG_MAPPING
+    return read_config(folder).get("model_type") not in CONFIG_MAPPING
 
 
 def _importable(name: str) -> bool:

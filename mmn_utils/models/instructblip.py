@@ -33,23 +33,20 @@ from transformers import (
 )
 
 from mmn_utils.compat import quiet_loading
-from mmn_utils.models.base import LLAMA, ImageTokens, Prompt, VisionLanguageModel, files_hash
+from mmn_utils.models.architectures import LLAMA
+from mmn_utils.models.base import ImageTokens, Prompt, files_hash
+from mmn_utils.models.folders import FACTS, Layout
 from mmn_utils.models.hub import (
-    FACTS,
     Part,
-    cast,
     find_parts,
     load_tokenizer,
     load_whole,
-    miniature_files,
     own_vocabulary,
-    read_facts,
-    require_files,
     tokenizer_part,
     weight_files,
-    write_facts,
 )
-from mmn_utils.models.pixels import CLIP_MEAN, CLIP_STD, to_pixels
+from mmn_utils.models.joined import JoinedModel, beginning
+from mmn_utils.models.pixels import CLIP_MEAN, CLIP_STD
 
 CHECKPOINT = "Salesforce/instructblip-vicuna-7b"
 _QFORMER = "qformer_tokenizer"  # the folder of the Q-Former's tokenizer, as published
@@ -100,7 +97,7 @@ class Queries(nn.Module):
         return read.last_hidden_state[:, : queries.shape[1]]
 
 
-class InstructBlip(VisionLanguageModel):
+class InstructBlip(JoinedModel):
     """Queries, then the beginning of text, then the text, into LLaMA."""
 
     def __init__(
@@ -116,41 +113,21 @@ class InstructBlip(VisionLanguageModel):
         tokens = ImageTokens(
             0, queries.query_tokens.shape[1], None, queries.vision_model.config.image_size
         )
-        super().__init__(
-            facts.name,
-            language_model,
-            tokenizer,
-            LLAMA,
-            tokens,
-            prefix=facts.prefix,
-            vocabulary=facts.vocabulary,
-            revision=facts.revision,
-        )
+        super().__init__(facts, language_model, tokenizer, LLAMA, tokens)
         expected = (self.sizes.width, queries.query_tokens.shape[2])
         if tuple(projection.weight.shape) != expected:
             raise ValueError(
                 f"a projection of {tuple(projection.weight.shape)} does not fit these parts; it "
                 f"should be {expected}"
             )
-        if facts.bos and tokenizer.bos_token_id is None:
-            raise ValueError("the tokenizer has no token for the beginning of text; set bos=False")
-        self.facts = facts
+        beginning(facts, tokenizer)  # it is there, or not asked for
         self.config = config
         self.qformer_tokenizer = qformer_tokenizer
-        self.queries = queries.to(self.device, torch.float32).eval().requires_grad_(False)
-        self.projection = projection.to(self.device, torch.float32).eval().requires_grad_(False)
+        self.queries, self.projection = self.beside(queries), self.beside(projection)
 
     def modules(self) -> tuple[nn.Module, ...]:
         """Language model, vision model with Q-Former, projection."""
         return (self.language_model, self.queries, self.projection)
-
-    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
-        """Turn pictures of any mode into (B, 3, pixels, pixels) float32; see ``pixels``."""
-        facts = self.facts
-        side = self.image_tokens.pixels
-        return to_pixels(
-            images, side, facts.mean, facts.std, fit=facts.fit, resample=facts.resample
-        )
 
     @torch.no_grad()
     def image_features(self, images: Sequence[Image.Image], text: str | None = None) -> Tensor:
@@ -169,11 +146,9 @@ class InstructBlip(VisionLanguageModel):
         The Q-Former reads the same text. ``ValueError`` where it is too long for it.
         """
         text = self.prefix if text is None else text
-        soft = self.soft_prompt(images, text)
-        start = [self.tokenizer.bos_token_id] if self.facts.bos else []
-        ids = start + self.tokenizer.encode(text, add_special_tokens=False)
-        words = self.embed(torch.tensor([ids], dtype=torch.long)).expand(len(soft), -1, -1)
-        return Prompt.of(torch.cat([soft, words], dim=1))
+        words = self.tokenizer.encode(text, add_special_tokens=False)
+        behind = beginning(self.facts, self.tokenizer) + words
+        return self.around(self.soft_prompt(images, text), [], behind)
 
     def _instruction(self, text: str) -> Tensor:
         """Encode a text for the Q-Former, its special tokens included: (n) long."""
@@ -213,7 +188,13 @@ def build_instructblip(
 
 # --- a folder of one's own ---------------------------------------------------------------
 
-_LANGUAGE = ("language_model.",)
+LAYOUT = Layout(
+    "instructblip",
+    InstructBlipFacts,
+    InstructBlipForConditionalGeneration,
+    language={"language_model": ""},
+    needed=(f"{_QFORMER}/tokenizer.json",),
+)
 
 
 def save_instructblip(
@@ -223,40 +204,22 @@ def save_instructblip(
     language_model: str | None = None,
     dtype: torch.dtype = torch.float16,
 ) -> None:
-    """Save a system as a folder for ``load_instructblip``.
-
-    It holds transformers' format, both tokenizers and the facts. ``language_model`` names
-    a folder, relative to this one, that holds the language model's weights as
-    ``LlamaForCausalLM`` saves them; they are then not stored here.
-    """
-    with torch.device("meta"):
-        whole = InstructBlipForConditionalGeneration(model.config)
+    """Save a system as a folder for ``load_instructblip``; ``language_model`` as in ``Layout``."""
+    whole = LAYOUT.hollow(model.config)
     whole.vision_model, whole.qformer = model.queries.vision_model, model.queries.qformer
     whole.query_tokens = model.queries.query_tokens
     whole.language_projection = model.projection
-    whole.language_model = model.language_model
-    state = {key: value.to(dtype) for key, value in whole.state_dict().items()}
-    if language_model is not None:
-        state = {key: value for key, value in state.items() if not key.startswith(_LANGUAGE)}
-    whole.save_pretrained(folder, state_dict=state)
-    model.tokenizer.save_pretrained(folder)
+    LAYOUT.put(whole, model.language_model)
+    LAYOUT.save(whole, model.facts, model.tokenizer, folder, language_model, dtype)
     model.qformer_tokenizer.save_pretrained(Path(folder) / _QFORMER)
-    write_facts(folder, "instructblip", model.facts, language_model)
 
 
 def _load_folder(folder: Path, texts: dict, device: str, dtype: torch.dtype) -> InstructBlip:
     """Load what ``save_instructblip`` saved."""
-    facts, home = read_facts(folder, "instructblip", InstructBlipFacts)
-    shared = home != folder
-    words = folder / _QFORMER / "tokenizer.json"
-    require_files(facts.name, [*miniature_files(folder, home), words])
-    whole = load_whole(InstructBlipForConditionalGeneration, folder, _LANGUAGE if shared else ())
-    if shared:
-        whole.language_model = load_whole(LlamaForCausalLM, home)
-    cast(whole.language_model, device, dtype)
-    files = [*weight_files(folder), *(weight_files(home) if shared else [])]
-    facts = replace(facts, revision=files_hash(files), **texts)
-    return build_instructblip(facts, whole, load_tokenizer(folder), load_tokenizer(words.parent))
+    facts, whole = LAYOUT.load(folder)
+    LAYOUT.cast(whole, device, dtype)
+    tokenizers = load_tokenizer(folder), load_tokenizer(folder / _QFORMER)
+    return build_instructblip(replace(facts, **texts), whole, *tokenizers)
 
 
 # --- the published one -------------------------------------------------------------------
@@ -288,8 +251,8 @@ def load_instructblip(
         parts.append(tokenizer_part(tokenizer))
     found = find_parts("instructblip", parts)
     folder = found["checkpoint"]
-    whole = load_whole(InstructBlipForConditionalGeneration, folder)
-    cast(whole.language_model, device, dtype or torch.float16)
+    whole = load_whole(LAYOUT.whole, folder)
+    LAYOUT.cast(whole, device, dtype or torch.float16)
     words = load_tokenizer(found.get("tokenizer", folder))
     facts = InstructBlipFacts(
         vocabulary=own_vocabulary(words, whole.language_model.lm_head),

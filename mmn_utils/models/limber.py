@@ -32,9 +32,11 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BeitModel, GPTJForCausalLM
 
 from mmn_utils.compat import quiet_loading
-from mmn_utils.models.base import GPTJ, ImageTokens, VisionLanguageModel, files_hash
+from mmn_utils.models.architectures import GPTJ
+from mmn_utils.models.base import ImageTokens, files_hash
 from mmn_utils.models.encoders import HubBeit, ImageEncoder, TimmBeit
 from mmn_utils.models.hub import Part, find_parts, require_files, tokenizer_part, weight_files
+from mmn_utils.models.joined import JoinedModel
 from mmn_utils.models.pixels import to_pixels
 from mmn_utils.presets import data_path
 
@@ -71,7 +73,7 @@ class LimberFacts:
 LIMBER = LimberFacts(vocabulary=50258)
 
 
-class Limber(VisionLanguageModel):
+class Limber(JoinedModel):
     """Encoder, projection, GPT-J: image tokens first, then the text."""
 
     def __init__(
@@ -83,25 +85,15 @@ class Limber(VisionLanguageModel):
         tokenizer,
     ) -> None:
         rows, columns = encoder.grid
-        super().__init__(
-            facts.name,
-            language_model,
-            tokenizer,
-            GPTJ,
-            ImageTokens(0, rows * columns, encoder.grid, encoder.pixels),
-            prefix=facts.prefix,
-            vocabulary=facts.vocabulary,
-            revision=facts.revision,
-        )
+        tokens = ImageTokens(0, rows * columns, encoder.grid, encoder.pixels)
+        super().__init__(facts, language_model, tokenizer, GPTJ, tokens)
         expected = (self.sizes.width, encoder.width)
         if tuple(projection.weight.shape) != expected or projection.bias is None:
             raise ValueError(
                 f"a projection of {tuple(projection.weight.shape)} does not fit these parts; give "
                 f"nn.Linear({encoder.width}, {self.sizes.width}) with its bias"
             )
-        self.facts = facts
-        self.encoder = encoder.to(self.device, torch.float32).eval()
-        self.projection = projection.to(self.device, torch.float32).eval().requires_grad_(False)
+        self.encoder, self.projection = self.beside(encoder), self.beside(projection)
 
     def modules(self) -> tuple[nn.Module, ...]:
         """Language model, encoder, projection."""

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping
 
 import torch
 
-from mmn_utils.models.base import GPTJ, ImageTokens, Prompt, VisionLanguageModel
+from mmn_utils.models.architectures import GPTJ
+from mmn_utils.models.base import ImageTokens, Prompt, VisionLanguageModel
 from mmn_utils.neurons.targets import Target
 from tests.tiny import tiny_language_model, tiny_tokenizer
 

@@ -11,9 +11,9 @@ from mmn_utils.interventions.drafts import captions_now, drafts_of
 from mmn_utils.interventions.perturbation import perturb
 from mmn_utils.neurons.captions import caption_images
 from mmn_utils.neurons.table import Neuron
+from tests.models.llava.tiny import tiny_llava
+from tests.models.mplug_owl2.tiny import tiny as tiny_mplug_owl2
 from tests.models.test_instructblip import tiny_instructblip
-from tests.models.test_llava import tiny_llava
-from tests.models.test_mplug_owl2 import tiny as tiny_mplug_owl2
 from tests.tiny import tiny_images, tiny_limber
 from tests.tiny_gated import TinyGated
 

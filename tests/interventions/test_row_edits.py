@@ -10,8 +10,8 @@ from mmn_utils.interventions.row_edits import apply_by_row
 from mmn_utils.models.base import state_hash
 from mmn_utils.neurons.captions import caption_images, generate
 from mmn_utils.neurons.table import Neuron
-from tests.models.test_llava import tiny_llava
-from tests.models.test_mplug_owl2 import tiny as tiny_mplug_owl2
+from tests.models.llava.tiny import tiny_llava
+from tests.models.mplug_owl2.tiny import tiny as tiny_mplug_owl2
 from tests.tiny import tiny_images, tiny_limber
 from tests.tiny_gated import TinyGated
 

@@ -14,7 +14,8 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from mmn_utils.models import doctor as clinic
-from mmn_utils.models.base import Architecture, ImageTokens, VisionLanguageModel
+from mmn_utils.models.architectures import Architecture
+from mmn_utils.models.base import ImageTokens, VisionLanguageModel
 from mmn_utils.models.doctor import CHECKS, doctor
 from tests.tiny import tiny_images, tiny_limber, tiny_tokenizer
 

@@ -26,7 +26,7 @@ from mmn_utils.models import MissingParts, load_model
 from mmn_utils.models import instructblip as module
 from mmn_utils.models.base import ImageTokens, Sizes
 from mmn_utils.models.doctor import doctor
-from mmn_utils.models.hub import FACTS
+from mmn_utils.models.folders import FACTS
 from mmn_utils.models.instructblip import (
     InstructBlipFacts,
     build_instructblip,
@@ -34,25 +34,13 @@ from mmn_utils.models.instructblip import (
     save_instructblip,
 )
 from mmn_utils.neurons.captions import generate
+from tests.models.words import words
 from tests.tiny import tiny_images, tiny_tokenizer
 from tests.tiny_gated import tiny_llama
 
 SIDE, COUNT, ROWS = 32, 5, 400
 PREFIX = "A picture of"
 LONGEST = 12  # tokens that the tiny Q-Former reads
-
-
-@lru_cache(maxsize=2)
-def words(placeholder=True):
-    """The tiny tokenizer, which here puts the beginning of text in front by itself."""
-    tokenizer = copy.deepcopy(tiny_tokenizer())
-    start = (tokenizer.bos_token, tokenizer.bos_token_id)
-    tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
-        single=f"{start[0]} $A", special_tokens=[start]
-    )
-    if placeholder:
-        tokenizer.add_special_tokens({"additional_special_tokens": ["<image>"]})
-    return tokenizer
 
 
 @lru_cache(maxsize=1)
@@ -276,13 +264,6 @@ def test_the_published_system_has_its_facts(tmp_path):
 
 
 # --- bad input ---------------------------------------------------------------------------
-
-
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    """No network, and an empty cache of the hub."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
 
 
 @pytest.mark.usefixtures("offline")

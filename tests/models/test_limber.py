@@ -367,13 +367,6 @@ def test_the_real_system_from_folders(tmp_path):
     assert wide.revision == model.revision
 
 
-@pytest.fixture
-def offline(monkeypatch, tmp_path):
-    """No network, and an empty cache of the hub."""
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
-
-
 @pytest.mark.usefixtures("offline")
 def test_offline_every_missing_part_is_listed_with_its_source():
     with pytest.raises(MissingParts) as error:

@@ -18,7 +18,8 @@ from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 import mmn_utils.compat  # noqa: F401  (before transformers)
 from mmn_utils.interventions.ablation import Ablation, ablate
 from mmn_utils.interventions.sweeps import sweep
-from mmn_utils.models.base import GPTJ, ImageTokens, VisionLanguageModel
+from mmn_utils.models.architectures import GPTJ
+from mmn_utils.models.base import ImageTokens, VisionLanguageModel
 from mmn_utils.neurons.attribution import attribution
 from mmn_utils.neurons.captions import generate
 from mmn_utils.neurons.contribution import contribution

@@ -20,7 +20,8 @@ import torch
 from PIL import Image
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from mmn_utils.models.base import LLAMA, ImageTokens, VisionLanguageModel
+from mmn_utils.models.architectures import LLAMA
+from mmn_utils.models.base import ImageTokens, VisionLanguageModel
 from mmn_utils.models.doctor import CHECKS, doctor
 from mmn_utils.neurons.activation import last_activation
 from mmn_utils.neurons.captions import generate

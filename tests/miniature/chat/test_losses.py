@@ -13,7 +13,7 @@ from mmn_utils.miniature.captioning import Batches
 from mmn_utils.miniature.chat import TEMPLATES
 from mmn_utils.miniature.projection import fold
 from mmn_utils.miniature.vision.encoder import to_input
-from mmn_utils.models.mplug_owl2 import build_mplug_owl2
+from mmn_utils.models.mplug_owl2.system import build_mplug_owl2
 from tests.miniature.chat.trained import SYSTEMS, pictures, trainer, whole_loss
 
 

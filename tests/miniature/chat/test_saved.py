@@ -20,7 +20,7 @@ from mmn_utils.miniature.projection import fold, statistics
 from mmn_utils.miniature.vision.encoder import to_input
 from mmn_utils.models import load_model
 from mmn_utils.models.doctor import doctor
-from mmn_utils.models.llava import build_llava
+from mmn_utils.models.llava.whole import build_llava
 from tests.miniature.chat.trained import LEARN, OPTIONS, SIDE, SYSTEMS, pictures, trainer, vision_of
 
 

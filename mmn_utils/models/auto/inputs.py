@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from mmn_utils.models.auto_modules import Unsupported
+from mmn_utils.models.auto.modules import Unsupported
 from mmn_utils.models.pixels import to_pixels, to_rgb, to_square
 
 FOUND = "found"  # the grid that count and facts of the model suggest
@@ -33,7 +33,7 @@ class AutoFacts:
     overrides the (rows, columns) found, or None for tokens without a place. ``options``
     go to the processor's call; ``mean`` and ``std`` serve where there is only a tokenizer.
     ``end`` names the token that ends a caption where it is not the tokenizer's end of
-    text. ``fold_norms`` see ``auto_modules.fold_norm``. ``check`` compares with the model's own
+    text. ``fold_norms`` see ``norms.fold_norm``. ``check`` compares with the model's own
     ``generate``.
     """
 

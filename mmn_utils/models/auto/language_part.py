@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
-from mmn_utils.models.auto_modules import Unsupported
+from mmn_utils.models.auto.modules import Unsupported
 from mmn_utils.models.base import Prompt
 
 TYPES = ("token_type_ids", "mm_token_type_ids")

@@ -1,0 +1,81 @@
+"""Any image-text-to-text model of transformers, found by walking its modules.
+
+Nothing here asks which model it has. Names of modules are data (``modules.SHAPES``
+and the tuples below it); what names cannot tell is read off one pass of the model's own
+forward over a picture:
+
+==================  ==================================================================
+decoder layers      the longest list of modules beside the input embeddings whose items
+                    all have an attention of known names
+MLP                 one of ``SHAPES``, the same in every layer
+norm after it       a norm that reads the attention's output is what attention adds to the
+                    residual stream; one that reads the MLP's output stands between write
+                    vectors and stream, and is folded or refused (``fold_norms``)
+positions           those with which the model's own forward reaches its decoder: in
+                    three dimensions (M-RoPE), or counted from 1
+token types         the processor's, where the forward takes them: they say which tokens
+                    of the prompt see each other both ways
+==================  ==================================================================
+
+What was found must then account for everything that enters the residual stream and the
+logits, and the adapter's logits must be those of the model's own ``generate``. What is
+left over is refused by name (``Unsupported``): a mixture of experts, a fused gate, capped
+or scaled logits, pictures that enter by cross-attention or into several layers.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
+from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+
+from mmn_utils.compat import quiet_loading
+from mmn_utils.models.auto.adapter import AutoVisionLanguageModel
+from mmn_utils.models.auto.building import build_auto
+from mmn_utils.models.auto.modules import Unsupported
+from mmn_utils.models.base import files_hash
+from mmn_utils.models.hub import WEIGHTS, MissingParts, Part, find, load_whole, weight_files
+
+PATTERNS = (*WEIGHTS, "*.jinja", "*.txt", "*.model")  # weights, processor and tokenizer
+
+
+@quiet_loading()
+def load_auto(
+    name_or_path: str | Path,
+    *,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+    revision: str | None = None,
+    **facts,
+) -> AutoVisionLanguageModel:
+    """Load any image-text-to-text model from the hub, its cache or a folder.
+
+    ``dtype`` None keeps the files' own; ``revision`` is the hub's; ``facts`` as ``AutoFacts``.
+    Raises ``MissingParts`` where files are missing, with the command that gets them,
+    ``ValueError`` where weights are, and ``Unsupported`` with the part that does not fit.
+    """
+    folder = find(Part("name_or_path", name_or_path, revision, PATTERNS))
+    model = _load_model(folder, dtype or "auto").to(device)
+    try:
+        processor = AutoProcessor.from_pretrained(folder)
+    except (OSError, ImportError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise MissingParts(f"{name_or_path} has no processor that loads: {reason}") from error
+    facts["revision"] = files_hash(weight_files(folder))
+    return build_auto(str(name_or_path), model, processor, **facts)
+
+
+def _load_model(folder: Path, dtype: torch.dtype | str) -> nn.Module:
+    """Load a model with every weight of it, in a type from the start.
+
+    Converted afterwards, the frequencies of rotary positions would be rounded too.
+    """
+    kind = AutoConfig.from_pretrained(folder).model_type
+    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+        raise Unsupported(
+            f"{folder} holds a {kind!r}, which is no image-text-to-text model of transformers"
+        )
+    return load_whole(AutoModelForImageTextToText, folder, dtype=dtype)

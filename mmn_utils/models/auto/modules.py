@@ -1,0 +1,151 @@
+"""The language part's modules, found by their names.
+
+Names are data: ``SHAPES`` and the tuples below it. What is unknown is refused by name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from torch import nn
+
+from mmn_utils.models.architectures import Architecture
+
+
+class Unsupported(ValueError):
+    """A part of a model that the contract cannot hold; the message names it."""
+
+
+@dataclass(frozen=True)
+class MLPShape:
+    """Names of linear maps inside an MLP, and of the module whose output is the gate activation.
+
+    ``pre`` gives Z, ``act`` reads the activation, ``up`` is the other factor of a gated MLP.
+    """
+
+    pre: str
+    act: str
+    up: str | None = None
+    gate: str | None = None
+
+
+SHAPES = (
+    MLPShape("gate_proj", "down_proj", "up_proj", "act_fn"),  # LLaMA, Mistral, Qwen, Gemma
+    MLPShape("w1", "w2", "w3", "act_fn"),
+    MLPShape("up_proj", "down_proj"),
+    MLPShape("fc1", "fc2"),  # OPT, Phi
+    MLPShape("fc_in", "fc_out"),  # GPT-J
+    MLPShape("c_fc", "c_proj"),
+    MLPShape("dense_h_to_4h", "dense_4h_to_h"),  # GPT-NeoX, Falcon
+)
+MLPS = ("mlp", "feed_forward", "ffn", "")  # where in a layer; "" is the layer itself
+ATTENTIONS = ("self_attn", "attn", "attention", "self_attention")
+ATTENTION_OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "wo")
+FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f")
+
+
+def find_architecture(model: nn.Module) -> Architecture:
+    """Find the language part's modules by their names; ``Unsupported`` names what is unknown."""
+    kind = type(model).__name__
+    embeddings = _path(model, model.get_input_embeddings())
+    unembed = _path(model, model.get_output_embeddings())
+    if not embeddings or not unembed:
+        raise Unsupported(f"{kind} has no input embeddings or no unembedding among its modules")
+    part = embeddings.rpartition(".")[0]
+    layers, attention = _decoder_layers(model, part)
+    decoder = layers.rpartition(".")[0]
+    norms = [name for name in FINAL_NORMS if hasattr(model.get_submodule(decoder), name)]
+    if not norms:
+        raise Unsupported(f"{decoder} of {kind} has no final norm called {_any(FINAL_NORMS)}")
+    place, shape = _mlp(model, layers)
+    inside = {role: f"{place}.{name}".strip(".") for role, name in vars(shape).items() if name}
+    return Architecture(
+        layers=layers,
+        pre=inside["pre"],
+        act=inside["act"],
+        attention=attention,
+        norm=f"{decoder}.{norms[0]}",
+        unembed=unembed,
+        gate=inside.get("gate"),
+    )
+
+
+def _decoder_layers(model: nn.Module, part: str) -> tuple[str, str]:
+    """Find the decoder layers in a part: the path of their list, and of attention inside one."""
+    lists = {
+        f"{part}.{name}": module
+        for name, module in model.get_submodule(part).named_modules()
+        if isinstance(module, nn.ModuleList) and len(module)
+    }
+    found = {path: _attention(module) for path, module in lists.items()}
+    known = [path for path in lists if found[path]]
+    if not known:
+        seen = ", ".join(f"{path} of {type(lists[path][0]).__name__}" for path in lists) or "none"
+        raise Unsupported(
+            f"{type(model).__name__} has no list of layers in {part} whose items all have an "
+            f"attention ({_any(ATTENTIONS)} with {_any(ATTENTION_OUTPUTS)}); lists there: {seen}"
+        )
+    layers = max(known, key=lambda path: len(lists[path]))
+    return layers, found[layers]
+
+
+def _attention(layers: nn.ModuleList) -> str | None:
+    """Find the path of attention's output map that all layers have."""
+    for place in ATTENTIONS:
+        for output in ATTENTION_OUTPUTS:
+            path = f"{place}.{output}"
+            if all(_child(layer, path) is not None for layer in layers):
+                return path
+    return None
+
+
+def _mlp(model: nn.Module, layers: str) -> tuple[str, MLPShape]:
+    """Find where in a layer the MLP is, and its shape; ``Unsupported`` unless all are alike."""
+    found = None
+    for index, layer in enumerate(model.get_submodule(layers)):
+        place = next((place for place in MLPS if place and hasattr(layer, place)), "")
+        module = layer.get_submodule(place)
+        where = f"{layers}.{index}.{place}".strip(".")
+        shape = _shape(module, where, whole=bool(place))
+        if found not in (None, (place, shape)):
+            raise Unsupported(f"{where} is shaped unlike {layers}.0; all layers must be alike")
+        found = (place, shape)
+    return found
+
+
+def _shape(module: nn.Module, where: str, whole: bool) -> MLPShape:
+    """Match one MLP with the known shapes by its linear maps, all of which must be accounted for.
+
+    ``whole``: the module is the MLP; otherwise a layer that holds the MLP's maps directly.
+    """
+    walk = module.named_modules() if whole else module.named_children()
+    linear = {name: part for name, part in walk if isinstance(part, nn.Linear)}
+    for shape in SHAPES:
+        same = set(linear) == {shape.pre, shape.act, shape.up} - {None}
+        if same and linear[shape.pre].out_features == linear[shape.act].in_features:
+            gate = shape.gate if shape.gate and _child(module, shape.gate) else None
+            return replace(shape, gate=gate)
+    names = ", ".join(f"{name}: {type(part).__name__}" for name, part in module.named_children())
+    known = "; ".join("/".join(filter(None, (s.pre, s.up, s.act))) for s in SHAPES)
+    raise Unsupported(
+        f"{where} is a {type(module).__name__} ({names}), an MLP of no known shape "
+        f"(linear maps {known}); a mixture of experts or a fused gate has none. Where it is a "
+        "plain MLP, add its names to mmn_utils.models.auto.modules.SHAPES"
+    )
+
+
+def _path(model: nn.Module, module: nn.Module | None) -> str | None:
+    """Find the path of a module by its identity."""
+    return next((path for path, other in model.named_modules() if other is module), None)
+
+
+def _child(module: nn.Module, path: str) -> nn.Module | None:
+    try:
+        return module.get_submodule(path)
+    except AttributeError:
+        return None
+
+
+def _any(names: Iterable[str]) -> str:
+    return " or ".join(names)
