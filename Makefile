@@ -44,8 +44,8 @@ figures: $(STAMP)  ## run the notebooks that changed, then build the report
 		--rerun-incomplete --nolock --quiet host progress reason rules
 	@printf 'Report: %s\n' $(PRESET:%="$(CURDIR)/figures/%/report.html")
 
-report: $(STAMP)  ## build the reports again from the exhibits that are there
-	@$(BIN)/python -m mmn_utils.exhibits report $(PRESET)
+report: $(STAMP)  ## build the reports again; STANDALONE=1: and pages that are one file each
+	@$(BIN)/python -m mmn_utils.exhibits report $(PRESET) $(if $(STANDALONE),--standalone)
 
 test: $(STAMP)  ## run the test suite
 	@$(RUN) $(BIN)/python -m pytest $(ARGS)

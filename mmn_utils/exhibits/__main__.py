@@ -1,6 +1,7 @@
 """Write what is made of saved exhibits: reports, and the README's tables.
 
-python -m mmn_utils.exhibits report RUN ...    rebuild figures/RUN/report.html
+python -m mmn_utils.exhibits report RUN ...    rebuild figures/RUN/report.html; with --standalone
+                                               also it and the notebooks, each as one file
 python -m mmn_utils.exhibits readme            rewrite the README's two tables
 """
 
@@ -10,6 +11,7 @@ import argparse
 import sys
 
 from mmn_utils.exhibits.formats import write_text
+from mmn_utils.exhibits.pages import notebook_pages, write_standalone
 from mmn_utils.exhibits.readme import update_readme
 from mmn_utils.exhibits.report import build_report
 from mmn_utils.presets import ROOT, check_run_name
@@ -21,12 +23,14 @@ def main(arguments: list[str] | None = None) -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     report = commands.add_parser("report", help="write figures/RUN/report.html")
     report.add_argument("runs", nargs="+", metavar="RUN")
+    report.add_argument(
+        "--standalone", action="store_true", help="and pages that hold their pictures"
+    )
     commands.add_parser("readme", help="rewrite the tables of README.md")
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "report":
-            for run in map(check_run_name, chosen.runs):
-                print(build_report(run, together=chosen.runs))
+            _build_reports(chosen.runs, chosen.standalone)
         else:
             readme = ROOT / "README.md"
             write_text(readme, update_readme(readme.read_text(encoding="utf-8")))
@@ -34,6 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
+
+
+def _build_reports(runs: list[str], standalone: bool) -> None:
+    for run in map(check_run_name, runs):
+        path = build_report(run, together=runs)
+        print(path)
+        for page in (path, *notebook_pages(path.parent)) if standalone else ():
+            print(write_standalone(page))
 
 
 if __name__ == "__main__":

@@ -22,18 +22,22 @@ PNG_DPI = 160
 PDF_DPI = 110  # of the pictures in it; lines and letters have none
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with atomic(path) as temporary:
+        temporary.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write text atomically, UTF-8, with bare newlines on every system."""
-    with atomic(path) as temporary:
-        temporary.write_bytes(text.encode("utf-8"))
+    write_bytes(path, text.encode("utf-8"))
 
 
 def write_figure(fig: Figure, png: Path) -> None:
     """Write a figure as PNG and, beside it, as PDF, without dates and version marks."""
     drawn = BytesIO()
     fig.savefig(drawn, format="png", dpi=PNG_DPI, metadata={"Software": None})
-    with atomic(png) as temporary:
-        temporary.write_bytes(compress_png(drawn.getvalue()))
+    write_bytes(png, compress_png(drawn.getvalue()))
     fig.set_layout_engine("none")  # laid out by now; doing it again for the PDF costs as much
     _resample_pictures(fig)
     dates = dict.fromkeys(("Creator", "Producer", "CreationDate"))
@@ -50,6 +54,12 @@ def compress_png(content: bytes) -> bytes:
         return oxipng.optimize_from_memory(content, level=2, strip=oxipng.StripChunks.safe())
     except oxipng.PngError as error:
         raise ValueError(f"not a PNG: {error}") from error
+
+
+def png_size(content: bytes) -> tuple[int, int]:
+    """Return the width and the height of a PNG in pixels, from its header."""
+    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
+    return width, height
 
 
 def _resample_pictures(fig: Figure) -> None:

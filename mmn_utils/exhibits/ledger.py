@@ -17,6 +17,7 @@ import pandas as pd
 from mmn_utils.cache import locked
 from mmn_utils.exhibits.entries import ALL_FILES, exhibits_of, figures_root
 from mmn_utils.exhibits.formats import format_number, to_csv, write_text
+from mmn_utils.exhibits.pages import forget_page
 from mmn_utils.presets import check_run_name
 
 CLAIM_COLUMNS = [
@@ -55,7 +56,7 @@ def enter(folder: Path, id: str, *rest: Any) -> str:
 
 
 def forget(run: str, notebook: str | Path, root: str | Path | None = None) -> None:
-    """Remove a notebook's exhibits and claims from a run, so that none outlives its cell."""
+    """Remove a notebook's exhibits, claims and page from a run, so that none outlives its cell."""
     folder = Path(root or figures_root()) / check_run_name(run)
     if not folder.is_dir():
         return
@@ -64,6 +65,7 @@ def forget(run: str, notebook: str | Path, root: str | Path | None = None) -> No
         for suffix in ALL_FILES:
             (folder / f"{id}{suffix}").unlink(missing_ok=True)
     _strike(folder, ids)
+    forget_page(folder, Path(notebook).stem)
 
 
 def _strike(folder: Path, exhibits: set[str]) -> None:

@@ -1,4 +1,4 @@
-"""The report of a run: every exhibit on one page that needs nothing but itself.
+"""The report of a run: every exhibit on one page, with the pictures that lie beside it.
 
 Everything is read from the run's folder and from ``data/golden``; nothing is computed
 here. The page holds no times, so the same run gives the same bytes.
@@ -6,7 +6,6 @@ here. The page holds no times, so the same run gives the same bytes.
 
 from __future__ import annotations
 
-import base64
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -17,13 +16,15 @@ import jinja2
 import pandas as pd
 
 from mmn_utils.datasets.published import published
-from mmn_utils.exhibits.entries import PAPERS, Exhibit, figures_root, load_exhibits
-from mmn_utils.exhibits.formats import format_number, write_text
+from mmn_utils.exhibits.entries import ALL_FILES, PAPERS, Exhibit, figures_root, load_exhibits
+from mmn_utils.exhibits.formats import format_number, png_size, write_text
 from mmn_utils.exhibits.ledger import VERDICTS, claims
+from mmn_utils.exhibits.pages import TEMPLATES, notebook_pages
 from mmn_utils.presets import PRESETS, load_preset
 
 TEMPLATE = "report.html.j2"
 MANY_ROWS = 12  # longer tables of numbers are folded
+SHOWN_ROWS = 60  # and of still longer ones the first are shown
 
 
 @dataclass(frozen=True)
@@ -34,10 +35,11 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """A table ready to be shown; ``rows`` hold ``Cell``."""
+    """A table ready to be shown; ``rows`` hold ``Cell``, the first of ``total`` rows."""
 
     columns: list[Cell]
     rows: list[list[Cell]]
+    total: int
 
     @property
     def long(self) -> bool:
@@ -50,8 +52,8 @@ class Shown:
 
     entry: Exhibit
     record: dict[str, Any] | None = None
-    picture: str = ""
     size: tuple[int, int] = (0, 0)
+    files: tuple[str, ...] = ()
     table: Table | None = None
     numbers: Table | None = None
     paper: Table | None = None
@@ -74,6 +76,7 @@ def render(folder: Path, beside: Sequence[str] = ()) -> str:
         .render(
             run=folder.name,
             beside=list(beside),
+            notebooks=sorted(path.stem for path in notebook_pages(folder)),
             papers=_by_paper(shown),
             claims=ledger,
             verdicts=_count_verdicts(ledger),
@@ -99,7 +102,7 @@ def _entries(folder: Path) -> list[Exhibit]:
 
 def _environment() -> jinja2.Environment:
     return jinja2.Environment(
-        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        loader=jinja2.FileSystemLoader(TEMPLATES),
         autoescape=True,
         undefined=jinja2.StrictUndefined,
         trim_blocks=True,
@@ -141,34 +144,25 @@ def _show(folder: Path, entry: Exhibit, ledger: list[dict[str, str]]) -> Shown:
     record = json.loads(path.read_text(encoding="utf-8"))
     if record["paper"] is not None:
         printed = _table(pd.DataFrame(record["paper"]["rows"], columns=record["paper"]["columns"]))
-    picture, size = ("", (0, 0))
-    if entry.kind == "figure":
-        picture, size = _picture(folder / f"{entry.id}.png")
+    picture = folder / f"{entry.id}.png"
     return Shown(
         entry,
         record,
-        picture,
-        size,
+        size=png_size(picture.read_bytes()) if entry.kind == "figure" else (0, 0),
+        files=tuple(end for end in ALL_FILES if (folder / f"{entry.id}{end}").is_file()),
         table=_read(folder / f"{entry.id}.csv") if entry.kind == "table" else None,
-        numbers=_read(folder / f"{entry.id}.numbers.csv"),
+        numbers=_read(folder / f"{entry.id}.numbers.csv", SHOWN_ROWS),
         paper=printed,
         claims=[row for row in ledger if row["exhibit"] == entry.id],
     )
 
 
-def _picture(png: Path) -> tuple[str, tuple[int, int]]:
-    """Return a PNG as base64 and its width and height, from the header, in pixels."""
-    content = png.read_bytes()
-    width, height = (int.from_bytes(content[at : at + 4], "big") for at in (16, 20))
-    return base64.b64encode(content).decode(), (width, height)
+def _read(path: Path, most: int | None = None) -> Table:
+    return _table(pd.read_csv(path, dtype=str, keep_default_na=False), most)
 
 
-def _read(path: Path) -> Table:
-    return _table(pd.read_csv(path, dtype=str, keep_default_na=False))
-
-
-def _table(frame: pd.DataFrame) -> Table:
-    frame = frame.map(format_number)
+def _table(frame: pd.DataFrame, most: int | None = None) -> Table:
+    total, frame = len(frame), frame.head(most or len(frame)).map(format_number)
     numeric = [_is_numeric(frame[column]) for column in frame.columns]
     columns = [Cell(str(name), number) for name, number in zip(frame.columns, numeric, strict=True)]
     rows = [
@@ -178,7 +172,7 @@ def _table(frame: pd.DataFrame) -> Table:
         ]
         for row in frame.itertuples(index=False)
     ]
-    return Table(columns, rows)
+    return Table(columns, rows, total)
 
 
 def _is_numeric(texts: pd.Series) -> bool:
@@ -191,7 +185,7 @@ def _short(text: str) -> str:
 
 
 def build_report(run: Any, root: str | Path | None = None, together: Sequence[str] = ()) -> Path:
-    """Write ``report.html`` of a run, one self-contained page; return its path.
+    """Write ``report.html`` of a run; return its path.
 
     It links to the reports of other runs beside it: those that are there, and those of
     the runs ``together`` with which it is built.

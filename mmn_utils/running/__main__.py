@@ -4,8 +4,9 @@
 
 The parameters are resolved, checked and recorded in
 ``build/<run>/parameters/NAME.json`` before a kernel starts. The executed copy is
-``build/<run>/notebooks/NAME.ipynb``; exhibits go to ``figures/<run>/``. Give another
-``run`` with other parameters, to keep the preset's own figures.
+``build/<run>/notebooks/NAME.ipynb``, and ``figures/<run>/notebooks/NAME.html`` shows it;
+exhibits go to ``figures/<run>/``. Give another ``run`` with other parameters, to keep the
+preset's own figures.
 """
 
 from __future__ import annotations

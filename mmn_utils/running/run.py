@@ -38,9 +38,10 @@ def execute(
 ) -> Path:
     """Run a notebook on a preset; return the path of the executed copy.
 
-    ``output_root`` is relative to the repository. ``figures`` and ``cache`` replace
-    ``figures/`` and ``data/cache/results/``. With ``lines``, whatever is printed comes in
-    lines that begin with the run and the notebook, for others run beside it.
+    What ran to its end is a page of the run, too (``notebook_pages``). ``output_root`` is
+    relative to the repository. ``figures`` and ``cache`` replace ``figures/`` and
+    ``data/cache/results/``. With ``lines``, whatever is printed comes in lines that begin with
+    the run and the notebook, for others run beside it.
 
     ValueError for bad parameters, before a kernel starts; papermill's
     PapermillExecutionError where a cell fails, and then the executed copy ends at that cell.
@@ -57,6 +58,10 @@ def execute(
         record = folder / "parameters" / f"{path.stem}.json"
         _record(record, path, parameters, made=[])
         _papermill(path, output, parameters, lines)
+        # here, where jsonschema, which it needs, has been imported for papermill
+        from mmn_utils.running.notebook_pages import write_page
+
+        write_page(output, parameters["run"])
         _record(record, path, parameters, made_exhibits(parameters["run"], path))
     return output
 
@@ -123,6 +128,7 @@ def _papermill(path: Path, output: Path, parameters: dict[str, Any], lines: bool
             stdout_file=out,
             stderr_file=error,
             config=channels,
+            coalesce_streams=True,  # of a bar, the copy holds the end
         )
 
 

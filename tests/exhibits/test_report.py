@@ -2,29 +2,74 @@
 
 from __future__ import annotations
 
+import base64
 import re
 
+import pandas as pd
 import pytest
 
 from mmn_utils.exhibits.__main__ import main
 from mmn_utils.exhibits.entries import load_exhibits
-from mmn_utils.exhibits.report import build_report
+from mmn_utils.exhibits.pages import standalone, write_standalone
+from mmn_utils.exhibits.report import SHOWN_ROWS, build_report
 from mmn_utils.exhibits.saving import Run
 from mmn_utils.presets import load_preset
 from tests.exhibits.samples import NUMBERS, TABLE, draw, fill
 
+LINK = re.compile(r'(?:src|href)="(?!#|data:|https://arxiv.org/)([^"]+)"')
 
-def test_the_report_is_one_page_that_needs_nothing_else(run):
+
+def test_the_report_shows_what_lies_beside_it_and_needs_nothing_else(run):
     fill(run)
-    html = build_report(run).read_text(encoding="utf-8")
-    assert html.count("data:image/png;base64,") == 1
-    outside = re.findall(r'(?:src|href)="(?!#|data:)([^"]+)"', html)
-    assert all(link.endswith(".json") or link.startswith("https://arxiv.org/") for link in outside)
-    assert "Other runs" not in html
-    assert "<script" not in html
-    assert "@import" not in html
+    path = build_report(run)
+    html = path.read_text(encoding="utf-8")
+    assert '<img src="A-fig-1.png" width="480" height="320"' in html
+    links = LINK.findall(html)
+    assert set(links) == {file.name for file in run.folder.iterdir()} - {path.name, "claims.csv"}
+    for word in ("base64", "Other runs", "executed notebooks", "<script", "@import", "url("):
+        assert word not in html
     assert "<b>signs</b>" not in html
     assert "&lt;b&gt;signs&lt;/b&gt; &amp; 3 units." in html
+
+
+def test_a_report_links_to_the_notebooks_that_have_pages(run):
+    fill(run)
+    (run.folder / "notebooks").mkdir()
+    for name in ("02_attribution", "02_attribution-standalone"):
+        (run.folder / "notebooks" / f"{name}.html").touch()
+    html = build_report(run).read_text(encoding="utf-8")
+    assert html.count('href="notebooks/02_attribution.html"') == 3  # the list, figure, table
+    assert "standalone" not in html
+
+
+def test_of_long_numbers_the_report_shows_the_first_rows(run):
+    long = pd.DataFrame({"n": range(1000, 1000 + SHOWN_ROWS + 1)})
+    run.save_figure("A-fig-1", draw(), long, "A caption.")
+    html = build_report(run).read_text(encoding="utf-8")
+    assert f"The first {SHOWN_ROWS} rows" in html
+    assert f">{SHOWN_ROWS + 1} rows<" in html
+    assert f">{1000 + SHOWN_ROWS - 1}<" in html
+    assert f">{1000 + SHOWN_ROWS}<" not in html
+
+
+def test_a_standalone_report_has_everything_inside(run, tmp_path):
+    (tmp_path / "other").mkdir()
+    build_report("other", root=tmp_path)
+    fill(run)
+    path = write_standalone(build_report(run))
+    assert path.name == "report-standalone.html"
+    html = path.read_text(encoding="utf-8")
+    assert LINK.findall(html) == []
+    assert "Other runs" not in html
+    inside = re.findall(r"data:(?:image/png|text/csv|application/json);base64,([^\"]+)", html)
+    beside = {file.read_bytes() for file in run.folder.iterdir()}
+    assert len(inside) == 6  # a picture, two files of numbers, a table, two records
+    assert {base64.b64decode(text) for text in inside} <= beside
+
+
+def test_a_standalone_page_needs_its_pictures(tmp_path):
+    with pytest.raises(ValueError, match=r"absent\.png, which cannot be read"):
+        standalone('<img src="absent.png">', tmp_path)
 
 
 def test_the_report_shows_missing_exhibits_verdicts_and_the_papers_numbers(run):
@@ -81,5 +126,7 @@ def test_command_line(tmp_path, capsys, monkeypatch):
     (tmp_path / "r").mkdir()
     (tmp_path / "s").mkdir()
     assert main(["report", "r", "s"]) == 0
+    assert main(["report", "r", "--standalone"]) == 0
+    assert (tmp_path / "r" / "report-standalone.html").is_file()
     for name, other in ("rs", "sr"):
         assert f'"../{other}/report.html"' in (tmp_path / name / "report.html").read_text()

@@ -1,0 +1,193 @@
+"""An executed notebook as a page of its run, to be read without running anything.
+
+    python -m mmn_utils.running.notebook_pages RUN ...    from the executed copies in build/RUN
+
+The page lies in ``figures/<run>/notebooks``. A picture that is an exhibit is the exhibit's own
+file; any other is written beside the page. The page holds no times, no counters and of a bar of
+progress its end alone, so the same outputs give the same bytes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import base64
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from html import escape
+from pathlib import Path
+
+import jinja2
+import nbformat
+from nbconvert.exporters import TemplateExporter
+from nbconvert.filters import ansi2html
+from nbconvert.preprocessors import CoalesceStreamsPreprocessor
+from nbformat import NotebookNode
+
+from mmn_utils.exhibits.entries import figures_root, load_exhibits
+from mmn_utils.exhibits.formats import compress_png, png_size, write_bytes, write_text
+from mmn_utils.exhibits.pages import NOTEBOOKS, TEMPLATES, forget_page
+from mmn_utils.presets import PRESETS, check_run_name, from_root, load_preset
+from mmn_utils.running.prose import markdown, python, sections
+
+OWN_TEMPLATES = Path(__file__).parent / "templates"
+INJECTED = "injected-parameters"  # papermill's tag
+LINKED = (".pdf", ".tex", ".numbers.csv")  # files of an exhibit that is shown
+
+
+@dataclass
+class Page:
+    """What the template knows of a page beside its cells, and the pictures that it takes.
+
+    ``pictures`` are those that are no exhibits, by the name of their file.
+    """
+
+    name: str
+    run: str
+    folder: Path
+    title: str = ""
+    sections: list[tuple[str, str]] = field(default_factory=list)
+    pictures: dict[str, bytes] = field(default_factory=dict)
+
+    @property
+    def neighbours(self) -> list[tuple[str, str]]:
+        """The notebooks before and after it on the run's preset, each with its arrow."""
+        if not (PRESETS / f"{self.run}.yaml").is_file():
+            return []
+        known = sorted({exhibit.notebook for exhibit in load_exhibits().values()})
+        stems = load_preset(self.run).chosen(known)
+        before = [(stem, "←") for stem in stems if stem < self.name][-1:]
+        return before + [(stem, "→") for stem in stems if stem > self.name][:1]
+
+
+def write_page(executed: Path, run: str, root: str | Path | None = None) -> Path:
+    """Write an executed notebook as a page of its run; return the page's path.
+
+    ValueError where it stopped in a cell: only what ran to its end becomes a page.
+    """
+    notebook = nbformat.read(executed, as_version=4)
+    if any(output.output_type == "error" for cell in notebook.cells for output in _outputs(cell)):
+        raise ValueError(f"{executed} stopped in a cell; run it again and then make its page")
+    page = Page(executed.stem, run, Path(root or figures_root()) / run)
+    html = render(notebook, page)
+    forget_page(page.folder, page.name)
+    place = page.folder / NOTEBOOKS
+    for name, content in page.pictures.items():
+        write_bytes(place / name, content)
+    write_text(place / f"{page.name}.html", html)
+    return place / f"{page.name}.html"
+
+
+def render(notebook: NotebookNode, page: Page) -> str:
+    """Return an executed notebook as HTML; pictures that are no exhibits go into ``page``."""
+    prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
+    heading = re.search(r"^# (.+)$", "\n".join(prose), re.MULTILINE)
+    page.title = heading[1] if heading else page.name
+    page.sections = sections("".join(map(markdown, prose)))
+    exporter = TemplateExporter(
+        file_extension=".html",
+        template_name="page",
+        extra_template_basedirs=[str(OWN_TEMPLATES)],
+        extra_loaders=[jinja2.FileSystemLoader(TEMPLATES)],
+        preprocessors=[CoalesceStreamsPreprocessor],
+    )
+    for name, filter in _filters(page).items():
+        exporter.register_filter(name, filter)
+    exporter.environment.globals["page"] = page
+    exporter.environment.trim_blocks = exporter.environment.lstrip_blocks = True
+    return exporter.from_notebook_node(notebook)[0]
+
+
+def _filters(page: Page):
+    return {
+        "prose": markdown,
+        "code": python,
+        "anchor": _anchor,
+        "shown": lambda output: _output(output, page),
+    }
+
+
+def _outputs(cell: NotebookNode) -> list[NotebookNode]:
+    return cell.get("outputs", [])
+
+
+def _anchor(cell: NotebookNode) -> str:
+    """Return a cell's address; papermill names the one that it adds at random."""
+    added = INJECTED in cell.metadata.get("tags", [])
+    return f"cell-{INJECTED if added else cell.id}"
+
+
+def _output(output: NotebookNode, page: Page) -> str:
+    if output.output_type == "stream":
+        text = ansi2html(output.text.rstrip("\n"))
+        return f'<pre class="output stream {output.name}">{text}</pre>' if text.strip() else ""
+    data = output.data
+    exhibit = data.get("text/plain", "")
+    if "image/png" in data:
+        body = _picture(base64.b64decode(data["image/png"]), exhibit, page)
+    elif "text/html" in data:
+        body = f'<div class="scroll">{_without_style(data["text/html"])}</div>'
+    elif "text/markdown" in data:
+        body = markdown(data["text/markdown"])
+    else:
+        body = f'<pre class="scroll">{escape(exhibit)}</pre>'
+    return f'<div class="output">\n{body}{_origin(exhibit, page)}</div>'
+
+
+def _without_style(html: str) -> str:
+    """Return a table without the look that pandas gives it: it has the page's."""
+    return re.sub(r"<style.*?</style>\s*", "", html, flags=re.DOTALL)
+
+
+def _picture(content: bytes, exhibit: str, page: Page) -> str:
+    """Return what shows a picture: the exhibit's own file, or one that is now the page's."""
+    own = page.folder / f"{exhibit}.png"
+    if exhibit in load_exhibits() and own.is_file() and own.read_bytes() == content:
+        source, what = f"../{own.name}", load_exhibits()[exhibit].title
+    else:
+        what = f"Picture {len(page.pictures) + 1} of {page.name}"
+        source = f"{page.name}-{len(page.pictures) + 1}.png"
+        page.pictures[source] = compress_png(content)
+    width, height = png_size(content)
+    size = f'width="{width}" height="{height}" loading="lazy"'
+    return f'<figure><img src="{source}" {size} alt="{escape(what)}"></figure>\n'
+
+
+def _origin(exhibit: str, page: Page) -> str:
+    """Return links from an exhibit that is shown to the report and to its files."""
+    if exhibit not in load_exhibits() or not (page.folder / f"{exhibit}.json").is_file():
+        return ""
+    links = [f'<a href="../report.html#{exhibit}">{exhibit} in the report</a>']
+    links += [
+        f'<a href="../{exhibit}{suffix}">{suffix[1:]}</a>'
+        for suffix in LINKED
+        if (page.folder / f"{exhibit}{suffix}").is_file()
+    ]
+    return f'<p class="origin" data-beside>{", ".join(links)}</p>\n'
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Write the pages of some runs' executed notebooks again."""
+    parser = argparse.ArgumentParser(
+        prog="python -m mmn_utils.running.notebook_pages", description=main.__doc__
+    )
+    parser.add_argument("runs", nargs="+", metavar="RUN")
+    parser.add_argument("--output-root", default="build", help="where executed copies are")
+    chosen = parser.parse_args(arguments)
+    try:
+        for run in map(check_run_name, chosen.runs):
+            copies = sorted((from_root(chosen.output_root) / run / "notebooks").glob("*.ipynb"))
+            if not copies:
+                raise ValueError(f"no executed notebook of {run}; run some with 'make figures'")
+            for executed in copies:
+                print(os.path.relpath(write_page(executed, run)))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
