@@ -16,6 +16,7 @@ import contextlib
 import fcntl
 import json
 import os
+import re
 import shutil
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -416,6 +417,10 @@ def _merge(files: dict[str, Path], ids: list[str]) -> pd.DataFrame:
     place = rows["image"].map(order)
     rows = rows[place.notna()]
     return rows.loc[place.dropna().sort_values(kind="stable").index].reset_index(drop=True)
+
+
+# What ``bar`` leaves on a line. Which bars there are depends on what the cache had before.
+BAR = re.compile(r"^.*: .{24} \d+ of \d+ \w+\n?", re.MULTILINE)
 
 
 def bar(kind: str, total: int, progress: bool, unit: str = "images") -> tqdm:

@@ -3,8 +3,8 @@
     python -m mmn_utils.running.notebook_pages RUN ...    from the executed copies in build/RUN
 
 The page lies in ``figures/<run>/notebooks``. A picture that is an exhibit is the exhibit's own
-file; any other is written beside the page. The page holds no times, no counters and of a bar of
-progress its end alone, so the same outputs give the same bytes.
+file; any other is written beside the page. The page holds no times, no counters and no bars of
+progress, so the same results give the same bytes.
 """
 
 from __future__ import annotations
@@ -26,11 +26,12 @@ from nbconvert.filters import ansi2html
 from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 
+from mmn_utils.cache import BAR
 from mmn_utils.exhibits.entries import figures_root, load_exhibits
 from mmn_utils.exhibits.formats import compress_png, png_size, write_bytes, write_text
 from mmn_utils.exhibits.pages import NOTEBOOKS, TEMPLATES, forget_page
 from mmn_utils.presets import PRESETS, check_run_name, from_root, load_preset
-from mmn_utils.running.prose import markdown, python, sections
+from mmn_utils.running.prose import headings, markdown, python
 
 OWN_TEMPLATES = Path(__file__).parent / "templates"
 INJECTED = "injected-parameters"  # papermill's tag
@@ -83,9 +84,9 @@ def write_page(executed: Path, run: str, root: str | Path | None = None) -> Path
 def render(notebook: NotebookNode, page: Page) -> str:
     """Return an executed notebook as HTML; pictures that are no exhibits go into ``page``."""
     prose = [cell.source for cell in notebook.cells if cell.cell_type == "markdown"]
-    heading = re.search(r"^# (.+)$", "\n".join(prose), re.MULTILINE)
-    page.title = heading[1] if heading else page.name
-    page.sections = sections("".join(map(markdown, prose)))
+    html = "".join(map(markdown, prose))
+    page.title = next((text for _, text in headings(html, 1)), page.name)
+    page.sections = headings(html, 2)
     exporter = TemplateExporter(
         file_extension=".html",
         template_name="page",
@@ -121,8 +122,9 @@ def _anchor(cell: NotebookNode) -> str:
 
 def _output(output: NotebookNode, page: Page) -> str:
     if output.output_type == "stream":
-        text = ansi2html(output.text.rstrip("\n"))
-        return f'<pre class="output stream {output.name}">{text}</pre>' if text.strip() else ""
+        text = BAR.sub("", output.text).rstrip()
+        shown = f'<pre class="output stream {output.name}">{ansi2html(text)}</pre>'
+        return shown if text else ""
     data = output.data
     exhibit = data.get("text/plain", "")
     if "image/png" in data:

@@ -69,6 +69,6 @@ def slug(html: str) -> str:
     return "-".join(words)
 
 
-def sections(html: str) -> list[tuple[str, str]]:
-    """Return address and text of the sections of a page or a part of it."""
-    return re.findall(r'<h2 id="([^"]+)">(.*?)</h2>', html)
+def headings(html: str, level: int) -> list[tuple[str, str]]:
+    """Return address and text of the headings of one level."""
+    return re.findall(rf'<h{level} id="([^"]+)">(.*?)</h{level}>', html)

@@ -103,7 +103,12 @@ def test_forget_takes_a_notebooks_exhibits_and_claims_only(run, tmp_path):
     other = Run("test", "03_selectivity", {}, root=tmp_path)
     other.save_figure("A-fig-5", draw(), NUMBERS, "Other.")
     other.enter_claim("A-7", "A-fig-5", claim="c", paper_value="", value=1.0, holds=True)
+    pages = run.folder / "notebooks"
+    pages.mkdir()
+    for name in ("02_attribution.html", "02_attribution-1.png", "03_selectivity.html"):
+        (pages / name).touch()
     forget("test", "notebooks/02_attribution.ipynb", root=tmp_path)
+    assert [path.name for path in pages.iterdir()] == ["03_selectivity.html"]
     assert not list(run.folder.glob("A-fig-1*"))
     assert (run.folder / "A-fig-5.png").is_file()
     assert claims(run)["id"].tolist() == ["A-7"]

@@ -128,6 +128,8 @@ def test_a_run_records_and_passes_the_resolved_parameters(notebook, preset, tmp_
     assert seen["cwd"] == str(ROOT)
     assert Path(seen["python"]).resolve() == Path(sys.executable).resolve()
     assert seen["figures"] == str(tmp_path / "figures")
+    page = (tmp_path / "figures" / "small" / "notebooks" / "tiny.html").read_text()
+    assert "Parameters of this run" in page
     source = nbformat.read(notebook, as_version=4)
     assert all(not cell.get("outputs") for cell in source.cells)
 
@@ -160,6 +162,25 @@ def test_a_failing_cell_leaves_the_copy_and_the_exit_status(tmp_path, preset, ca
     copy = nbformat.read(tmp_path / "build" / "small" / "notebooks" / "broken.ipynb", as_version=4)
     assert any("before" in str(cell.get("outputs")) for cell in copy.cells)
     assert not any("after\\n" in str(cell.get("outputs")) for cell in copy.cells)
+    assert not list(figures_root().rglob("*.html")), "a page of what did not run to its end"
+
+
+def test_of_a_bar_the_copy_holds_the_end(tmp_path, preset):
+    show = """\
+from mmn_utils.cache import bar
+with bar("things", 9, True, unit="things") as progress:
+    progress.mininterval = 0
+    for _ in range(9):
+        progress.update(1)
+print("done")"""
+    preset.write_text("name: small\n")
+    path = write_notebook(tmp_path, "tiny", "", show)
+    output = execute(path, preset, output_root=tmp_path / "build")
+    (stream,) = nbformat.read(output, as_version=4).cells[-1].outputs
+    first, second = stream["text"].splitlines()
+    assert first.startswith("things: ")
+    assert first.endswith(" 9 of 9 things")
+    assert second == "done"
 
 
 # --- the Snakefile, on a repository of its own -------------------------------------------
