@@ -35,14 +35,19 @@ def write_text(path: Path, text: str) -> None:
 
 def write_figure(fig: Figure, png: Path) -> None:
     """Write a figure as PNG and, beside it, as PDF, without dates and version marks."""
-    drawn = BytesIO()
-    fig.savefig(drawn, format="png", dpi=PNG_DPI, metadata={"Software": None})
-    write_bytes(png, compress_png(drawn.getvalue()))
+    write_bytes(png, to_png(fig))
     fig.set_layout_engine("none")  # laid out by now; doing it again for the PDF costs as much
     _resample_pictures(fig)
     dates = dict.fromkeys(("Creator", "Producer", "CreationDate"))
     with atomic(png.with_suffix(".pdf")) as temporary:
         fig.savefig(temporary, format="pdf", dpi=PDF_DPI, metadata=dates)
+
+
+def to_png(fig: Figure) -> bytes:
+    """Return a figure as PNG."""
+    drawn = BytesIO()
+    fig.savefig(drawn, format="png", dpi=PNG_DPI, metadata={"Software": None})
+    return compress_png(drawn.getvalue())
 
 
 def compress_png(content: bytes) -> bytes:

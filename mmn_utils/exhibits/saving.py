@@ -18,7 +18,6 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from io import BytesIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,12 +26,12 @@ import pandas as pd
 from mmn_utils.datasets.published import published
 from mmn_utils.exhibits.entries import Exhibit, exhibits_of, figures_root, load_exhibits
 from mmn_utils.exhibits.formats import (
-    PNG_DPI,
     records,
     to_csv,
     to_json,
     to_latex,
     to_markdown,
+    to_png,
     write_figure,
     write_text,
 )
@@ -180,10 +179,9 @@ class Run:
 
     def show(self, fig: Figure) -> Drawn:
         """Return what shows a figure without keeping it."""
-        file = BytesIO()
-        fig.savefig(file, format="png", dpi=PNG_DPI, metadata={"Software": None})
+        png = to_png(fig)
         _close(fig)
-        return Drawn(file.getvalue())
+        return Drawn(png)
 
     def claim(self, id: str, found: Estimate | float | None, **facts: Any) -> str:
         """Judge a claim of the texts by what was measured; enter it and return the verdict.

@@ -11,12 +11,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from mmn_utils.datasets import Photograph
 from mmn_utils.measures.bertscore import bertscore
 from mmn_utils.measures.clipscore import ClipEmbeddings, clip_embeddings, clipscore
-from mmn_utils.neurons.decoding import nearest_tokens
 from mmn_utils.neurons.text import same_word
 
 MEASURES = ("clipscore", "bertscore")
@@ -76,27 +74,6 @@ def agreement(
         scores = bertscore(different["text"].tolist(), references, encoder)
         different = different.assign(bertscore=scores)
     return table.merge(different, on=["image", "text"], how="left", validate="many_to_one")
-
-
-def nearest_to_patches(
-    model, photographs: Sequence[Photograph], *, k: int = 5, batch_size: int = 16
-) -> tuple[np.ndarray, np.ndarray]:
-    """Read every soft prompt as its ``k`` nearest tokens (paper A, S.3).
-
-    Token ids (N, patches, k) int64 and cosines (N, patches, k) float32. The soft prompts
-    themselves are not kept: a thousand photographs of them would fill a machine.
-    """
-    ids, cosines = [], []
-    for start in range(0, len(photographs), batch_size):
-        batch = photographs[start : start + batch_size]
-        with torch.no_grad():
-            soft = model.soft_prompt([photograph.open() for photograph in batch])
-        found = nearest_tokens(model, soft.flatten(0, 1), k)
-        ids.append(found[0].unflatten(0, soft.shape[:2]).numpy())
-        cosines.append(found[1].unflatten(0, soft.shape[:2]).numpy())
-    if not ids:
-        raise ValueError("no photographs; give at least one")
-    return np.concatenate(ids), np.concatenate(cosines)
 
 
 def _long(

@@ -9,10 +9,7 @@ import numpy as np
 import pytest
 
 from mmn_utils.datasets import Photograph
-from mmn_utils.neurons.decoding import nearest_tokens
 from mmn_utils.studies import agreement
-from tests.studies.boxes import boxed
-from tests.tiny import tiny_limber
 
 
 @pytest.fixture
@@ -132,15 +129,3 @@ def test_one_image_has_no_other():
 )
 def test_a_noun_is_found_in_either_number(tokens, noun, expected):
     assert agreement.writes_noun(tokens, noun) is expected
-
-
-def test_soft_prompts_are_read_patch_by_patch(tmp_path):
-    model, photographs = tiny_limber(), boxed(tmp_path)[:4]
-    ids, cosines = agreement.nearest_to_patches(model, photographs, k=3, batch_size=3)
-    soft = model.soft_prompt([p.open() for p in photographs])
-    assert ids.shape == cosines.shape == (4, model.image_tokens.count, 3)
-    expected_ids, expected = nearest_tokens(model, soft[3], 3)
-    assert np.array_equal(ids[3], expected_ids.numpy())
-    assert np.allclose(cosines[3], expected.numpy(), atol=1e-5)
-    with pytest.raises(ValueError, match="no photographs"):
-        agreement.nearest_to_patches(model, [])
