@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
+from PIL import Image
 
 from mmn_utils.datasets import Photograph
-from mmn_utils.neurons.receptive_fields import activation_maps
+from mmn_utils.neurons.decoding import decoded_words
+from mmn_utils.neurons.receptive_fields import QUANTILE, activation_maps, mask, upsample
 from mmn_utils.neurons.table import Neuron
+from mmn_utils.studies.annotations import mentions
 from mmn_utils.studies.store import digest, per_photograph
 
 
@@ -56,10 +60,10 @@ def activation_grid(
     return wide.reindex(index=order, columns=list(images)).to_numpy()
 
 
-def strongest(table: pd.DataFrame, neuron: Neuron, n: int) -> list[str]:
-    """Name the ``n`` images that a neuron's peak is largest on, the largest first."""
+def strongest(table: pd.DataFrame, neuron: Neuron, n: int, by: str = "peak") -> list[str]:
+    """Name the ``n`` images that a neuron is most active on, by its ``peak`` or ``mean``."""
     rows = table[(table["layer"] == neuron.layer) & (table["unit"] == neuron.unit)]
-    return rows.sort_values("peak", ascending=False, kind="stable")["image"].head(n).tolist()
+    return rows.sort_values(by, ascending=False, kind="stable")["image"].head(n).tolist()
 
 
 def telling_units(table: pd.DataFrame, label_of: Mapping[str, str]) -> dict[str, Neuron]:
@@ -75,3 +79,75 @@ def telling_units(table: pd.DataFrame, label_of: Mapping[str, str]) -> dict[str,
     others = np.maximum(len(labels) - sizes, 1)
     gap = counts / sizes - (-counts.sub(counts.sum(axis=1), axis=0)) / others
     return {str(label): Neuron(*map(int, gap[label].idxmax())) for label in gap.columns}
+
+
+def noun_units(table: pd.DataFrame, noun_of: Mapping[str, str], least: int) -> dict[str, Neuron]:
+    """Find the telling unit of each noun of ``least`` images or more, the commonest noun first.
+
+    Where no noun has as many images, of the two commonest.
+    """
+    counts = pd.Series(noun_of).value_counts(sort=False)
+    counts = counts.sort_values(ascending=False, kind="stable")
+    often = counts.index[counts >= least].tolist() or counts.index[:2].tolist()
+    telling = telling_units(table, noun_of)
+    return {noun: telling[noun] for noun in often}
+
+
+def themes(
+    table: pd.DataFrame,
+    viewed: Sequence[Photograph],
+    unit_of: Mapping[str, Neuron],
+    noun_of: Mapping[str, str],
+    n: int,
+    by: str = "peak",
+) -> pd.DataFrame:
+    """Ask whether the photographs that drive a noun's unit hardest show the noun.
+
+    One row per noun: noun, unit, ``captions`` that it begins in ``noun_of``, the share of the
+    unit's ``n`` ``top-activating`` photographs that show it, and that of ``all`` those viewed.
+    ``table`` of ``unit_activations`` on them; ``by`` as for ``strongest``.
+    """
+    counts, rows = pd.Series(noun_of).value_counts(), []
+    for noun, unit in unit_of.items():
+        shows = {photograph.id: mentions(photograph, noun) for photograph in viewed}
+        hits = np.mean([shows[image] for image in strongest(table, unit, n, by)])
+        rows.append((noun, str(unit), int(counts[noun]), hits, np.mean(list(shows.values()))))
+    return pd.DataFrame(rows, columns=["noun", "unit", "captions", "top-activating", "all"])
+
+
+@dataclass(frozen=True)
+class Portrait:
+    """A noun's unit and the pictures that drive it hardest (paper A, Figure 4), hardest first.
+
+    ``words`` that it writes; ``masks`` bool (pictures, H, W); whether each picture ``shows``
+    the noun.
+    """
+
+    noun: str
+    unit: Neuron
+    words: tuple[str, ...]
+    pictures: list[Image.Image]
+    masks: np.ndarray
+    shows: list[bool]
+
+
+def portrait(
+    model,
+    table: pd.DataFrame,
+    viewed: Sequence[Photograph],
+    noun: str,
+    unit: Neuron,
+    n: int,
+    quantile: float = QUANTILE,
+) -> Portrait:
+    """Portray a noun's unit by the ``n`` photographs on which its peak is largest.
+
+    ``table`` as for ``themes``. Masks lie above the ``quantile`` of each upsampled map.
+    """
+    place = {photograph.id: photograph for photograph in viewed}
+    chosen = [place[image] for image in strongest(table, unit, n)]
+    pictures = [photograph.open() for photograph in chosen]
+    fields = upsample(activation_maps(model, pictures, [unit])[:, 0], model.image_tokens.pixels)
+    words = tuple(word.strip() for word in decoded_words(model, [unit])[unit])
+    shows = [mentions(photograph, noun) for photograph in chosen]
+    return Portrait(noun, unit, words, pictures, mask(fields, quantile).cpu().numpy(), shows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from PIL import Image
@@ -57,6 +57,15 @@ def single_objects(
         )
     ordered = sorted(found, key=lambda category: -len(found[category]))[:categories]
     return {category: found[category] for category in ordered}
+
+
+def categories_of(members: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
+    """Turn {category: images} into {image: its categories}, as the images first come."""
+    found: dict[str, list[str]] = {}
+    for category, images in members.items():
+        for image in images:
+            found.setdefault(image, []).append(category)
+    return found
 
 
 def example_of_each(subjects: Subjects, n: int) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -167,6 +168,20 @@ class ClassStudy:
         """The class of each column."""
         return [name for name, pictures in self.pictures.items() for _ in pictures]
 
+    @property
+    def every_unit(self) -> list[Neuron]:
+        """The neuron of each row of ``own``; one that serves two classes is there twice."""
+        return [unit for units in self.units.values() for unit in units]
+
+    def sharing(self) -> dict[str, int]:
+        """Count the ``places`` of all lists, the ``different`` neurons in them, those that stand
+        for more than one class (``shared``), and the ``most`` classes that one stands for.
+        """
+        counts = Counter(self.every_unit)
+        shared = sum(count > 1 for count in counts.values())
+        sizes = {"places": counts.total(), "different": len(counts)}
+        return {**sizes, "shared": shared, "most": max(counts.values())}
+
 
 def class_study(
     model,
@@ -212,14 +227,26 @@ class ClassMatrix:
 
     ``mean`` (classes of units, classes of images); ``relative`` is each row over its own
     largest mean, NaN where no mean of the row is positive; ``own_share`` the share of rows
-    whose largest mean is on their own class, its interval from resampling each class's
-    images.
+    whose largest mean is on their own class, over the classes, its interval from resampling
+    each class's images.
     """
 
     classes: tuple[str, ...]
     mean: np.ndarray
     relative: np.ndarray
     own_share: Estimate
+
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The means with their names: a row for the ``units of`` each class."""
+        frame = pd.DataFrame(self.mean, index=self.classes, columns=self.classes)
+        return frame.rename_axis("units of").reset_index()
+
+    @property
+    def elsewhere(self) -> float:
+        """The average of ``relative`` off the diagonal, with what is negative counted as 0."""
+        off = self.relative[~np.eye(len(self.classes), dtype=bool)]
+        return float(np.nanmean(off.clip(min=0)))
 
 
 def class_matrix(
@@ -251,7 +278,7 @@ def class_matrix(
     low, high = np.quantile(shares, [0.025, 0.975])
     largest = mean.max(1, keepdims=True)
     relative = np.divide(mean, largest, out=np.full_like(mean, np.nan), where=largest > 0)
-    share = Estimate(_own_share(mean), float(low), float(high), len(images))
+    share = Estimate(_own_share(mean), float(low), float(high), len(classes))
     return ClassMatrix(classes, mean, relative, share)
 
 

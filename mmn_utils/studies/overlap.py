@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
+import numpy as np
 import pandas as pd
 import torch
+from PIL import Image
 
 from mmn_utils.datasets import Photograph
+from mmn_utils.datasets.published import published
+from mmn_utils.measures.estimates import Estimate, bootstrap, difference_of, mean_of
 from mmn_utils.neurons.receptive_fields import (
     QUANTILE,
     activation_maps,
@@ -19,6 +23,7 @@ from mmn_utils.neurons.receptive_fields import (
     upsample,
 )
 from mmn_utils.neurons.table import RANDOM, TOP, Neuron
+from mmn_utils.neurons.text import same_word
 from mmn_utils.studies.store import digest, per_photograph
 
 MEAN_MASK = -1  # rank of the mask cut from the mean map of all units
@@ -134,6 +139,26 @@ def unit_thresholds(
     return levels
 
 
+def cut_over(
+    over: str,
+    model,
+    photographs: Sequence[Photograph],
+    chosen: Iterable[Mapping[str, Sequence[Neuron]]],
+    quantile: float = QUANTILE,
+) -> Cut:
+    """Choose how maps are cut: at the quantile of each ``map``, or of each neuron's ``dataset``.
+
+    The data set are the ``photographs``, the neurons those of ``chosen``, which has a list for
+    each condition.
+    """
+    if over not in ("map", "dataset"):
+        raise ValueError(f"mask_over={over!r}: give 'map' or 'dataset'")
+    if over == "map":
+        return Cut(quantile)
+    every = [neuron for conditions in chosen for some in conditions.values() for neuron in some]
+    return Cut(quantile, unit_thresholds(model, photographs, every, quantile))
+
+
 def iou_by_image(table: pd.DataFrame, mean_mask: bool = False) -> pd.DataFrame:
     """Average an IoU table over units: one row per (category, image), a column per condition.
 
@@ -142,3 +167,115 @@ def iou_by_image(table: pd.DataFrame, mean_mask: bool = False) -> pd.DataFrame:
     rows = table[(table["rank"] == MEAN_MASK) == mean_mask]
     means = rows.groupby(["category", "image", "condition"], sort=False)["iou"].mean()
     return means.unstack("condition")[[TOP, RANDOM]].reset_index().rename_axis(columns=None)
+
+
+def add_named(table: pd.DataFrame, noun_of: Mapping[str, str]) -> pd.DataFrame:
+    """Add ``named``: whether the noun of the image's caption is the category."""
+    pairs = zip(table["image"], table["category"], strict=True)
+    return table.assign(named=[same_word(noun_of[image], name) for image, name in pairs])
+
+
+# --- Figure 5 ---------------------------------------------------------------------------
+
+
+def by_category(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+    """Average a table of ``iou_by_image`` over each category's images, the largest first.
+
+    One row per category: photographs, ``difference`` of top and random units and its
+    ``difference low``, and each condition with its ``low`` and ``high``.
+    """
+    rows = []
+    for category, some in table.groupby("category"):
+        gap = difference_of(some[TOP], some[RANDOM], seed)
+        row = {"category": category, "photographs": gap.n}
+        row |= {"difference": gap.value, "difference low": gap.low}
+        for name in (TOP, RANDOM):
+            mean = mean_of(some[name], seed)
+            row |= {name: mean.value, f"{name} low": mean.low, f"{name} high": mean.high}
+        rows.append(row)
+    return pd.DataFrame(rows).sort_values(TOP, ascending=False, ignore_index=True)
+
+
+def ratio(table: pd.DataFrame, seed: int = 0) -> Estimate:
+    """Return by how much top units overlap more than random ones: the ratio of the means."""
+    return bootstrap(lambda a, b: a.mean() / b.mean(), table[TOP], table[RANDOM], seed=seed)
+
+
+def share_ahead(table: pd.DataFrame, seed: int = 0) -> Estimate:
+    """Return the share of categories in which top units overlap more than random ones.
+
+    ``n`` counts categories; the interval is from redrawing the pairs of image and object.
+    """
+
+    def ahead(top: np.ndarray, random: np.ndarray, category: np.ndarray) -> float:
+        rows = [category == name for name in np.unique(category)]
+        return np.mean([top[some].mean() > random[some].mean() for some in rows])
+
+    columns = (table[name] for name in (TOP, RANDOM, "category"))
+    share = bootstrap(ahead, *columns, seed=seed)
+    return replace(share, n=table["category"].nunique())
+
+
+# --- Figure S.1 -------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Example:
+    """A picture with an object and masks (paper A, Figure S.1).
+
+    ``truth`` bool (h, w) of the picture; ``masks`` bool (n, H, W), first the one of the mean of
+    all units, each with its name and its overlap.
+    """
+
+    category: str
+    picture: Image.Image
+    truth: np.ndarray
+    masks: np.ndarray
+    names: list[str]
+    ious: list[float]
+
+
+def first_of_each(
+    table: pd.DataFrame, members: Mapping[str, Sequence[str]], n: int
+) -> dict[str, str]:
+    """Choose an image for each of the first ``n`` categories of ``members``: {image: category}.
+
+    The first of each whose caption names the object, or else the first; an image stands for
+    the category that it names. ``table`` of ``iou_by_image`` with ``named``.
+    """
+    ordered = table.sort_values("named", ascending=False, kind="stable").drop_duplicates("image")
+    first = ordered.groupby("category")["image"].first()
+    chosen = {first[category]: category for category in members if category in first}
+    return dict(list(chosen.items())[:n])
+
+
+def example(
+    model,
+    photograph: Photograph,
+    category: str,
+    neurons: Sequence[Neuron],
+    overlaps: pd.DataFrame,
+    n: int,
+    cut: Cut | None = None,
+) -> Example:
+    """Show the masks of a photograph's first ``n`` neurons and of the mean of all of them.
+
+    With their overlaps from a table of ``iou_table``, NaN where it has none.
+    """
+    picture = photograph.open()
+    maps = activation_maps(model, [picture], neurons)[0]
+    masks = masks_with_mean(model, maps, neurons, cut or Cut()).cpu().numpy()
+    rows = overlaps[overlaps["image"] == photograph.id]
+    rows = rows[(rows["category"] == category) & (rows["condition"] == TOP)]
+    iou_of = rows.set_index("rank")["iou"]
+    ranks = [MEAN_MASK, *range(len(neurons[:n]))]
+    names = [f"mean of {len(neurons)}", *map(str, neurons[:n])]
+    ious = [float(iou_of.get(rank, np.nan)) for rank in ranks]
+    return Example(category, picture, photograph.mask(category), masks[ranks], names, ious)
+
+
+def published_overlap() -> dict[str, float]:
+    """Average the overlaps that Figure S.1 prints, of ``mean`` masks and of ``single`` ones."""
+    table = published("A-fig-S1")
+    kind = np.where(table["mask"].str.startswith("mean"), "mean", "single")
+    return pd.to_numeric(table["iou"]).groupby(kind).mean().to_dict()

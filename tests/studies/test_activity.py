@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from mmn_utils.datasets import Photograph
-from mmn_utils.neurons.receptive_fields import activation_maps
+from mmn_utils.neurons.decoding import decoded_words
+from mmn_utils.neurons.receptive_fields import activation_maps, mask, upsample
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.studies import activity
 from tests.studies.boxes import boxed
-from tests.tiny import tiny_limber
+from tests.tiny import PIXELS, tiny_limber
 
 
 @pytest.fixture(scope="module")
@@ -56,3 +57,56 @@ def test_telling_units_are_in_many_of_a_label_and_few_of_the_others():
     labels = {"a": "cat", "b": "cat", "c": "dog", "d": "dog", "e": "dog"}  # e has no rows
     found = activity.telling_units(table, labels)
     assert found == {"cat": Neuron(2, 2), "dog": Neuron(2, 4)}
+
+
+SEEN = {"a": (1, 2), "b": (1, 2), "c": (1, 4), "d": (3,)}
+LABELS = {"a": "cat", "b": "cat", "c": "dog", "d": "cow"}
+
+
+def seen_table() -> pd.DataFrame:
+    rows = [(i, 2, unit, 1.0) for i, some in SEEN.items() for unit in some]
+    return pd.DataFrame(rows, columns=["image", "layer", "unit", "score"])
+
+
+def test_units_of_nouns_are_those_of_the_common_ones():
+    assert activity.noun_units(seen_table(), LABELS, 2) == {"cat": Neuron(2, 2)}
+    every = activity.noun_units(seen_table(), LABELS, 1)
+    assert list(every) == ["cat", "dog", "cow"]  # the commonest first, then as they come
+    assert list(activity.noun_units(seen_table(), LABELS, 9)) == ["cat", "dog"]
+
+
+def active_table() -> pd.DataFrame:
+    """Unit 0 peaks on pictures 4, 3, 2 and has its largest means on 0, 1, 2."""
+    rows = [(str(i), 0, 0, float(i), float(-i)) for i in range(5)]
+    return pd.DataFrame(rows, columns=["image", "layer", "unit", "peak", "mean"])
+
+
+def horses(photographs) -> list[Photograph]:
+    """The boxed photographs, of which only the last two show a horse."""
+    bare = [Photograph(p.id, p.path, ("a boat",), (), size=p.size) for p in photographs[:3]]
+    return [*bare, *photographs[3:]]
+
+
+def test_themes_are_shares_of_photographs_that_show_the_noun(photographs):
+    viewed, unit_of = horses(photographs), {"horse": Neuron(0, 0)}
+    asked = (active_table(), viewed, unit_of, {"x": "horse", "y": "horse", "z": "cat"}, 3)
+    (row,) = activity.themes(*asked).to_dict("records")
+    assert row == {
+        "noun": "horse", "unit": "L0.u0", "captions": 2, "top-activating": 2 / 3, "all": 2 / 5,
+    }  # fmt: skip
+    assert activity.themes(*asked, by="mean")["top-activating"].tolist() == [0]
+
+
+def test_a_portrait_has_the_strongest_pictures_with_their_masks(system, photographs):
+    viewed, unit = horses(photographs), Neuron(0, 0)
+    found = activity.portrait(system, active_table(), viewed, "horse", unit, 3, 0.8)
+    assert found.shows == [True, True, False]  # of pictures 4, 3 and 2
+    assert [one.tobytes() for one in found.pictures] == [
+        viewed[i].open().tobytes() for i in (4, 3, 2)
+    ]
+    maps = activation_maps(system, [viewed[3].open()], [unit])[0, 0]
+    expected = mask(upsample(maps, PIXELS), 0.8).numpy()
+    assert found.masks.shape == (3, PIXELS, PIXELS)
+    # batches round otherwise than one picture: a pixel at the threshold may fall either way
+    assert (found.masks[1] != expected).mean() < 0.005
+    assert found.words == tuple(w.strip() for w in decoded_words(system, [unit])[unit])

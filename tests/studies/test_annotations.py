@@ -100,3 +100,9 @@ def test_patches_on_an_object_are_covered_by_half():
     expected = [True, True, True, False] * 2 + [False] * 8
     assert annotations.patches_on(shape, (4, 4)).tolist() == expected
     assert annotations.patches_on(shape, (2, 2)).tolist() == [True, True, False, False]
+
+
+def test_members_of_categories_turn_into_categories_of_images():
+    members = {"horse": ["2", "1"], "boat": ["3", "2"]}
+    found = annotations.categories_of(members)
+    assert list(found.items()) == [("2", ["horse", "boat"]), ("1", ["horse"]), ("3", ["boat"])]

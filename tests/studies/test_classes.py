@@ -91,6 +91,24 @@ def test_class_matrix_of_units_that_know_their_class():
     assert not classes.prefers_own(-activations, set_of, class_of).any()
 
 
+def test_the_matrix_as_a_frame_and_off_its_diagonal():
+    activations = np.array([[2.0, 1.0, -1.0], [0.0, 4.0, 4.0], [1.0, 2.0, 2.0]])
+    matrix = classes.class_matrix(activations, ["a", "b", "c"], list("abc"), n=10)
+    assert matrix.own_share.n == 3  # classes
+    frame = matrix.frame
+    assert frame["units of"].tolist() == ["a", "b", "c"]
+    np.testing.assert_array_equal(frame[["a", "b", "c"]], activations)
+    assert matrix.elsewhere == pytest.approx((0.5 + 0 + 0 + 1 + 0.5 + 1) / 6)
+
+
+def test_units_that_serve_several_classes_are_counted():
+    one, two, three = (Neuron(0, unit) for unit in (1, 2, 3))
+    units = {"a": [one, two], "b": [one], "c": [one, three]}
+    found = classes.ClassStudy(units, {}, np.empty(0), np.empty(0))
+    assert found.every_unit == [one, two, one, one, three]
+    assert found.sharing() == {"places": 5, "different": 3, "shared": 1, "most": 3}
+
+
 def test_a_set_that_is_never_active_has_no_relative_value():
     matrix = classes.class_matrix(np.full((2, 4), -0.1), ["a", "b"], list("aabb"), n=10)
     assert np.isnan(matrix.relative).all()

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mmn_utils.datasets import Photograph
+from mmn_utils.datasets.published import published
 from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
 from mmn_utils.neurons.table import RANDOM, TOP, Neuron, controls
 from mmn_utils.studies import overlap
@@ -80,3 +81,80 @@ def test_iou_by_image_averages_units_and_keeps_the_mean_mask_apart():
     table = pd.DataFrame(rows, columns=["image", *overlap.IOU_COLUMNS])
     assert overlap.iou_by_image(table).iloc[0].tolist() == ["cat", "1", pytest.approx(0.3), 0.1]
     assert overlap.iou_by_image(table, mean_mask=True).iloc[0].tolist() == ["cat", "1", 0.9, 0.5]
+
+
+def test_maps_are_cut_at_their_own_quantile_or_over_the_photographs(system, photographs):
+    chosen = [{TOP: [Neuron(0, 3)], RANDOM: [Neuron(0, 5)]}]
+    assert overlap.cut_over("map", system, photographs, chosen, 0.8) == overlap.Cut(0.8)
+    cut = overlap.cut_over("dataset", system, photographs, chosen, 0.8)
+    every = [Neuron(0, 3), Neuron(0, 5)]
+    assert cut.thresholds == overlap.unit_thresholds(system, photographs, every, 0.8)
+    with pytest.raises(ValueError, match="mask_over='unit'"):
+        overlap.cut_over("unit", system, photographs, chosen)
+
+
+def made_overlaps() -> pd.DataFrame:
+    """Three categories: top units are ahead in two, and alike in the third."""
+    rows = [
+        ("cat", "1", 0.4, 0.1), ("cat", "2", 0.6, 0.1), ("dog", "2", 0.2, 0.1),
+        ("dog", "3", 0.2, 0.1), ("pig", "4", 0.3, 0.3), ("pig", "3", 0.3, 0.3),
+    ]  # fmt: skip
+    return pd.DataFrame(rows, columns=["category", "image", TOP, RANDOM])
+
+
+def test_named_are_images_whose_noun_is_the_category():
+    nouns = {"1": "cats", "2": "dog", "3": "grass", "4": "pig"}
+    table = overlap.add_named(made_overlaps(), nouns)
+    assert table["named"].tolist() == [True, False, True, False, True, False]
+
+
+def test_categories_are_averaged_over_their_images():
+    table = overlap.by_category(made_overlaps())
+    assert table["category"].tolist() == ["cat", "pig", "dog"]
+    assert table["photographs"].tolist() == [2, 2, 2]
+    np.testing.assert_allclose(table[TOP], [0.5, 0.3, 0.2])
+    np.testing.assert_allclose(table["difference"], [0.4, 0, 0.1])
+    cat = table.iloc[0]
+    assert (cat[f"{TOP} low"], cat[f"{TOP} high"]) == (0.4, 0.6)
+    assert cat["difference low"] == pytest.approx(0.3)
+
+
+def test_ratio_and_share_ahead_over_all_pairs():
+    found = overlap.ratio(made_overlaps())
+    assert found.value == pytest.approx(2 / 1)
+    assert (found.low < 2 < found.high, found.n) == (True, 6)
+    share = overlap.share_ahead(made_overlaps())
+    assert share.value == pytest.approx(2 / 3)
+    assert share.n == 3  # categories
+    assert share.low <= 2 / 3 <= share.high
+
+
+def test_examples_name_their_object_where_some_do():
+    table = made_overlaps().assign(named=[False, True, False, True, False, True])
+    members = {"pig": ["4", "3"], "dog": ["2", "3"], "cat": ["1", "2"]}
+    # 3 is the first that names dog, so pig has the other one that it may stand for
+    assert overlap.first_of_each(table, members, 3) == {"4": "pig", "3": "dog", "2": "cat"}
+    assert overlap.first_of_each(table, members, 1) == {"4": "pig"}
+
+
+def test_an_example_has_the_mask_of_the_mean_first(system, photographs):
+    units = [Neuron(0, 3), Neuron(1, 5), Neuron(1, 6)]
+    chosen = {photographs[1].id: {TOP: units, RANDOM: units[:1]}}
+    objects = {photographs[1].id: ["horse"]}
+    table = overlap.iou_table(system, [photographs[1]], objects, chosen, progress=False)
+    found = overlap.example(system, photographs[1], "horse", units, table, 2)
+    assert found.names == ["mean of 3", "L0.u3", "L1.u5"]
+    truth = resize_truth(found.truth, PIXELS)
+    assert found.ious == pytest.approx(iou(torch.from_numpy(found.masks), truth).tolist())
+    np.testing.assert_array_equal(found.truth, photographs[1].mask("horse"))
+    nothing = overlap.example(system, photographs[1], "horse", units, table[:0], 2)
+    assert np.isnan(nothing.ious).all()
+
+
+def test_the_papers_own_overlaps_are_of_means_and_of_single_masks():
+    table = published("A-fig-S1")
+    mean = [float(row.iou) for row in table.itertuples() if row.mask.startswith("mean")]
+    found = overlap.published_overlap()
+    assert set(found) == {"mean", "single"}
+    assert found["mean"] == pytest.approx(sum(mean) / 8)
+    assert found["single"] < found["mean"]
