@@ -68,6 +68,17 @@ def categories_of(members: Mapping[str, Sequence[str]]) -> dict[str, list[str]]:
     return found
 
 
+def first_named(
+    members: Mapping[str, Sequence[str]], noun_of: Mapping[str, str]
+) -> tuple[str, str]:
+    """Return the first category and image of {category: images} where its caption's noun is it.
+
+    The very first pair where no caption names a category of its image.
+    """
+    pairs = [(category, image) for category, images in members.items() for image in images]
+    return max(pairs, key=lambda pair: same_word(noun_of[pair[1]], pair[0]))
+
+
 def example_of_each(subjects: Subjects, n: int) -> dict[str, str]:
     """Choose an image for each of up to ``n`` supercategories: {supercategory: image}.
 

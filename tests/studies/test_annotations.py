@@ -106,3 +106,11 @@ def test_members_of_categories_turn_into_categories_of_images():
     members = {"horse": ["2", "1"], "boat": ["3", "2"]}
     found = annotations.categories_of(members)
     assert list(found.items()) == [("2", ["horse", "boat"]), ("1", ["horse"]), ("3", ["boat"])]
+
+
+def test_the_first_pair_whose_caption_names_the_object():
+    members = {"horse": ["2", "1"], "boat": ["3", "2"]}
+    nouns = {"1": "tree", "2": "boats", "3": "boat"}
+    assert annotations.first_named(members, nouns) == ("boat", "3")
+    assert annotations.first_named(members, {**nouns, "1": "horses"}) == ("horse", "1")
+    assert annotations.first_named(members, dict.fromkeys("123", "tree")) == ("horse", "2")
