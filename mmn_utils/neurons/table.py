@@ -125,6 +125,16 @@ def unique_neurons(table: pd.DataFrame) -> list[Neuron]:
     return [Neuron(int(layer), int(unit)) for layer, unit in pairs.itertuples(index=False)]
 
 
+def best_of(table: pd.DataFrame, k: int) -> dict[tuple[str, str], list[Neuron]]:
+    """List each concept's top ``k`` neurons: {(image, noun): neurons, best first}."""
+    top = top_k(table, k)
+    neurons = [Neuron(*pair) for pair in zip(top["layer"], top["unit"], strict=True)]
+    found: dict[tuple[str, str], list[Neuron]] = {}
+    for image, noun, neuron in zip(top["image"], top["target"], neurons, strict=True):
+        found.setdefault((image, noun), []).append(neuron)
+    return found
+
+
 def random_like(
     neurons: Sequence[Neuron],
     units: int,

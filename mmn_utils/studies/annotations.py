@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import numpy as np
 from PIL import Image
 
-from mmn_utils.datasets import CocoDataset, Photograph
+from mmn_utils.datasets import CocoDataset, Instance, Photograph
 from mmn_utils.neurons.text import noun_places, same_word
 from mmn_utils.studies.subjects import Subjects
 
@@ -18,6 +18,11 @@ def mentions(photograph: Photograph, noun: str) -> bool:
     names = {one.category for one in photograph.instances} | {photograph.label or ""}
     words = {word for text in photograph.captions for word in re.findall(r"[^\W\d_]+", text)}
     return any(same_word(noun, name) for name in names | words if name)
+
+
+def named_by(photograph: Photograph, noun: str) -> list[Instance]:
+    """List the photograph's annotated objects that a noun names, singular or plural."""
+    return [one for one in photograph.instances if same_word(noun, one.category)]
 
 
 def human_nouns(photograph: Photograph, n: int, rng: np.random.Generator) -> list[str]:
@@ -88,10 +93,10 @@ def example_of_each(subjects: Subjects, n: int) -> dict[str, str]:
     no photograph has an annotated object.
     """
     shown: dict[str, dict[str, bool]] = {}  # supercategory: image: does its noun name it?
-    for photograph, noun in zip(subjects.photographs, subjects.nouns, strict=True):
+    for photograph, target in zip(subjects.photographs, subjects.targets, strict=True):
         for one in photograph.instances:
             images = shown.setdefault(one.supercategory, {})
-            named = same_word(noun.word, one.category)
+            named = same_word(target.noun, one.category)
             images[photograph.id] = images.get(photograph.id, False) or named
     if not shown:
         raise ValueError("no photograph has an annotated object; there is nothing to show")
@@ -102,6 +107,19 @@ def example_of_each(subjects: Subjects, n: int) -> dict[str, str]:
         if free:
             chosen[name] = max(free, key=free.__getitem__)  # the first of the best
     return chosen
+
+
+def examples(some: Subjects, n: int) -> Subjects:
+    """Choose ``n`` photographs to show: the first whose nouns name an object, then the first.
+
+    The choice follows from the sample and from no eye.
+    """
+    named = [
+        photograph.id
+        for photograph, targets in zip(some.photographs, some.every, strict=True)
+        if any(named_by(photograph, target.noun) for target in targets)
+    ]
+    return some.select(list(dict.fromkeys([*named, *some.ids]))[:n])
 
 
 def patches_on(shape_mask: np.ndarray, grid: tuple[int, int]) -> np.ndarray:

@@ -11,10 +11,12 @@ import pandas as pd
 
 from mmn_utils.measures.estimates import Estimate, difference_of, means_of
 from mmn_utils.studies.agreement import listed, writes_noun
-from mmn_utils.studies.concepts import Concepts, examples, same_neurons, switched
-from mmn_utils.studies.invariance import region_invariance
+from mmn_utils.studies.annotations import examples
+from mmn_utils.studies.regions import region_invariance, same_neurons
+from mmn_utils.studies.scoring import switched
 from mmn_utils.studies.sensitivity import Sensitivity
 from mmn_utils.studies.specificity import KINDS, HeatMap, Specificity
+from mmn_utils.studies.subjects import Subjects
 
 OURS = "contribution"
 NAMES = {
@@ -212,7 +214,7 @@ def own_highest(heats: Sequence[HeatMap]) -> pd.DataFrame:
 
 def shuffled_exhibit(
     model,
-    some: Concepts,
+    some: Subjects,
     kept: Sequence[str],
     n: int,
     *,
@@ -225,7 +227,7 @@ def shuffled_exhibit(
 
     Of ``n`` photographs among ``kept``, the ids of those whose captions share a concept. Columns:
     "" (caption, or the concept), as it is, shuffled. One pass, the shuffles of
-    ``concepts.shuffled_regions`` with the same seed. ValueError for no photographs.
+    ``regions.shuffled_regions`` with the same seed. ValueError for no photographs.
     """
     if not len(kept) or n < 1:
         raise ValueError(f"{n} of {len(kept)} photographs to show; take more photographs")

@@ -28,7 +28,7 @@ from mmn_utils.interventions.editing import (
 from mmn_utils.interventions.joint import JointSettings, joint_edit
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.contribution import contribution
-from mmn_utils.neurons.table import Neuron, unique_neurons
+from mmn_utils.neurons.table import Neuron, best_of
 from mmn_utils.neurons.targets import Target, caption_targets
 from mmn_utils.neurons.text import same_word
 from mmn_utils.studies.edits import EDITED, SAME
@@ -159,8 +159,8 @@ def top_neurons(
         batch = slice(start, start + batch_size)
         some = targets[batch]
         table = contribution(model, opened(photographs[batch]), some, k=n, **switches)
-        parts = dict(list(table.groupby(["image", "target"])))
-        found += [unique_neurons(parts[target.image, target.noun]) for target in some]
+        best = best_of(table, n)
+        found += [best[target.image, target.noun] for target in some]
     return found
 
 

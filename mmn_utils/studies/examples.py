@@ -25,8 +25,8 @@ def telling(top: pd.DataFrame, subjects: Subjects) -> pd.Series:
     The best one that is interpretable and writes the caption's noun, of a photograph that
     shows it; where there is none, of any photograph; then of the interpretable; then of all.
     """
-    pairs = zip(subjects.photographs, subjects.nouns, strict=True)
-    shown = top["image"].map({p.id: mentions(p, noun.word) for p, noun in pairs}).astype(bool)
+    pairs = zip(subjects.photographs, subjects.targets, strict=True)
+    shown = top["image"].map({p.id: mentions(p, word.noun) for p, word in pairs}).astype(bool)
     readable = top["interpretable"]
     writes = readable & top["writes_noun"]
     choices = [top[writes & shown], top[writes], top[readable], top]

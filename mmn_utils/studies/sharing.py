@@ -13,7 +13,6 @@ import numpy as np
 import pandas as pd
 
 from mmn_utils.measures.estimates import Estimate, difference_of, frame_of, mean_of, means_of
-from mmn_utils.studies.concepts import most_images
 from mmn_utils.studies.invariance import chance, cross_image_invariance, unrelated_images
 
 OURS, OTHER = "contribution", "attribution"
@@ -25,7 +24,7 @@ class Sharing:
 
     ``same[method]`` as from ``cross_image_invariance``, ``different[method]`` as from
     ``unrelated_images``. What is said of one N and one k is said of ``n`` and ``k``: the largest
-    N that enough concepts reach (``concepts.most_images``), and the k asked for.
+    N that enough concepts reach (``most_images``), and the k asked for.
     """
 
     same: Mapping[str, pd.DataFrame]
@@ -122,6 +121,19 @@ def sharing(
         same[method] = cross_image_invariance(table, draws=draws, **options)
         different[method] = unrelated_images(table, draws=10 * draws, **options)
     return Sharing(same, different, k, seed)
+
+
+def most_images(ratios: pd.DataFrame, least: int = 5) -> int:
+    """Return the largest N that ``least`` concepts reach, else the N that most concepts reach.
+
+    ``ratios`` as from ``invariance.cross_image_invariance``; a mean over two concepts says
+    little. ValueError where no concept is in enough images.
+    """
+    if ratios.empty:
+        raise ValueError("no concept is in two photographs or more; take more photographs")
+    reached = ratios.groupby("n")["concept"].nunique()
+    enough = reached[reached >= least]
+    return int(enough.index.max() if len(enough) else reached.idxmax())
 
 
 def by_chance(ns: Sequence[int], ks: Sequence[int], neurons: int) -> pd.DataFrame:

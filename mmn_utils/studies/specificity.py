@@ -25,6 +25,7 @@ from mmn_utils.neurons.decoding import decode_vectors, write_vectors
 from mmn_utils.neurons.final_norm import frozen_norm
 from mmn_utils.neurons.table import Neuron, check_neurons, top_k
 from mmn_utils.neurons.targets import Target, at_steps
+from mmn_utils.studies.subjects import Subjects
 
 MS = (1, 5, 10, 50)
 KINDS = ("related", "random")
@@ -155,6 +156,21 @@ def _rows(targets, neurons, activations, kind: str, ids, scores) -> pd.DataFrame
     ).reset_index(drop=True)
 
 
+def specificity_of(
+    model, some: Subjects, table: pd.DataFrame, *, batch_size: int = 16, **options
+) -> Specificity:
+    """Measure S@m of each photograph's best neuron, in batches; as ``specificity``."""
+    parts = []
+    for pictures, targets in some.batches(batch_size):
+        picture_of = {t.image: p for t, p in zip(targets, pictures, strict=True)}
+        mine = table[table["image"].isin(picture_of)]
+        chosen, neurons = best_neurons(mine, targets)
+        images = [picture_of[t.image] for t in chosen]
+        parts.append(specificity(model, images, chosen, neurons, **options))
+    scores = pd.concat([part.scores for part in parts], ignore_index=True)
+    return Specificity(scores, parts[0].ms)
+
+
 # --- heat maps -------------------------------------------------------------------------
 
 
@@ -243,6 +259,17 @@ def heat_maps(
         names = tuple(targets[i].noun for i in rows)
         own = tuple(neurons[i] for i in rows)
         maps.append(HeatMap(image, names, own, matrix[np.ix_(rows, rows)]))
+    return maps
+
+
+def heat_maps_of(
+    model, some: Subjects, table: pd.DataFrame, *, batch_size: int = 16, **options
+) -> list[HeatMap]:
+    """Score each concept's top neuron for all concepts of its image, in batches; ``heat_maps``."""
+    maps = []
+    for pictures, targets in some.batches(batch_size):
+        mine = table[table["image"].isin({t.image for t in targets})]
+        maps += heat_maps(model, pictures, targets, mine, **options)
     return maps
 
 

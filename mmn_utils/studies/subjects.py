@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -11,8 +11,7 @@ import pandas as pd
 from mmn_utils.neurons.attribution import attributions
 from mmn_utils.neurons.captions import Caption, as_caption, caption_images
 from mmn_utils.neurons.table import neuron_table
-from mmn_utils.neurons.targets import Target
-from mmn_utils.neurons.text import Noun, nouns
+from mmn_utils.neurons.targets import Target, caption_targets
 from mmn_utils.studies.store import per_photograph
 
 if TYPE_CHECKING:
@@ -25,16 +24,16 @@ RANKS = ("max", "sum")  # ... which come off one backward pass
 
 @dataclass(frozen=True)
 class Subjects:
-    """Photographs whose generated caption has a noun, with that noun as the target.
+    """Photographs whose generated caption has a noun, each different noun a target.
 
-    The four lists go together, in the order of the photographs asked for; ``skipped``
-    names the photographs left out (by id) with the reason.
+    The three lists go together, in the order of the photographs asked for; ``every`` has the
+    targets of each caption in their order, at least one. ``skipped`` names the photographs
+    left out (by id) with the reason.
     """
 
     photographs: list[Photograph]
     captions: list[Caption]
-    nouns: list[Noun]
-    targets: list[Target]
+    every: list[list[Target]]
     skipped: dict[str, str] = field(default_factory=dict)
 
     def __len__(self) -> int:
@@ -46,24 +45,50 @@ class Subjects:
         """The photographs' ids."""
         return [photograph.id for photograph in self.photographs]
 
-    def select(self, ids: Sequence[str]) -> Subjects:
-        """Take some of the photographs by id, in the order given.
+    @property
+    def targets(self) -> list[Target]:
+        """The first noun of each caption (paper A, section 2.1)."""
+        return [some[0] for some in self.every]
 
-        ValueError for an id that is not among them.
-        """
-        rows = places(ids, self.ids, "subjects", self.skipped)
-        lists = (self.photographs, self.captions, self.nouns, self.targets)
-        return Subjects(*([values[row] for row in rows] for values in lists))
+    @property
+    def all_targets(self) -> list[Target]:
+        """All nouns, in the order of the photographs, then of the captions (paper B, B.1)."""
+        return [target for some in self.every for target in some]
+
+    @property
+    def texts(self) -> dict[str, str]:
+        """Each photograph's caption, by id."""
+        return {image: c.text for image, c in zip(self.ids, self.captions, strict=True)}
+
+    def select(self, ids: Sequence[str]) -> Subjects:
+        """Take some of the photographs by id, in the order given; ValueError for others."""
+        place = {image: row for row, image in enumerate(self.ids)}
+        for image in ids:
+            if image not in place:
+                why = f": {self.skipped[image]}" if image in self.skipped else ""
+                raise ValueError(f"photograph {image!r} is not among the {len(self)} subjects{why}")
+        lists = (self.photographs, self.captions, self.every)
+        return Subjects(*([values[place[image]] for image in ids] for values in lists))
+
+    def batches(self, size: int) -> Iterator[tuple[list, list[Target]]]:
+        """Open the pictures ``size`` at a time: (a picture for each of all targets, targets)."""
+        if size < 1:
+            raise ValueError(f"batch_size = {size}: give at least 1")
+        for start in range(0, len(self), size):
+            rows = range(start, min(start + size, len(self)))
+            opened = {row: self.photographs[row].open() for row in rows}
+            pairs = [(opened[row], target) for row in rows for target in self.every[row]]
+            yield [picture for picture, _ in pairs], [target for _, target in pairs]
 
     def frame(self) -> pd.DataFrame:
-        """List image, caption, noun, its step and token, one row per photograph."""
+        """List image, caption, its first noun with step and token: one row per photograph."""
         return pd.DataFrame(
             {
                 "image": self.ids,
                 "caption": [caption.text for caption in self.captions],
-                "noun": [noun.word for noun in self.nouns],
-                "step": [noun.step for noun in self.nouns],
-                "token": [noun.token for noun in self.nouns],
+                "noun": [target.noun for target in self.targets],
+                "step": [len(target.prefix) for target in self.targets],
+                "token": [target.token for target in self.targets],
             }
         )
 
@@ -76,32 +101,16 @@ def subjects(
     batch_size: int = 40,
     progress: bool = True,
 ) -> Subjects:
-    """Caption photographs and take each caption's first noun as the target (paper A, S.1).
+    """Caption photographs and take the captions' nouns as targets (paper A, S.1; paper B, B.1).
 
     Captions are computed or loaded. ValueError where no caption has a noun.
     """
     captions = captions_of(
         model, photographs, max_new_tokens=max_new_tokens, batch_size=batch_size, progress=progress
     )
-    kept, skipped = with_nouns(photographs, captions, lambda _, caption: nouns(caption, model))
-    first = [(photograph, caption, found[0]) for photograph, caption, found in kept]
-    rows = [(p, c, noun, Target.of(p.id, noun, c)) for p, c, noun in first]
-    return Subjects(*map(list, zip(*rows, strict=True)), skipped=skipped)
-
-
-def with_nouns(
-    photographs: Sequence[Photograph],
-    captions: Sequence[Caption],
-    find: Callable[[Photograph, Caption], list],
-) -> tuple[list[tuple[Photograph, Caption, list]], dict[str, str]]:
-    """Keep the photographs in whose captions ``find`` finds something; why others are skipped.
-
-    Returns (photograph, caption, what was found) of each, and reasons by id. ValueError
-    where nothing is found in any.
-    """
     kept, skipped = [], {}
     for photograph, caption in zip(photographs, captions, strict=True):
-        if found := find(photograph, caption):
+        if found := caption_targets(model, photograph.id, caption):
             kept.append((photograph, caption, found))
         else:
             skipped[photograph.id] = f"no noun in the caption {caption.text!r}"
@@ -110,21 +119,7 @@ def with_nouns(
             f"none of the {len(photographs)} captions has a noun ({captions[0].text!r} is the "
             "first); is the projection trained?"
         )
-    return kept, skipped
-
-
-def places(
-    wanted: Sequence[str], ids: Sequence[str], what: str, skipped: dict[str, str]
-) -> list[int]:
-    """Return where the wanted ids are among ``ids``; ValueError for one that is not."""
-    place = {image: i for i, image in enumerate(ids)}
-    unknown = [image for image in wanted if image not in place]
-    if unknown:
-        raise ValueError(
-            f"photograph {unknown[0]!r} is not among the {len(place)} {what}"
-            + (f": {skipped[unknown[0]]}" if unknown[0] in skipped else "")
-        )
-    return [place[image] for image in wanted]
+    return Subjects(*map(list, zip(*kept, strict=True)), skipped=skipped)
 
 
 def captions_of(
@@ -170,7 +165,7 @@ def top_neurons(
     batch_size: int = 10,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Score the subjects' neurons by attribution (paper A, Eq. 2): the neuron table, cached.
+    """Score neurons for each first noun by attribution (paper A, Eq. 2): the neuron table, cached.
 
     The top ``k`` per image; ``target`` and ``rank_by`` as in ``attribution``. Both
     rankings of units are kept to ``DEPTH`` or deeper, so that whoever asks for another

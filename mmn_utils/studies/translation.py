@@ -41,7 +41,7 @@ def with_controls(
     sets = controls(neurons, model.sizes.units, seed)
     every = [n for conditions in sets.values() for some in conditions.values() for n in some]
     words = decoded_words(model, every, **decoder)
-    nouns = dict(zip(subjects.ids, (noun.word for noun in subjects.nouns), strict=True))
+    nouns = {target.image: target.noun for target in subjects.targets}
     return described(sets, words, nouns)
 
 

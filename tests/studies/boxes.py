@@ -5,7 +5,7 @@ from __future__ import annotations
 from mmn_utils.datasets import Photograph
 from mmn_utils.datasets.base import Instance
 from mmn_utils.neurons.targets import Target
-from mmn_utils.studies import subjects as study
+from mmn_utils.studies.subjects import Subjects
 from tests.tiny import tiny_images
 
 
@@ -24,9 +24,7 @@ def boxed(folder) -> list[Photograph]:
     return made
 
 
-def subjects_of(system, photographs) -> study.Subjects:
+def subjects_of(system, photographs) -> Subjects:
     """Subjects with a target for each photograph, whatever the random system says."""
     targets = [Target(p.id, "horse", 300 + i, (5,) * i) for i, p in enumerate(photographs)]
-    return study.Subjects(
-        photographs, [None] * len(photographs), [None] * len(photographs), targets
-    )
+    return Subjects(photographs, [None] * len(photographs), [[target] for target in targets])

@@ -39,7 +39,7 @@ def subjects(tmp_path) -> Subjects:
         image.save(path)
         photographs.append(Photograph(str(i), path))
         targets.append(Target(str(i), "noun", 290 + i, (7, 9)[:i]))
-    return Subjects(photographs, [None] * 3, [None] * 3, targets)
+    return Subjects(photographs, [None] * 3, [[target] for target in targets])
 
 
 @pytest.fixture

@@ -9,10 +9,12 @@ import numpy as np
 import pytest
 
 from mmn_utils.datasets import CocoDataset, Instance, Photograph
-from mmn_utils.neurons.text import Noun
+from mmn_utils.neurons.targets import Target
 from mmn_utils.studies import annotations
 from mmn_utils.studies.subjects import Subjects
 from tests.studies.boxes import boxed
+from tests.studies.scenes import subjects_of_texts
+from tests.tiny_gated import TinyGated
 
 
 @pytest.fixture
@@ -64,9 +66,9 @@ def test_human_nouns_are_different_words_of_the_captions():
 
 
 def an_image(name, noun, *objects):
-    """Return a photograph with (category, supercategory) objects, and a noun."""
+    """Return a photograph with (category, supercategory) objects, and its targets."""
     instances = tuple(Instance(c, s, 1.0, False, (2, 2), []) for c, s in objects)
-    return Photograph(id=name, path=Path(name), instances=instances), Noun(noun, 0, 0)
+    return Photograph(id=name, path=Path(name), instances=instances), [Target(name, noun, 0, ())]
 
 
 def test_examples_are_the_first_that_name_an_object_of_the_supercategory():
@@ -77,7 +79,7 @@ def test_examples_are_the_first_that_name_an_object_of_the_supercategory():
         an_image("4", "horses", ("horse", "animal")),
     ]
     photographs, nouns = map(list, zip(*rows, strict=True))
-    subjects = Subjects(photographs, [], nouns, [])
+    subjects = Subjects(photographs, [], nouns)
     assert annotations.example_of_each(subjects, 6) == {"animal": "3", "vehicle": "2"}
     assert annotations.example_of_each(subjects, 1) == {"animal": "3"}
 
@@ -86,12 +88,12 @@ def test_without_a_fitting_noun_the_first_that_shows_an_object_stands_in():
     objects = [("horse", "animal"), ("boat", "vehicle")]
     rows = [an_image("1", "sky", *objects), an_image("2", "sky", *objects), an_image("3", "sky")]
     photographs, nouns = map(list, zip(*rows, strict=True))
-    subjects = Subjects(photographs, [], nouns, [])
+    subjects = Subjects(photographs, [], nouns)
     assert annotations.example_of_each(subjects, 6) == {"animal": "1", "vehicle": "2"}
-    alone = Subjects(photographs[:1], [], nouns[:1], [])
+    alone = Subjects(photographs[:1], [], nouns[:1])
     assert annotations.example_of_each(alone, 6) == {"animal": "1"}
     with pytest.raises(ValueError, match="annotated object"):
-        annotations.example_of_each(Subjects(photographs[2:], [], nouns[2:], []), 6)
+        annotations.example_of_each(Subjects(photographs[2:], [], nouns[2:]), 6)
 
 
 def test_patches_on_an_object_are_covered_by_half():
@@ -114,3 +116,9 @@ def test_the_first_pair_whose_caption_names_the_object():
     assert annotations.first_named(members, nouns) == ("boat", "3")
     assert annotations.first_named(members, {**nouns, "1": "horses"}) == ("horse", "1")
     assert annotations.first_named(members, dict.fromkeys("123", "tree")) == ("horse", "2")
+
+
+def test_photographs_to_show_are_the_first_whose_nouns_name_an_object(tmp_path):
+    some = subjects_of_texts(TinyGated(), tmp_path)
+    assert annotations.examples(some, 2).ids == ["scene-0", "scene-2"]
+    assert annotations.examples(some.select(["scene-3", "scene-0"]), 1).ids == ["scene-0"]

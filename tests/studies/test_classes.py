@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from mmn_utils.datasets import Photograph
+from mmn_utils.neurons import targets
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.studies import classes
 from mmn_utils.studies import subjects as study
@@ -59,7 +60,7 @@ class Nouns:
 @pytest.mark.parametrize("target", ["logit", "probability"])
 def test_one_pass_scores_as_two_do(system, photographs, monkeypatch, rank_by, target):
     monkeypatch.setattr(classes, "nouns", Nouns([0, 2, 1]))
-    monkeypatch.setattr(study, "nouns", Nouns([0, 2, 1]))
+    monkeypatch.setattr(targets, "nouns", Nouns([0, 2, 1]))
     asked = {"k": K, "target": target, "rank_by": rank_by}
     found = classes.class_table(
         system, photographs, max_new_tokens=4, batch_size=5, progress=False, **asked

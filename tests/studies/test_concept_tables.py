@@ -15,10 +15,11 @@ from mmn_utils.neurons.methods import METHODS
 from mmn_utils.neurons.table import Neuron, neuron_table
 from mmn_utils.neurons.targets import Target
 from mmn_utils.studies import concept_tables
-from mmn_utils.studies.concepts import Concepts, of_paper
-from mmn_utils.studies.invariance import RegionInvariance
+from mmn_utils.studies.regions import RegionInvariance
+from mmn_utils.studies.scoring import of_paper
 from mmn_utils.studies.sensitivity import Sensitivity
 from mmn_utils.studies.specificity import HeatMap, Specificity
+from mmn_utils.studies.subjects import Subjects
 from tests.tiny import tiny_images
 
 
@@ -173,7 +174,7 @@ def some(tmp_path):
         photographs.append(Photograph(noun, path, size=(image.height, image.width)))
     captions = [Caption(f"a {noun} and a cup", (1, 2)) for noun in nouns]
     targets = [[Target(noun, noun, 5, (1,)), Target(noun, "cup", 6, (1,))] for noun in nouns]
-    return Concepts(photographs, captions, targets)
+    return Subjects(photographs, captions, targets)
 
 
 def test_table_10_has_captions_and_neurons_before_and_after(some, monkeypatch):

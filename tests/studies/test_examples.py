@@ -12,7 +12,7 @@ from mmn_utils.datasets import Instance, Photograph
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.receptive_fields import activation_maps, mask, upsample
 from mmn_utils.neurons.table import Neuron
-from mmn_utils.neurons.text import Noun
+from mmn_utils.neurons.targets import Target
 from mmn_utils.studies import examples
 from mmn_utils.studies.subjects import Subjects
 from tests.tiny import PIXELS, tiny_images, tiny_limber
@@ -21,9 +21,9 @@ from tests.tiny import PIXELS, tiny_images, tiny_limber
 
 
 def an_image(name, noun, *objects):
-    """Return a photograph with (category, supercategory) objects, and a noun."""
+    """Return a photograph with (category, supercategory) objects, and its targets."""
     instances = tuple(Instance(c, s, 1.0, False, (2, 2), []) for c, s in objects)
-    return Photograph(id=name, path=Path(name), instances=instances), Noun(noun, 0, 0)
+    return Photograph(id=name, path=Path(name), instances=instances), [Target(name, noun, 0, ())]
 
 
 def test_means_on_objects_leave_out_what_covers_no_patch():
@@ -55,7 +55,7 @@ TOP = pd.DataFrame(
 def test_the_telling_example_is_the_best_that_shows_what_it_writes(shows, drop, expected):
     rows = [an_image(i, "horse", *([("horse", "animal")] if i in shows else [])) for i in "123"]
     photographs, nouns = map(list, zip(*rows, strict=True))
-    row = examples.telling(TOP.drop(index=drop), Subjects(photographs, [], nouns, []))
+    row = examples.telling(TOP.drop(index=drop), Subjects(photographs, [], nouns))
     assert row["score"] == expected
 
 
@@ -79,8 +79,8 @@ def sample(tmp_path) -> Subjects:
         image.save(tmp_path / f"{i}.png")
         photographs.append(Photograph(str(i), tmp_path / f"{i}.png"))
     captions = [Caption("a horse and a horse.", ()), Caption("a boat.", ())]
-    nouns = [Noun("horse", 1, 0), Noun("boat", 1, 0)]
-    return Subjects(photographs, captions, nouns, [None, None])
+    every = [[Target("0", "horse", 0, ())], [Target("1", "boat", 0, ())]]
+    return Subjects(photographs, captions, every)
 
 
 def rows_of(image: str, target: str, *neurons: Neuron) -> pd.DataFrame:

@@ -9,7 +9,7 @@ import pytest
 from mmn_utils.measures.estimates import difference_of, mean_of
 from mmn_utils.neurons.table import neuron_table
 from mmn_utils.studies.invariance import cross_image_invariance, unrelated_images
-from mmn_utils.studies.sharing import by_chance, sharing
+from mmn_utils.studies.sharing import by_chance, most_images, sharing
 
 CONCEPTS = ("boat", "cat", "dog", "house", "tree")
 NS, KS = [2, 3], [2, 4]
@@ -79,3 +79,12 @@ def test_random_sets_share_less_with_every_image():
     assert found.index.tolist() == [2, 3]
     np.testing.assert_allclose(found[10], [0.01, 0.0001])
     np.testing.assert_allclose(found[100], [0.1, 0.01])
+
+
+def test_claims_take_the_most_images_that_enough_concepts_have():
+    ratios = pd.DataFrame({"concept": [*"abcdef", *"abcde", "a"], "n": [2] * 6 + [3] * 5 + [4]})
+    assert most_images(ratios) == 3
+    assert most_images(ratios, least=1) == 4
+    assert most_images(ratios, least=7) == 2
+    with pytest.raises(ValueError, match="take more photographs"):
+        most_images(ratios.iloc[:0])

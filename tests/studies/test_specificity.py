@@ -13,14 +13,18 @@ from mmn_utils.measures.estimates import mean_of
 from mmn_utils.neurons.contribution import contribution, contribution_layers_field
 from mmn_utils.neurons.table import Neuron, random_like
 from mmn_utils.neurons.targets import Target
+from mmn_utils.studies import scoring
 from mmn_utils.studies.specificity import (
     HeatMap,
     Specificity,
     best_neurons,
     heat_maps,
+    heat_maps_of,
     score_matrix,
     specificity,
+    specificity_of,
 )
+from tests.studies.scenes import subjects_of_texts
 from tests.tiny import tiny_images, tiny_limber
 from tests.tiny_gated import TinyGated
 
@@ -229,3 +233,22 @@ def test_an_m_that_was_not_asked_is_named(model):
     found = specificity(model, [FIRST], TARGETS[:1], NEURONS[:1], ms=[1, 5])
     with pytest.raises(ValueError, match="m=10"):
         found.at(10)
+
+
+def test_specificity_and_heat_maps_do_not_depend_on_the_batch(model, tmp_path):
+    some = subjects_of_texts(model, tmp_path)
+    table = scoring.top_neurons(model, some, k=5, progress=False)["contribution"]
+    pictures, targets = next(some.batches(10))
+    picture_of = {t.image: p for t, p in zip(targets, pictures, strict=True)}
+    chosen, neurons = best_neurons(table, targets)
+    expected = specificity(model, [picture_of[t.image] for t in chosen], chosen, neurons, ms=(1, 5))
+    found = specificity_of(model, some, table, batch_size=1, ms=(1, 5))
+    order = ["kind", "image", "rank"]
+    mine, whole = (f.scores.sort_values(order, ignore_index=True) for f in (found, expected))
+    pd.testing.assert_frame_equal(mine, whole, rtol=1e-3, atol=1e-5)
+    maps = heat_maps_of(model, some, table, batch_size=2)
+    for mine, whole in zip(maps, heat_maps(model, pictures, targets, table), strict=True):
+        assert (mine.image, mine.concepts, mine.neurons) == (
+            whole.image, whole.concepts, whole.neurons,
+        )  # fmt: skip
+        np.testing.assert_allclose(mine.scores, whole.scores, rtol=1e-3, atol=1e-5)

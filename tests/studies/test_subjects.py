@@ -10,9 +10,9 @@ import pytest
 from mmn_utils.datasets import Photograph
 from mmn_utils.neurons.attribution import attribution
 from mmn_utils.neurons.captions import Caption, caption_images
-from mmn_utils.neurons.targets import Target
-from mmn_utils.neurons.text import Noun
+from mmn_utils.neurons.targets import Target, caption_targets
 from mmn_utils.studies import subjects as study
+from tests.studies.scenes import subjects_of_texts
 from tests.tiny import tiny_images, tiny_limber, tiny_tokenizer
 
 QUIET = {"progress": False}
@@ -39,9 +39,8 @@ def chosen(model, photographs):
     """Return subjects with captions of the test's own, the noun at the third token."""
     ids = tuple(tiny_tokenizer().encode(" a red horse near the house"))
     captions = [Caption(tiny_tokenizer().decode(ids).strip(), ids)] * len(photographs)
-    nouns = [Noun("horse", 2, ids[2])] * len(photographs)
-    targets = [Target.of(p.id, n, c) for p, n, c in zip(photographs, nouns, captions, strict=True)]
-    return study.Subjects(photographs, captions, nouns, targets)
+    every = [[Target(p.id, "horse", ids[2], ids[:2])] for p in photographs]
+    return study.Subjects(photographs, captions, every)
 
 
 def refuse(*arguments, **named):
@@ -109,12 +108,14 @@ def test_subjects_hold_each_first_noun_and_say_who_was_left_out(model, photograp
     captions = captioned(monkeypatch, *texts)
     found = study.subjects(model, photographs)
     assert found.ids == ["scene-0", "scene-2", "scene-3"]
-    assert [noun.word for noun in found.nouns] == ["horse", "dogs", "boat"]
+    assert [target.noun for target in found.targets] == ["horse", "dogs", "boat"]
+    assert [target.noun for target in found.all_targets] == ["horse", "dogs", "cat", "boat"]
     assert [caption.text for caption in found.captions] == [texts[0], texts[2], texts[3]]
-    for target, noun, caption in zip(found.targets, found.nouns, found.captions, strict=True):
-        assert (target.noun, target.token) == (noun.word, noun.token)
-        assert target.prefix == caption.ids[: noun.step]
-        assert caption.ids[len(target.prefix)] == target.token
+    for image, caption, targets in zip(found.ids, found.captions, found.every, strict=True):
+        assert targets == caption_targets(model, image, caption)
+        assert found.texts[image] == caption.text
+        for target in targets:
+            assert caption.ids[len(target.prefix)] == target.token
     assert list(found.skipped) == ["scene-1"]
     assert captions[1].text in found.skipped["scene-1"]
 
@@ -184,8 +185,21 @@ def test_top_neurons_are_computed_once(model, chosen, monkeypatch):
 def test_what_decides_the_top_neurons_is_in_their_key(model, chosen, monkeypatch, change):
     study.top_neurons(model, chosen, k=5, **QUIET)
     if "token" in change:
-        chosen = changed(chosen, targets=[changed(t, **change) for t in chosen.targets])
+        chosen = changed(chosen, every=[[changed(t, **change)] for t in chosen.targets])
         change = {}
     monkeypatch.setattr(study, "attributions", refuse)
     with pytest.raises(AssertionError, match="computed again"):
         study.top_neurons(model, chosen, **{"k": 5, **change}, **QUIET)
+
+
+def test_batches_open_each_picture_once_and_hand_out_each_target(tmp_path):
+    some = subjects_of_texts(tiny_limber(), tmp_path)
+    found = list(some.batches(2))
+    assert [len(targets) for _, targets in found] == [4, 2]
+    assert [t for _, targets in found for t in targets] == some.all_targets
+    pictures, targets = found[0]
+    assert len({id(p) for p in pictures}) == 2
+    assert pictures[0] is pictures[1]
+    assert targets[0].image == "scene-0"
+    with pytest.raises(ValueError, match="batch_size = 0"):
+        next(some.batches(0))

@@ -12,7 +12,7 @@ from mmn_utils.models.base import Sizes
 from mmn_utils.neurons.decoding import decoded_words
 from mmn_utils.neurons.table import Neuron, controls, neuron_table
 from mmn_utils.neurons.targets import Target
-from mmn_utils.neurons.text import Noun, is_dictionary_word
+from mmn_utils.neurons.text import is_dictionary_word
 from mmn_utils.studies import translation
 from mmn_utils.studies.subjects import Subjects, top_neurons
 from tests.tiny import tiny_images, tiny_limber
@@ -33,7 +33,7 @@ def sample(tmp_path) -> Subjects:
         image.save(tmp_path / f"{i}.png")
         photographs.append(Photograph(str(i), tmp_path / f"{i}.png"))
     targets = [Target(p.id, "horse", 300 + i, (5,) * i) for i, p in enumerate(photographs)]
-    return Subjects(photographs, [None] * 3, [Noun("horse", 0, 300)] * 3, targets)
+    return Subjects(photographs, [None] * 3, [[target] for target in targets])
 
 
 def a_table(*rows) -> pd.DataFrame:

@@ -3,16 +3,22 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
+import torch
 
 from mmn_utils.datasets import Instance, Photograph
 from mmn_utils.measures.estimates import difference_of, mean_of
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.contribution import contribution
-from mmn_utils.neurons.receptive_fields import mask, upsample
+from mmn_utils.neurons.receptive_fields import activation_maps, mask, upsample
+from mmn_utils.neurons.table import Neuron, best_of
 from mmn_utils.neurons.targets import caption_targets
-from mmn_utils.studies import concepts
+from mmn_utils.studies import scoring
+from mmn_utils.studies import views as where
+from mmn_utils.studies.subjects import Subjects
 from mmn_utils.studies.views import views
+from tests.studies.scenes import subjects_of_texts
 from tests.tiny import tiny_images, tiny_tokenizer
 from tests.tiny_gated import TinyGated
 
@@ -39,7 +45,7 @@ def some(model, tmp_path_factory):
         captions.append(Caption(TEXTS[i], tuple(tiny_tokenizer().encode(f" {TEXTS[i]}"))))
     pairs = zip(photographs, captions, strict=True)
     targets = [caption_targets(model, photograph.id, caption) for photograph, caption in pairs]
-    return concepts.Concepts(photographs, captions, targets)
+    return Subjects(photographs, captions, targets)
 
 
 @pytest.fixture(scope="module")
@@ -52,17 +58,17 @@ def test_views_are_the_mean_maps_of_the_top_neurons(model, some, table):
     found = views(model, some, some.select(["scene-1"]), table, KS, quantile=0.9)
     assert [view.concept for view in found.shown] == ["horse", "cat"]
     cat = found.shown[1]
-    best = concepts.best_of(table, 4)["scene-1", "cat"]
+    best = best_of(table, 4)["scene-1", "cat"]
     picture = some.photographs[1].open()
-    smooth = upsample(concepts.focus(model, picture, [best], KS), model.image_tokens.pixels)[0]
+    smooth = upsample(where.focus(model, picture, [best], KS), model.image_tokens.pixels)[0]
     np.testing.assert_allclose(cat.maps, smooth, rtol=1e-5, atol=1e-6)
     assert (cat.masks == mask(smooth, 0.9).numpy()).mean() > 0.999  # but for a pixel at the cut
-    assert cat.picture.size == concepts.seen(model, picture).size
+    assert cat.picture.size == where.seen(model, picture).size
 
 
 def test_overlaps_are_those_of_named_objects(model, some, table):
     found = views(model, some, some.select(["scene-0"]), table, KS, seed=3)
-    looks = concepts.focus_table(model, some, table, KS, seed=3)
+    looks = where.focus_table(model, some, table, KS, seed=3)
     assert list(found.overlap) == [(c, k) for c in ("multimodal", "random") for k in KS]
     assert found.overlap.index.tolist() == ["scene-0", "scene-1"]
     some_rows = looks.query("condition == 'random' and k == 4")
@@ -84,6 +90,45 @@ def test_a_system_without_a_grid_gives_its_reason(some, table):
 
 def test_photographs_without_named_objects_are_an_error(model, some, table):
     bare = [Photograph(p.id, p.path, size=p.size) for p in some.photographs]
-    nameless = concepts.Concepts(bare, some.captions, some.targets)
+    nameless = Subjects(bare, some.captions, some.every)
     with pytest.raises(ValueError, match="no concept names an annotated object"):
         views(model, nameless, nameless, table, KS)
+
+
+def test_focus_is_the_mean_of_the_first_maps(model):
+    lists = [[Neuron(0, 3), Neuron(2, 5), Neuron(1, 7)], [Neuron(2, 5), Neuron(0, 0), Neuron(1, 1)]]
+    picture = tiny_images(1)[0]
+    found = where.focus(model, picture, lists, [1, 3])
+    for row, neurons in zip(found, lists, strict=True):
+        maps = activation_maps(model, [picture], neurons)[0]
+        torch.testing.assert_close(row, torch.stack([maps[0], maps.mean(0)]))
+    with pytest.raises(ValueError, match="3 neurons are scored, 4 are asked"):
+        where.focus(model, picture, lists, [4])
+
+
+def test_focus_is_compared_with_the_objects_that_concepts_name(model, tmp_path):
+    some = subjects_of_texts(model, tmp_path)
+    table = scoring.top_neurons(model, some, k=4, progress=False)["contribution"]
+    found = where.focus_table(model, some, table, [1, 4])
+    assert set(found["image"]) == {"scene-0"}
+    assert set(found["target"]) == {"horse"}
+    assert found["condition"].tolist() == ["multimodal"] * 2 + ["random"] * 2
+    assert found["iou"].between(0, 1).all()
+
+
+def test_no_grid_is_the_adapters_own_reason(model, tmp_path):
+    some = subjects_of_texts(model, tmp_path)
+    assert where.why_no_grid(model) is None
+    blind = TinyGated(grid=None)
+    assert "no place in the picture" in where.why_no_grid(blind)
+    with pytest.raises(ValueError, match="no place"):
+        where.focus_table(blind, some, pd.DataFrame(), [1])
+
+
+def test_a_cut_out_square_is_what_maps_lie_over(model, monkeypatch):
+    picture = tiny_images(1, side=40)[0]  # 48 x 40
+    assert where.seen(model, picture).size == (48, 40)
+    monkeypatch.setattr(model, "facts", type("Facts", (), {"fit": "crop"})(), raising=False)
+    square = where.seen(model, picture)
+    assert square.size == (40, 40)
+    assert square.getpixel((0, 0)) == picture.getpixel((4, 0))

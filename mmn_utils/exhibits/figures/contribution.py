@@ -35,7 +35,7 @@ def colour(method: str) -> str:
 def layers(counts: pd.DataFrame, k: int) -> Figure:
     """Draw Figure 2: the layers of contribution's neurons for every k, and of all methods' top k.
 
-    ``counts`` as from ``concepts.layer_counts``. Lines are shares of their own sum, so that
+    ``counts`` as from ``layers.layer_counts``. Lines are shares of their own sum, so that
     lists of any length can be compared.
     """
     fig = Figure(figsize=(plots.WIDTH["page"], 2.5))

@@ -9,7 +9,6 @@ import pytest
 from mmn_utils.datasets.base import Photograph
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.targets import Target
-from mmn_utils.neurons.text import Noun
 from mmn_utils.studies.subjects import Subjects
 from tests.miniature.quality.world import SIDE, instance
 from tests.tiny import tiny_images, tiny_limber
@@ -38,13 +37,10 @@ def model():
 @pytest.fixture
 def found(model, scenes) -> Subjects:
     """Give each scene a caption by hand: the first thing that is in it."""
-    captions, named = [], []
+    captions, every = [], []
     for scene in scenes:
         word = scene.instances[0].category
         ids = tuple(model.tokenizer.encode(f" a {word}"))
         captions.append(Caption(f"a {word}", ids))
-        named.append(Noun(word, len(ids) - 1, ids[-1]))
-    targets = [
-        Target.of(s.id, n, c) for s, n, c in zip(scenes, named, captions, strict=True)
-    ]  # fmt: skip
-    return Subjects(scenes, captions, named, targets)
+        every.append([Target(scene.id, word, ids[-1], ids[:-1])])
+    return Subjects(scenes, captions, every)
