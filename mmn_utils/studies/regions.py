@@ -95,12 +95,7 @@ def region_invariance(
     as in ``methods.by_methods``. Orders depend on seed, image and shuffle alone.
     """
     neurons = model.sizes.layers * model.sizes.units
-    ks = _counts(ks, neurons)
-    if captions not in CAPTIONS or shuffles < 1:
-        raise ValueError(
-            f"captions={captions!r}, shuffles={shuffles}: give one of {', '.join(CAPTIONS)} "
-            "and at least one shuffle"
-        )
+    ks = _checked(ks, neurons, captions, shuffles)
     prompt, rows = embed_once(model, images, targets)
     score = partial(by_methods, model, k=ks[-1], methods=methods)
     if before is None:
@@ -206,7 +201,13 @@ def _in_both(model, targets: Sequence[Target], captions: Mapping[str, Caption]) 
     return kept
 
 
-def _counts(ks: Sequence[int], neurons: int) -> list[int]:
+def _checked(ks: Sequence[int], neurons: int, captions: str, shuffles: int) -> list[int]:
+    """Return the different ks, smallest first; ``ValueError`` for what cannot be asked."""
+    if captions not in CAPTIONS or shuffles < 1:
+        raise ValueError(
+            f"captions={captions!r}, shuffles={shuffles}: give one of {', '.join(CAPTIONS)} "
+            "and at least one shuffle"
+        )
     if not ks or not 1 <= min(ks) <= max(ks) <= neurons:
         raise ValueError(f"ks={list(ks)}: the model has {neurons} neurons; give 1 to {neurons}")
     return sorted(set(ks))
