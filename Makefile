@@ -21,7 +21,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cksum < requirements.lock | cut -d ' ' -f 1)
 RUN := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m mmn_utils.running.environment
 
-.PHONY: help env figures report test lab lint miniature variants lock readme clean
+.PHONY: help env figures report site test lab lint miniature variants lock readme clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -47,6 +47,9 @@ figures: $(STAMP)  ## run the notebooks that changed, then build the report
 report: $(STAMP)  ## build the reports again; STANDALONE=1: and pages that are one file each
 	@$(BIN)/python -m mmn_utils.exhibits report $(PRESET) $(if $(STANDALONE),--standalone)
 
+site: $(STAMP)  ## build the static site in build/site from what is there
+	@$(RUN) $(BIN)/python docs/build.py
+
 test: $(STAMP)  ## run the test suite
 	@$(RUN) $(BIN)/python -m pytest $(ARGS)
 
@@ -65,7 +68,7 @@ variants: $(STAMP)  ## train what was tried before the miniature again (an hour 
 
 lock: $(STAMP)  ## resolve the dependencies afresh and pin them
 	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report - \
-		'.[test,lab]' torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \
+		'.[test,lab,site]' torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \
 		transformers==5.23.0 bert-score==0.3.13 \
 		| $(BIN)/python .ci/lock.py > requirements.lock.new
 	@mv requirements.lock.new requirements.lock

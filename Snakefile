@@ -69,11 +69,14 @@ def threads_of(preset):
 
 
 def drop_stale_records():
-    """Let a notebook run again when exhibits that it had made are gone."""
+    """Let a notebook run again when exhibits that it had made are gone, or its page."""
     for preset, notebook in JOBS:
         path = Path(record(preset.name, notebook))
-        made = json.loads(path.read_text()).get("exhibits", []) if path.exists() else []
-        if any(not (figures_root() / preset.name / f"{id}.json").exists() for id in made):
+        if not path.exists():
+            continue
+        made = [f"{id}.json" for id in json.loads(path.read_text()).get("exhibits", [])]
+        made.append(f"notebooks/{notebook}.html")
+        if any(not (figures_root() / preset.name / name).exists() for name in made):
             path.unlink()
 
 
@@ -121,7 +124,7 @@ rule reports:
         records=[record(preset.name, notebook) for preset, notebook in JOBS],
         exhibits="notebooks/exhibits.yaml",
         golden=sorted(str(p) for p in Path("data/golden").glob("*.csv")),
-        template="mmn_utils/exhibits/report.html.j2",
+        look=[f"mmn_utils/exhibits/{name}" for name in ("report.html.j2", "page.html.j2", "page.css")],
     output:
         [report(run) for run in RUNS],
     shell:

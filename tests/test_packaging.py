@@ -167,7 +167,9 @@ def make(*arguments: str) -> subprocess.CompletedProcess:
     )
 
 
-@pytest.mark.parametrize("target", ["env", "figures", "report", "test", "miniature", "clean"])
+@pytest.mark.parametrize(
+    "target", ["env", "figures", "report", "site", "test", "miniature", "clean"]
+)
 def test_make_knows_its_targets(target):
     done = make("--question", target)
     assert done.returncode in (0, 1), done.stderr  # 1: there is something to do; 2: no such target

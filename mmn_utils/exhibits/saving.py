@@ -9,6 +9,7 @@ notebook opens a ``Run`` and saves into it by exhibit id; everything lands in ``
     <id>.json                    caption and provenance
     claims.csv                   what the papers state and what was measured
     report.html                  all of it on one page
+    notebooks/<name>.html        the executed notebook, where it ran headless
 
 Bytes are deterministic: same numbers, same files. Only the JSON holds times.
 """

@@ -290,6 +290,10 @@ def test_snakemake_runs_side_by_side_and_only_what_changed(repository, monkeypat
         html = (repository / "figures" / run / "report.html").read_text()
         assert f'"../{beside}/report.html"' in html
     assert 'id="A-fig-2"' not in html, "the preset other does not make it"
+    assert 'href="notebooks/01_first.html"' in html
+    (repository / "figures" / "other" / "notebooks" / "01_first.html").unlink()
+    again = snakemake(repository, "--dry-run", presets="small other")
+    assert re.findall(r"^Job \d+: notebook (\w+) on (\w+)", again, re.M) == [("01_first", "other")]
 
 
 def test_the_snakefile_refuses_a_notebook_that_is_not_there(repository, monkeypatch):

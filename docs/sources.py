@@ -1,0 +1,139 @@
+"""The sources that Sphinx reads, written from notebooks, runs, docstrings and the README."""
+
+from __future__ import annotations
+
+import json
+import pkgutil
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pandas as pd
+from outputs import with_outputs
+
+import mmn_utils
+from mmn_utils.exhibits.entries import PAPERS, SHIPPED, Exhibit, load_exhibits
+from mmn_utils.exhibits.ledger import claims
+from mmn_utils.exhibits.pages import notebook_pages
+from mmn_utils.presets import NOTEBOOKS, ROOT, load_preset
+
+TEMPLATES = Path(__file__).parent / "pages"
+# The rooms in the order of the data's way, after what a script of one's own needs.
+ROOMS = {
+    "face": "for a script of your own",
+    "datasets": "photographs with captions, masks and labels",
+    "models": "one file per system, and any other",
+    "measures": "how alike texts and pictures are, how sure a number is",
+    "neurons": "the neuron table and what makes and reads it",
+    "interventions": "ablation, perturbation, editing",
+    "studies": "what notebooks ask, over many photographs",
+    "exhibits": "figures, tables, claims and reports",
+    "running": "notebooks without a screen",
+    "miniature": "how the shipped systems were made",
+    "presets": "strict parameters",
+    "cache": "compute once, keyed by content",
+    "compat": "one shim",
+}
+
+
+def write_sources(folder: Path, figures: Path, rooms: Sequence[str]) -> None:
+    """Write all sources of the site into ``folder``. ValueError for a room that is not there."""
+    known = {**facts(figures), "rooms": {room: ROOMS[room] for room in rooms}}
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([TEMPLATES, ROOT]),
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters["fmt"] = format
+    for template in TEMPLATES.glob("*.j2"):
+        text = environment.get_template(template.name).render(known)
+        _write(folder / template.stem.replace("-index", "/index"), text)
+    for stem, run in known["notebooks"].items():
+        text = with_outputs(NOTEBOOKS / f"{stem}.ipynb", figures / run, known["others"][stem])
+        _write(folder / "notebooks" / f"{stem}.ipynb", text)
+    for room in rooms:
+        _write(folder / "api" / f"{room}.rst", api_page(room))
+
+
+def _write(path: Path, text: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text.rstrip() + "\n", encoding="utf-8")
+
+
+# --- facts --------------------------------------------------------------------------------
+
+
+def facts(figures: Path) -> dict[str, Any]:
+    """Return what the pages tell: nothing in it is typed, all is read from the runs."""
+    ledgers = pd.concat({run: claims(run, figures) for run in SHIPPED}, names=["run"])
+    papers = ledgers[ledgers["paper"] != "C"]
+    notebooks = sorted({exhibit.notebook for exhibit in load_exhibits().values()})
+    runs = {stem: [run for run in SHIPPED if load_preset(run).runs(stem)] for stem in notebooks}
+    return {
+        "claim": lambda id, run=SHIPPED[0]: ledgers.loc[run].set_index("id").loc[id],
+        "caption": lambda id, run=SHIPPED[0]: _record(figures / run / f"{id}.json")["caption"],
+        "counts": {run: _counts(part) for run, part in papers.groupby("run", sort=False)},
+        "total": _counts(papers),
+        "notebooks": {stem: there[0] for stem, there in runs.items()},
+        "others": {stem: there[1:] for stem, there in runs.items()},
+        "pages": {run: [page.stem for page in notebook_pages(figures / run)] for run in SHIPPED},
+        "papers": [(key, title, _exhibits(key, figures)) for key, title in PAPERS.items()],
+        "section": _section,
+    }
+
+
+def _counts(ledger: pd.DataFrame) -> dict[str, int]:
+    """Count claims by verdict, most frequent first."""
+    return {str(verdict): int(n) for verdict, n in ledger["holds"].value_counts().items()}
+
+
+def _exhibits(paper: str, figures: Path) -> list[tuple[Exhibit, list[str]]]:
+    """List a paper's exhibits, each with the runs that have it."""
+    return [
+        (exhibit, [run for run in SHIPPED if (figures / run / f"{id}.json").is_file()])
+        for id, exhibit in load_exhibits().items()
+        if exhibit.paper == paper
+    ]
+
+
+def _record(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _section(title: str) -> str:
+    """Return a section of the README without its heading; ValueError where it has none."""
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    _, found, rest = text.partition(f"\n## {title}\n")
+    if not found:
+        raise ValueError(f"README.md has no section {title!r}, which the site shows")
+    return rest.partition("\n## ")[0].strip()
+
+
+# --- the API ------------------------------------------------------------------------------
+
+
+def api_page(room: str) -> str:
+    """Return the page of a room: what its docstring says, then its modules one by one."""
+    package = f"{mmn_utils.__name__}.{room}"
+    lines = [room, "=" * len(room), "", *_automodule(package)]
+    for name in modules(package):
+        title = name.removeprefix(f"{package}.")
+        lines += [title, "-" * len(title), "", *_automodule(name)]
+    return "\n".join(lines)
+
+
+def _automodule(name: str) -> list[str]:
+    # what a room hands on from its modules is told of where it is
+    return [f".. automodule:: {name}", "   :ignore-module-all:", ""]
+
+
+def modules(package: str) -> list[str]:
+    """List the modules of a room with those of its folders, without what only starts them."""
+    room = import_module(package)
+    if not hasattr(room, "__path__"):
+        return []
+    found = pkgutil.walk_packages(room.__path__, prefix=f"{package}.")
+    return sorted(module.name for module in found if not module.name.endswith("__main__"))
