@@ -16,7 +16,7 @@ all edits; those after are kept by the cache under the edited model's own revisi
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 
@@ -252,44 +252,6 @@ def similarity(first: str, second: str) -> float:
 
 
 # --- over edits -------------------------------------------------------------------------
-
-
-def grid(
-    edit: Edit, counts: Sequence[int], strengths: Sequence[float] = (1.0,)
-) -> dict[tuple[int, float], Edit]:
-    """Make the edits of a sweep: the first so many neurons, times so much of their deltas.
-
-    Of a ``joint`` edit, parts are not what it would have found for fewer neurons; make
-    those one by one and give them to ``sweep``.
-    """
-    if edit.settings.get("method") == "joint" and set(counts) != {len(edit.neurons)}:
-        raise ValueError(
-            f"a joint edit of {len(edit.neurons)} neurons cannot be cut to {list(counts)}; make "
-            "one for each count"
-        )
-    return {(k, s): edit.first(k).scaled(s) for k in counts for s in strengths}
-
-
-def sweep(
-    model,
-    edits: Mapping[tuple[int, float], Edit],
-    before: Before,
-    *,
-    batch_size: int = 16,
-    progress: bool = True,
-) -> pd.DataFrame:
-    """Evaluate edits of several sizes: the rows of ``evaluate`` with ``neurons``, ``strength``.
-
-    ``norm`` is the mean length of dw. An edit without anything in it is the unedited model.
-    """
-    if not edits:
-        raise ValueError("no edits to sweep; give at least one")
-    parts = []
-    for (count, strength), edit in edits.items():
-        table = evaluate(model, edit, before, batch_size=batch_size, progress=progress)
-        norm = float(edit.norms.mean())
-        parts.append(table.assign(neurons=count, strength=strength, norm=norm))
-    return pd.concat(parts, ignore_index=True)
 
 
 def per_photograph(rows: pd.DataFrame, column: str) -> pd.Series:

@@ -7,18 +7,16 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
-import torch
 
 from mmn_utils.datasets import Photograph
 from mmn_utils.interventions.concept import Concept
 from mmn_utils.interventions.edit import combine
-from mmn_utils.interventions.editing import Settings, make_edit
+from mmn_utils.interventions.editing import make_edit
 from mmn_utils.models.base import state_hash
 from mmn_utils.neurons.captions import Caption
-from mmn_utils.neurons.table import Neuron
 from mmn_utils.neurons.targets import teacher_forced
 from mmn_utils.studies import edits as study
-from tests.interventions.planted import LAYER, neuron, picture, planted, target
+from tests.interventions.planted import neuron, picture, planted, target
 from tests.tiny import tiny_tokenizer
 
 QUIET = {"progress": False}
@@ -111,8 +109,12 @@ def test_captions_before_are_made_once(system, cat, before, photographs, monkeyp
         return real(model, *arguments, **options)
 
     monkeypatch.setattr(study, "captions_of", counting)
-    edits = study.grid(cat, [1], [0.0, 0.05, 1.0])
-    table = study.sweep(system, edits, before, **QUIET)
+    table = pd.concat(
+        [
+            study.evaluate(system, cat.scaled(strength), before, **QUIET).assign(strength=strength)
+            for strength in (0.0, 0.05, 1.0)
+        ]
+    )
     assert len(asked) == 3
     assert system.revision not in asked
     assert table.groupby("strength")["swapped"].mean().tolist() == [0.0, 0.0, 1.0]
@@ -121,26 +123,9 @@ def test_captions_before_are_made_once(system, cat, before, photographs, monkeyp
     assert margins.is_monotonic_increasing
     zero = table[table["strength"] == 0]
     np.testing.assert_allclose(zero["margin_after"], zero["margin_before"], rtol=1e-5)
-    assert table["norm"].max() == pytest.approx(float(cat.norms.mean()))
-    summary = study.summarise(table, ["neurons", "strength"])
+    summary = study.summarise(table, ["strength"])
     efficacy = summary[summary["measure"] == "efficacy"].set_index("strength")["mean"]
     assert efficacy.to_dict() == {0.0: 0.0, 0.05: 0.0, 1.0: 1.0}
-
-
-def test_a_grid_takes_the_first_neurons(system):
-    neurons = [neuron("horse"), Neuron(LAYER, 3)]
-    asked = (system, [picture("horse")], [target("horse", "a")], "cat")
-    edit = make_edit(*asked, neurons, Settings(beta=0.0))
-    edits = study.grid(edit, [1, 2], [0.5, 1.0])
-    assert list(edits) == [(1, 0.5), (1, 1.0), (2, 0.5), (2, 1.0)]
-    assert edits[1, 0.5].neurons == (neuron("horse"),)
-    torch.testing.assert_close(edits[2, 0.5].deltas, edit.deltas / 2)
-
-
-def test_parts_of_a_joint_edit_are_refused(cat):
-    joint = SimpleNamespace(settings={"method": "joint"}, neurons=(1, 2, 3))
-    with pytest.raises(ValueError, match="joint edit of 3 neurons"):
-        study.grid(joint, [1, 3])
 
 
 def test_another_models_captions_are_refused(system, cat, before):
