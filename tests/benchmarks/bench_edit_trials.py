@@ -15,8 +15,7 @@ from mmn_utils.interventions.edit import apply
 from mmn_utils.interventions.editing import Settings
 from mmn_utils.models import load_model
 from mmn_utils.neurons.captions import caption_images
-from mmn_utils.studies import edit_findings, edit_trials
-from mmn_utils.studies import subjects as study
+from mmn_utils.studies import edits, subjects
 from tests.benchmarks.timing import best_times
 
 
@@ -29,35 +28,35 @@ def main() -> None:
     arguments = parser.parse_args()
     model, tokens = load_model(arguments.model), arguments.tokens
     photographs = load_dataset("miniature").sample(arguments.photographs, 0)
-    captions = study.captions_of(model, photographs, max_new_tokens=tokens, progress=False)
-    said = edit_findings.nouns_said(model, photographs, captions)
-    concepts = edit_findings.choose_concepts(model, said, 12)
-    first = edit_findings.find_on_first(model, photographs, said, concepts, 5)
-    ground = edit_trials.Ground.of(
+    captions = subjects.captions_of(model, photographs, max_new_tokens=tokens, progress=False)
+    said = edits.findings.nouns_said(model, photographs, captions)
+    concepts = edits.findings.choose_concepts(model, said, 12)
+    first = edits.findings.find_on_first(model, photographs, said, concepts, 5)
+    ground = edits.trials.Ground.of(
         model,
         photographs,
-        edit_findings.edits_of(model, first, Settings()),
+        edits.findings.edits_of(model, first, Settings()),
         max_new_tokens=tokens,
     )
-    found, rows = edit_findings.find_on_each(model, photographs, said, ground.rows, 5)
-    edits = edit_findings.edits_of(model, found, Settings())
+    found, rows = edits.findings.find_on_each(model, photographs, said, ground.rows, 5)
+    made = edits.findings.edits_of(model, found, Settings())
     texts = {}
 
     def row_by_row() -> None:
-        texts["rows"] = ground.trials(model, edits, rows)["after"].tolist()
+        texts["rows"] = ground.trials(model, made, rows)["after"].tolist()
 
     def one_by_one() -> None:
         texts["weights"] = []
-        for edit, finding in zip(edits, found, strict=True):
+        for edit, finding in zip(made, found, strict=True):
             with apply(model, edit, hash_weights=False, allow_empty=True):
                 caption = caption_images(model, [finding.photograph.open()], tokens)[0]
             texts["weights"].append(caption.text)
 
     times = best_times({"weights": one_by_one, "rows": row_by_row}, arguments.repeats)
     alike = sum(a == b for a, b in zip(texts["rows"], texts["weights"], strict=True))
-    print(f"{len(edits)} edits of {model.name}; {alike} captions alike")
+    print(f"{len(made)} edits of {model.name}; {alike} captions alike")
     for name, seconds in times.items():
-        print(f"{name:8} {1000 * seconds / len(edits):6.1f} ms an edit")
+        print(f"{name:8} {1000 * seconds / len(made):6.1f} ms an edit")
     print(f"ratio {times['weights'] / times['rows']:.1f}")
 
 

@@ -29,7 +29,7 @@ from mmn_utils.neurons.contribution import contribution, contribution_layers_fie
 from mmn_utils.neurons.effects import exact_ablation
 from mmn_utils.neurons.table import Neuron, unique_neurons
 from mmn_utils.neurons.targets import Target
-from mmn_utils.studies.specificity import heat_maps, specificity
+from mmn_utils.studies.concepts.specificity import heat_maps, specificity
 from tests.tiny import tiny_tokenizer
 
 WIDTH, LAYER, COUNT = 64, 1, 9

@@ -8,7 +8,7 @@ from mmn_utils.datasets import Photograph
 from mmn_utils.interventions.editing import Settings
 from mmn_utils.neurons.captions import caption_images
 from mmn_utils.neurons.targets import Target
-from mmn_utils.studies import edit_findings
+from mmn_utils.studies import edits as study
 from tests.interventions.planted import picture, planted
 
 SHOWN = [("a", "horse", 0), ("b", "horse", 2), ("c", "boat", 0), ("d", "horses", 0),
@@ -47,9 +47,9 @@ def said(captions):
 
 @pytest.fixture(scope="module")
 def findings(system, photographs, said):
-    return edit_findings.find_on_first(system, photographs, said, PAIRS, 2)
+    return study.findings.find_on_first(system, photographs, said, PAIRS, 2)
 
 
 @pytest.fixture(scope="module")
 def edits(system, findings):
-    return edit_findings.edits_of(system, [one.first(1) for one in findings], Settings())
+    return study.findings.edits_of(system, [one.first(1) for one in findings], Settings())

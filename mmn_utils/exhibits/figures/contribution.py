@@ -14,9 +14,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from mmn_utils.exhibits import plots
-from mmn_utils.studies.concept_tables import NAMES
-from mmn_utils.studies.specificity import HeatMap
-from mmn_utils.studies.views import View
+from mmn_utils.studies.concepts.specificity import HeatMap
+from mmn_utils.studies.concepts.tables import NAMES
+from mmn_utils.studies.concepts.views import View
 
 CONDITIONS = {"activation": "random", "attribution": "prompts", "contribution": "multimodal"}
 KINDS = {"same": "same concept", "different": "unrelated"}

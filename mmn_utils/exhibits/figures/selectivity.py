@@ -14,9 +14,9 @@ from PIL import Image
 
 from mmn_utils.exhibits import plots
 from mmn_utils.neurons.table import RANDOM, TOP, Neuron
-from mmn_utils.studies.activity import Portrait
-from mmn_utils.studies.classes import ClassMatrix
-from mmn_utils.studies.overlap import Example
+from mmn_utils.studies.selectivity.activity import Portrait
+from mmn_utils.studies.selectivity.classes import ClassMatrix
+from mmn_utils.studies.selectivity.overlap import Example
 
 FAINT = "#AAAAAA"
 WORDS = 6  # of a unit, in the heading of its row

@@ -12,9 +12,9 @@ from mmn_utils.exhibits import plots
 from mmn_utils.exhibits.figures import contribution
 from mmn_utils.neurons.methods import METHODS
 from mmn_utils.neurons.table import Neuron
-from mmn_utils.studies.sharing import by_chance
-from mmn_utils.studies.specificity import HeatMap
-from mmn_utils.studies.views import View
+from mmn_utils.studies.concepts.sharing import by_chance
+from mmn_utils.studies.concepts.specificity import HeatMap
+from mmn_utils.studies.concepts.views import View
 from tests.exhibits.legible import assert_legible
 
 LAYERS, KS = 32, [10, 100]

@@ -11,9 +11,9 @@ from PIL import Image
 from mmn_utils.exhibits import plots
 from mmn_utils.exhibits.figures import selectivity
 from mmn_utils.neurons.table import RANDOM, TOP, Neuron
-from mmn_utils.studies.activity import Portrait
-from mmn_utils.studies.classes import class_matrix
-from mmn_utils.studies.overlap import Example
+from mmn_utils.studies.selectivity.activity import Portrait
+from mmn_utils.studies.selectivity.classes import class_matrix
+from mmn_utils.studies.selectivity.overlap import Example
 from tests.exhibits.legible import assert_legible
 
 CATEGORIES = ["fire hydrant", "dining table", "teddy bear", "sports ball", "traffic light", "cat",

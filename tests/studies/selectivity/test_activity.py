@@ -11,7 +11,7 @@ from mmn_utils.datasets import Photograph
 from mmn_utils.neurons.decoding import decoded_words
 from mmn_utils.neurons.receptive_fields import activation_maps, mask, upsample
 from mmn_utils.neurons.table import Neuron
-from mmn_utils.studies import activity
+from mmn_utils.studies.selectivity import activity
 from tests.studies.boxes import boxed
 from tests.tiny import PIXELS, tiny_limber
 

@@ -22,8 +22,8 @@ from mmn_utils.interventions.edit import Edit
 from mmn_utils.interventions.editing import Settings
 from mmn_utils.measures.estimates import Estimate, difference_of, mean_of
 from mmn_utils.neurons.targets import Target
-from mmn_utils.studies.edit_findings import by_concept, edits_of, find_on_each
-from mmn_utils.studies.edits import (
+from mmn_utils.studies.edits.findings import by_concept, edits_of, find_on_each
+from mmn_utils.studies.edits.outcomes import (
     EDITED,
     MEASURES,
     OTHER,

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from mmn_utils.measures.estimates import mean_of
 from mmn_utils.neurons.table import neuron_table
-from mmn_utils.studies.invariance import (
+from mmn_utils.studies.concepts.invariance import (
     chance,
     cross_image_invariance,
     shared_neurons,

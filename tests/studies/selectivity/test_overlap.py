@@ -11,8 +11,8 @@ from mmn_utils.datasets import Photograph
 from mmn_utils.datasets.published import published
 from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
 from mmn_utils.neurons.table import RANDOM, TOP, Neuron, controls
-from mmn_utils.studies import overlap
 from mmn_utils.studies import subjects as study
+from mmn_utils.studies.selectivity import overlap
 from tests.studies.boxes import boxed, subjects_of
 from tests.tiny import PIXELS, tiny_limber
 

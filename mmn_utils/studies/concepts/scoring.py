@@ -17,9 +17,9 @@ from mmn_utils.neurons.final_norm import frozen_norm
 from mmn_utils.neurons.methods import METHODS, by_methods
 from mmn_utils.neurons.table import neuron_table
 from mmn_utils.neurons.targets import ACTIVATIONS, Target
-from mmn_utils.studies.invariance import NS
-from mmn_utils.studies.sensitivity import COMPARE
-from mmn_utils.studies.specificity import MS
+from mmn_utils.studies.concepts.invariance import NS
+from mmn_utils.studies.concepts.sensitivity import COMPARE
+from mmn_utils.studies.concepts.specificity import MS
 from mmn_utils.studies.store import per_photograph
 from mmn_utils.studies.subjects import Subjects
 

@@ -8,8 +8,8 @@ import pytest
 
 from mmn_utils.measures.estimates import difference_of, mean_of
 from mmn_utils.neurons.table import neuron_table
-from mmn_utils.studies.invariance import cross_image_invariance, unrelated_images
-from mmn_utils.studies.sharing import by_chance, most_images, sharing
+from mmn_utils.studies.concepts.invariance import cross_image_invariance, unrelated_images
+from mmn_utils.studies.concepts.sharing import by_chance, most_images, sharing
 
 CONCEPTS = ("boat", "cat", "dog", "house", "tree")
 NS, KS = [2, 3], [2, 4]

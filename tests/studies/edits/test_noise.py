@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from mmn_utils.models.base import state_hash
-from mmn_utils.studies import noise_trials
+from mmn_utils.studies import edits as study
 from tests.interventions.planted import neuron
 
 MADE_UP = pd.DataFrame(
@@ -20,7 +20,7 @@ MADE_UP = pd.DataFrame(
 def test_the_first_photographs_with_a_noun_are_perturbed(system, photographs, captions, said):
     known = [[], *said[1:]]  # the first caption has no noun
     weights = state_hash(system.language_model)
-    table = noise_trials.table(
+    table = study.noise.table(
         system, photographs, captions, known, 1, n_images=2, sigma=30.0, seed=1, max_new_tokens=4
     )
     assert state_hash(system.language_model) == weights
@@ -33,11 +33,11 @@ def test_the_first_photographs_with_a_noun_are_perturbed(system, photographs, ca
 
 def test_captions_without_nouns_have_nothing_to_perturb(system, photographs, captions):
     with pytest.raises(ValueError, match="no noun in 6 captions"):
-        noise_trials.table(system, photographs, captions, [[]] * 6, 1, n_images=4)
+        study.noise.table(system, photographs, captions, [[]] * 6, 1, n_images=4)
 
 
 def test_a_photograph_counts_once():
-    found = noise_trials.effects(MADE_UP)
+    found = study.noise.effects(MADE_UP)
     assert (found.images, found.nouns) == (2, 3)
     assert (found.changed.value, found.changed.n) == (0.25, 2)  # 1/2 and 1 less 0 and 1
     assert found.calm.value == 0.5
@@ -48,15 +48,15 @@ def test_a_photograph_counts_once():
 
 
 def test_a_table_is_laid_out_as_in_the_paper():
-    shown = noise_trials.exhibit(MADE_UP, 1)
+    shown = study.noise.exhibit(MADE_UP, 1)
     assert shown["image"].tolist() == ["1"] * 4
     assert shown["neurons"].tolist() == ["top", "random"] * 2
     assert shown["word kept"].tolist() == [False, True, True, True]
-    assert len(noise_trials.exhibit(MADE_UP, 2)) == 6
+    assert len(study.noise.exhibit(MADE_UP, 2)) == 6
 
 
 def test_a_receipt_tells_what_was_touched(system, findings):
-    receipt = noise_trials.receipt(
+    receipt = study.noise.receipt(
         system, findings[0].first(1), sigma=10.0, seed=2, max_new_tokens=4
     )
     assert receipt.neurons == (neuron("horse"),)

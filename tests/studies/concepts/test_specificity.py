@@ -13,8 +13,8 @@ from mmn_utils.measures.estimates import mean_of
 from mmn_utils.neurons.contribution import contribution, contribution_layers_field
 from mmn_utils.neurons.table import Neuron, random_like
 from mmn_utils.neurons.targets import Target
-from mmn_utils.studies import scoring
-from mmn_utils.studies.specificity import (
+from mmn_utils.studies.concepts import scoring
+from mmn_utils.studies.concepts.specificity import (
     HeatMap,
     Specificity,
     best_neurons,

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from mmn_utils.neurons.methods import METHODS, by_methods
-from mmn_utils.studies import scoring
+from mmn_utils.studies.concepts import scoring
 from tests.studies.scenes import subjects_of_texts
 from tests.tiny import tiny_limber
 from tests.tiny_gated import TinyGated

@@ -14,10 +14,10 @@ from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.receptive_fields import activation_maps, mask, upsample
 from mmn_utils.neurons.table import Neuron, best_of
 from mmn_utils.neurons.targets import caption_targets
-from mmn_utils.studies import scoring
-from mmn_utils.studies import views as where
+from mmn_utils.studies.concepts import scoring
+from mmn_utils.studies.concepts import views as where
+from mmn_utils.studies.concepts.views import views
 from mmn_utils.studies.subjects import Subjects
-from mmn_utils.studies.views import views
 from tests.studies.scenes import subjects_of_texts
 from tests.tiny import tiny_images, tiny_tokenizer
 from tests.tiny_gated import TinyGated

@@ -17,9 +17,14 @@ from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.methods import METHODS
 from mmn_utils.neurons.table import top_k
 from mmn_utils.neurons.targets import Target
-from mmn_utils.studies import regions, scoring
-from mmn_utils.studies.invariance import shared_neurons
-from mmn_utils.studies.regions import draw_orders, ratio_per_image, region_invariance, shuffled
+from mmn_utils.studies.concepts import regions, scoring
+from mmn_utils.studies.concepts.invariance import shared_neurons
+from mmn_utils.studies.concepts.regions import (
+    draw_orders,
+    ratio_per_image,
+    region_invariance,
+    shuffled,
+)
 from tests.studies.scenes import subjects_of_texts
 from tests.tiny import tiny_images
 from tests.tiny_gated import TinyGated

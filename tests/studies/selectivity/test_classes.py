@@ -9,8 +9,8 @@ import pytest
 from mmn_utils.datasets import Photograph
 from mmn_utils.neurons import targets
 from mmn_utils.neurons.table import Neuron
-from mmn_utils.studies import classes
 from mmn_utils.studies import subjects as study
+from mmn_utils.studies.selectivity import classes
 from tests.studies.boxes import boxed
 from tests.tiny import tiny_limber
 

@@ -12,10 +12,10 @@ import pandas as pd
 from mmn_utils.measures.estimates import Estimate, difference_of, means_of
 from mmn_utils.studies.agreement import listed, writes_noun
 from mmn_utils.studies.annotations import examples
-from mmn_utils.studies.regions import region_invariance, same_neurons
-from mmn_utils.studies.scoring import switched
-from mmn_utils.studies.sensitivity import Sensitivity
-from mmn_utils.studies.specificity import KINDS, HeatMap, Specificity
+from mmn_utils.studies.concepts.regions import region_invariance, same_neurons
+from mmn_utils.studies.concepts.scoring import switched
+from mmn_utils.studies.concepts.sensitivity import Sensitivity
+from mmn_utils.studies.concepts.specificity import KINDS, HeatMap, Specificity
 from mmn_utils.studies.subjects import Subjects
 
 OURS = "contribution"

@@ -18,8 +18,8 @@ from mmn_utils.interventions.receipts import weights_hash
 from mmn_utils.measures.estimates import Estimate, mean_of
 from mmn_utils.neurons.captions import caption_images, generate
 from mmn_utils.neurons.text import says
-from mmn_utils.studies.edit_findings import Finding, closed_against_steps, edit_of
-from mmn_utils.studies.edits import EDITED, OTHER, SAME
+from mmn_utils.studies.edits.findings import Finding, closed_against_steps, edit_of
+from mmn_utils.studies.edits.outcomes import EDITED, OTHER, SAME
 
 NO_EDIT = "(no edit: g below beta)"
 ARROW = " → "

@@ -14,11 +14,11 @@ from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.methods import METHODS
 from mmn_utils.neurons.table import Neuron, neuron_table
 from mmn_utils.neurons.targets import Target
-from mmn_utils.studies import concept_tables
-from mmn_utils.studies.regions import RegionInvariance
-from mmn_utils.studies.scoring import of_paper
-from mmn_utils.studies.sensitivity import Sensitivity
-from mmn_utils.studies.specificity import HeatMap, Specificity
+from mmn_utils.studies.concepts import tables as concept_tables
+from mmn_utils.studies.concepts.regions import RegionInvariance
+from mmn_utils.studies.concepts.scoring import of_paper
+from mmn_utils.studies.concepts.sensitivity import Sensitivity
+from mmn_utils.studies.concepts.specificity import HeatMap, Specificity
 from mmn_utils.studies.subjects import Subjects
 from tests.tiny import tiny_images
 

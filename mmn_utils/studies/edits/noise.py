@@ -17,7 +17,7 @@ from mmn_utils.interventions.weights import WeightReceipt
 from mmn_utils.measures.estimates import Estimate, difference_of, mean_of
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.targets import Target
-from mmn_utils.studies.edit_findings import Finding, opened, top_neurons
+from mmn_utils.studies.edits.findings import Finding, opened, top_neurons
 
 
 @dataclass(frozen=True)

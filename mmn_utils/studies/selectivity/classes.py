@@ -20,7 +20,7 @@ from mmn_utils.neurons.ranking import scored
 from mmn_utils.neurons.table import NO_PATCH, Neuron, neuron_table, random_like
 from mmn_utils.neurons.targets import Target, objective, positions_of
 from mmn_utils.neurons.text import nouns
-from mmn_utils.studies.activity import activation_grid, unit_activations
+from mmn_utils.studies.selectivity.activity import activation_grid, unit_activations
 from mmn_utils.studies.store import per_photograph
 
 

@@ -31,7 +31,7 @@ from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.table import Neuron, best_of
 from mmn_utils.neurons.targets import Target, caption_targets
 from mmn_utils.neurons.text import same_word
-from mmn_utils.studies.edits import EDITED, SAME
+from mmn_utils.studies.edits.outcomes import EDITED, SAME
 
 # --- concepts ---------------------------------------------------------------------------
 

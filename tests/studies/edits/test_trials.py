@@ -11,7 +11,6 @@ import pytest
 from mmn_utils.interventions.edit import apply
 from mmn_utils.interventions.editing import Settings
 from mmn_utils.models.base import state_hash
-from mmn_utils.studies import edit_findings, edit_trials
 from mmn_utils.studies import edits as study
 
 QUIET = {"progress": False}
@@ -19,7 +18,7 @@ QUIET = {"progress": False}
 
 @pytest.fixture(scope="module")
 def ground(system, photographs, edits):
-    return edit_trials.Ground.of(system, photographs, edits, max_new_tokens=4)
+    return study.trials.Ground.of(system, photographs, edits, max_new_tokens=4)
 
 
 @pytest.fixture(scope="module")
@@ -43,10 +42,10 @@ def test_photographs_without_a_source_are_dealt_by_turns():
         columns=["image", "source", "target", "role"],
     )
     concepts = [SimpleNamespace(source=a, target=b) for a, b in pairs]
-    dealt = edit_trials.deal(SimpleNamespace(rows=table, concepts=concepts))
+    dealt = study.trials.deal(SimpleNamespace(rows=table, concepts=concepts))
     assert dealt["source"].tolist() == ["horse", "boat", "horse", "boat"]
     mixed = pd.concat([dealt, dealt.assign(image=list("efgh"), role="same")])
-    few = edit_trials.thinned(mixed, 4)
+    few = study.trials.thinned(mixed, 4)
     assert few["role"].tolist() == ["same", "same", "other", "other"]
     assert set(few["source"][:2]) == {"horse", "boat"}
 
@@ -56,10 +55,10 @@ def test_trials_agree_with_the_plain_evaluation(system, edits, ground):
     table = ground.compared(system, {"a": edits}, ground.rows, **QUIET).set_index("image")
     assert state_hash(system.language_model) == weights
     for edit in edits:
-        own = study.before_edit(
+        own = study.outcomes.before_edit(
             system, ground.before.photographs, edit.concepts, max_new_tokens=4, **QUIET
         )
-        plain = study.evaluate(system, edit, own, **QUIET).set_index("image")
+        plain = study.outcomes.evaluate(system, edit, own, **QUIET).set_index("image")
         for image in table.index[table["source"] == edit.concepts[0].source]:
             expected, got = plain.loc[image], table.loc[image]
             for column in ("before", "after", "swapped", "exact", "kept", "unchanged"):
@@ -70,34 +69,34 @@ def test_trials_agree_with_the_plain_evaluation(system, edits, ground):
 
 
 def test_efficacy_takes_an_edit_for_each_photograph(system, photographs, said, ground, tried):
-    found, there = edit_findings.find_on_each(system, photographs, said, ground.rows, 1)
+    found, there = study.findings.find_on_each(system, photographs, said, ground.rows, 1)
     assert [finding.photograph.id for finding in found] == there["image"].tolist() == ["b", "e"]
-    assert set(there["role"]) == {study.EDITED}
-    made = edit_findings.edits_of(system, found, Settings())
+    assert set(there["role"]) == {study.outcomes.EDITED}
+    made = study.findings.edits_of(system, found, Settings())
     assert [edit.concepts[0].images for edit in made] == [("b",), ("e",)]
     own = ground.own_edits(system, said, Settings(), 1)
     pd.testing.assert_frame_equal(own, ground.trials(system, made, there))
     both = pd.concat([tried, own])
-    assert edit_trials.measured(tried, "efficacy").n == 2
-    assert edit_trials.measured(both, "efficacy").n == 4
+    assert study.trials.measured(tried, "efficacy").n == 2
+    assert study.trials.measured(both, "efficacy").n == 4
     # A photograph that was tried twice counts once, with the mean of its trials.
-    assert edit_trials.measured(both, "fluency").n == 4
-    halved = both.assign(kept=np.where(both["role"] == study.EDITED, 0.0, 1.0))
-    assert edit_trials.measured(halved, "fluency").value == 0.25
+    assert study.trials.measured(both, "fluency").n == 4
+    halved = both.assign(kept=np.where(both["role"] == study.outcomes.EDITED, 0.0, 1.0))
+    assert study.trials.measured(halved, "fluency").value == 0.25
 
 
 def test_ways_are_compared_on_the_same_photographs(system, said, edits, ground):
     weak = [edit.scaled(0.01) for edit in edits]
     table = ground.compared(system, {"a": edits, "b": weak}, ground.rows, **QUIET)
     assert table.groupby("method")["swapped"].mean().to_dict() == {"a": 1.0, "b": 0.0}
-    found = edit_trials.measures(table[table["method"] == "a"])
+    found = study.trials.measures(table[table["method"] == "a"])
     assert found["generality"].value == 1
     assert found["locality"] is None
-    assert edit_trials.paired(table, "a", "b", "efficacy").value == 1
-    assert edit_trials.paired(table, "a", "b", "locality") is None
-    summary = study.summarise(table, ["method"], concepts=False)
+    assert study.trials.paired(table, "a", "b", "efficacy").value == 1
+    assert study.trials.paired(table, "a", "b", "locality") is None
+    summary = study.outcomes.summarise(table, ["method"], concepts=False)
     assert summary.set_index(["method", "measure"])["n"]["a", "efficacy"] == 2
-    means = edit_trials.means(table, summary)
+    means = study.trials.means(table, summary)
     assert list(means) == ["a", "b"]
     assert (means["a"]["efficacy"], means["b"]["generality"]) == (1, 0)
     assert np.isnan(means["a"]["locality"])
@@ -112,7 +111,7 @@ def test_the_first_way_is_tried_everywhere_and_the_others_on_few(system, said, e
 
 
 def test_a_sweep_cuts_and_scales(system, findings, ground):
-    edits = edit_findings.edits_of(system, findings, Settings(beta=0.0))
+    edits = study.findings.edits_of(system, findings, Settings(beta=0.0))
     sizes = {"counts": [1, 2], "strengths": [0.01, 1.0], "n_images": 9}
     table = ground.sweep(system, edits, **sizes)
     assert set(table["image"]) == {"b", "e"}
@@ -126,8 +125,8 @@ def test_the_best_way_has_most_of_both():
     nan = float("nan")
     means = {"a": {"generality": 0.9, "locality": 0.2}, "b": {"generality": 0.6, "locality": 0.6},
              "c": {"generality": 1.0, "locality": nan}}  # fmt: skip
-    assert edit_trials.best_way(means) == ("b", pytest.approx(1.2))
-    way, most = edit_trials.best_way({"c": means["c"]})
+    assert study.trials.best_way(means) == ("b", pytest.approx(1.2))
+    way, most = study.trials.best_way({"c": means["c"]})
     assert way == "c"
     assert np.isnan(most)
 
@@ -145,16 +144,16 @@ def swept(rows) -> pd.DataFrame:
 
 def test_a_sweep_trades_generality_for_locality():
     table = swept([(1, 0.5, 0.2, 1.0), (1, 2.0, 0.4, 0.96), (5, 0.5, 0.7, 0.5), (5, 2.0, 0.9, 0.1)])
-    trade = edit_trials.trade_off(table)
+    trade = study.trials.trade_off(table)
     assert trade.ends == ((1, 0.5), (5, 2.0))
     assert (trade.generality, trade.locality) == ((0.2, 0.9), (1.0, 0.1))
     assert (trade.best, trade.at) == (0.4, (1, 2.0))
     assert trade.correlation < -0.9
-    assert edit_trials.trade_off(table, least=0.3).at == (5, 0.5)
+    assert study.trials.trade_off(table, least=0.3).at == (5, 0.5)
 
 
 def test_a_sweep_without_images_has_no_numbers():
-    trade = edit_trials.trade_off(swept([(1, 1.0, 0.5, None), (2, 1.0, 0.7, None)]))
+    trade = study.trials.trade_off(swept([(1, 1.0, 0.5, None), (2, 1.0, 0.7, None)]))
     assert trade.generality == (0.5, 0.7)
     assert np.isnan([*trade.locality, trade.correlation, trade.best]).all()
     assert trade.at is None

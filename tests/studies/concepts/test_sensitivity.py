@@ -19,8 +19,8 @@ from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.decoding import decoded_words
 from mmn_utils.neurons.table import Neuron, neuron_table
 from mmn_utils.neurons.targets import Target
-from mmn_utils.studies import sensitivity as module
-from mmn_utils.studies.sensitivity import METRICS, Sensitivity, sensitivity, top_words
+from mmn_utils.studies.concepts import sensitivity as module
+from mmn_utils.studies.concepts.sensitivity import METRICS, Sensitivity, sensitivity, top_words
 from tests.tiny import tiny_images
 from tests.tiny_gated import TinyGated
 

@@ -46,7 +46,7 @@ def photographs(tmp_path):
 
 @pytest.fixture
 def before(system, cat, photographs):
-    return study.before_edit(system, photographs, cat.concepts, max_new_tokens=4, **QUIET)
+    return study.outcomes.before_edit(system, photographs, cat.concepts, max_new_tokens=4, **QUIET)
 
 
 def test_photographs_get_their_roles(before):
@@ -62,7 +62,7 @@ def test_photographs_get_their_roles(before):
 
 def test_a_planted_edit_has_every_virtue(system, cat, before):
     weights = state_hash(system.language_model)
-    table = study.evaluate(system, cat, before, **QUIET).set_index("image")
+    table = study.outcomes.evaluate(system, cat, before, **QUIET).set_index("image")
     assert table["after"].tolist() == [
         "cat grass", "cat grass", "boat grass", "horses grass", "boat grass",
     ]  # fmt: skip
@@ -72,8 +72,8 @@ def test_a_planted_edit_has_every_virtue(system, cat, before):
     assert table["kept"].tolist() == [1.0] * 5
     assert table["unchanged"].tolist() == [0.0, 0.0, 1.0, 1.0, 1.0]
     assert (table["margin_after"].dropna() > 0).all()
-    summary = study.summarise(table.reset_index()).set_index("measure")
-    assert summary["mean"].to_dict() == dict.fromkeys(study.MEASURES, 1.0)
+    summary = study.outcomes.summarise(table.reset_index()).set_index("measure")
+    assert summary["mean"].to_dict() == dict.fromkeys(study.outcomes.MEASURES, 1.0)
     assert summary["n"].to_dict() == {
         "efficacy": 1, "generality": 1, "locality": 2, "fluency": 2, "exact": 2,
     }  # fmt: skip
@@ -90,11 +90,13 @@ def test_margins_are_those_of_the_step(system, cat, before, photographs):
 def test_several_concepts_are_judged_each(system, cat, photographs):
     dog = make_edit(system, [picture("boat")], [target("boat", "c")], "dog", [neuron("boat")])
     both = combine([cat, dog])
-    before = study.before_edit(system, photographs, both.concepts, max_new_tokens=4, **QUIET)
+    before = study.outcomes.before_edit(
+        system, photographs, both.concepts, max_new_tokens=4, **QUIET
+    )
     roles = before.rows.pivot(index="image", columns="source", values="role")
     assert roles["horse"].tolist() == ["edited", "same", "near", "near", "near"]
     assert roles["boat"].tolist() == ["near", "near", "edited", "near", "same"]
-    summary = study.summarise(study.evaluate(system, both, before, **QUIET))
+    summary = study.outcomes.summarise(study.outcomes.evaluate(system, both, before, **QUIET))
     assert set(summary["source"]) == {"horse", "boat"}
     assert (summary["mean"] == 1).all()
     assert "locality" not in set(summary["measure"])  # no image without any of the words
@@ -102,16 +104,18 @@ def test_several_concepts_are_judged_each(system, cat, photographs):
 
 def test_captions_before_are_made_once(system, cat, before, photographs, monkeypatch):
     asked = []
-    real = study.captions_of
+    real = study.outcomes.captions_of
 
     def counting(model, *arguments, **options):
         asked.append(model.revision)
         return real(model, *arguments, **options)
 
-    monkeypatch.setattr(study, "captions_of", counting)
+    monkeypatch.setattr(study.outcomes, "captions_of", counting)
     table = pd.concat(
         [
-            study.evaluate(system, cat.scaled(strength), before, **QUIET).assign(strength=strength)
+            study.outcomes.evaluate(system, cat.scaled(strength), before, **QUIET).assign(
+                strength=strength
+            )
             for strength in (0.0, 0.05, 1.0)
         ]
     )
@@ -123,7 +127,7 @@ def test_captions_before_are_made_once(system, cat, before, photographs, monkeyp
     assert margins.is_monotonic_increasing
     zero = table[table["strength"] == 0]
     np.testing.assert_allclose(zero["margin_after"], zero["margin_before"], rtol=1e-5)
-    summary = study.summarise(table, ["strength"])
+    summary = study.outcomes.summarise(table, ["strength"])
     efficacy = summary[summary["measure"] == "efficacy"].set_index("strength")["mean"]
     assert efficacy.to_dict() == {0.0: 0.0, 0.05: 0.0, 1.0: 1.0}
 
@@ -131,19 +135,19 @@ def test_captions_before_are_made_once(system, cat, before, photographs, monkeyp
 def test_another_models_captions_are_refused(system, cat, before):
     dog = make_edit(system, [picture("boat")], [target("boat", "c")], "dog", [neuron("boat")])
     with pytest.raises(ValueError, match=r"'boat' into 'dog'.*'horse' into 'cat'"):
-        study.evaluate(system, dog, before, **QUIET)
-    with study.apply(system, dog), pytest.raises(ValueError, match="undo its edits"):
-        study.evaluate(system, cat, before, **QUIET)
+        study.outcomes.evaluate(system, dog, before, **QUIET)
+    with study.outcomes.apply(system, dog), pytest.raises(ValueError, match="undo its edits"):
+        study.outcomes.evaluate(system, cat, before, **QUIET)
 
 
 def test_a_word_turns_into_one_other(cat):
     one = cat.concepts[0]
     more = Concept(one.source, one.target, one.tokens, ("b", "a"))
-    assert study._merged([one, more])[0].images == ("a", "b")
+    assert study.outcomes._merged([one, more])[0].images == ("a", "b")
     with pytest.raises(ValueError, match="one other only"):
-        study._merged([one, Concept("Horse", "dog", (3,), ("a",))])
+        study.outcomes._merged([one, Concept("Horse", "dog", (3,), ("a",))])
     with pytest.raises(ValueError, match="no concepts"):
-        study._merged([])
+        study.outcomes._merged([])
 
 
 # --- single values, by hand -----------------------------------------------------------------
@@ -151,7 +155,7 @@ def test_a_word_turns_into_one_other(cat):
 
 def judged(before: str, after: str, role: str = "same") -> dict[str, float]:
     row = SimpleNamespace(before=before, after=after, role=role, source="horse", target="cat")
-    return study._judge(row)
+    return study.outcomes._judge(row)
 
 
 @pytest.mark.parametrize(
@@ -184,19 +188,26 @@ def test_other_images_are_not_asked_for_a_swap():
 
 
 def test_words_are_replaced_as_a_whole():
-    assert study.replace_word("Horse of horses, a horse", "horse", "cat") == "cat of horses, a cat"
-    assert study.replace_word("a horse", "horse", r"\1") == r"a \1"
+    assert (
+        study.outcomes.replace_word("Horse of horses, a horse", "horse", "cat")
+        == "cat of horses, a cat"
+    )
+    assert study.outcomes.replace_word("a horse", "horse", r"\1") == r"a \1"
 
 
 @pytest.mark.parametrize("text", [" a red horse near the house", " Horse and horse"])
 def test_a_words_step_begins_it(text):
     tokenizer = tiny_tokenizer()
     ids = tuple(tokenizer.encode(text))
-    step, token = study.find_word(SimpleNamespace(tokenizer=tokenizer), Caption(text, ids), "horse")
+    step, token = study.outcomes.find_word(
+        SimpleNamespace(tokenizer=tokenizer), Caption(text, ids), "horse"
+    )
     assert ids[step] == token
     place = text.lower().index("horse")
     assert len(tokenizer.decode(ids[:step])) <= place < len(tokenizer.decode(ids[: step + 1]))
-    nothing = study.find_word(SimpleNamespace(tokenizer=tokenizer), Caption(text, ids), "boat")
+    nothing = study.outcomes.find_word(
+        SimpleNamespace(tokenizer=tokenizer), Caption(text, ids), "boat"
+    )
     assert nothing == (-1, -1)
 
 
@@ -204,9 +215,13 @@ def test_summaries_have_an_interval_of_their_images():
     swapped = [0.0, 1.0, 1.0, 1.0]
     table = pd.DataFrame({"source": "horse", "target": "cat", "role": "same", "swapped": swapped})
     table = table.assign(kept=1.0, exact=0.0, unchanged=0.0, image=list("abcd"))
-    found = study.summarise(table).set_index("measure").loc["generality"]
+    found = study.outcomes.summarise(table).set_index("measure").loc["generality"]
     assert found["mean"] == 0.75
     assert found["low"] < 0.75 < found["high"]
     assert found["n"] == 4
-    twice = study.summarise(table.assign(image=list("aabb"))).set_index("measure").loc["generality"]
+    twice = (
+        study.outcomes.summarise(table.assign(image=list("aabb")))
+        .set_index("measure")
+        .loc["generality"]
+    )
     assert (twice["mean"], twice["n"]) == (0.75, 2)

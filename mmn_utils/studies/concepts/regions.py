@@ -22,8 +22,8 @@ from mmn_utils.neurons.captions import Caption, generate
 from mmn_utils.neurons.methods import METHODS, by_methods
 from mmn_utils.neurons.table import best_of, top_k
 from mmn_utils.neurons.targets import Target, caption_targets, embed_once
-from mmn_utils.studies.invariance import GROUP, KS, shared_neurons
-from mmn_utils.studies.scoring import per_subject, switched
+from mmn_utils.studies.concepts.invariance import GROUP, KS, shared_neurons
+from mmn_utils.studies.concepts.scoring import per_subject, switched
 from mmn_utils.studies.subjects import Subjects
 
 CAPTIONS = ("new", "same")

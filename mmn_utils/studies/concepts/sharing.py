@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mmn_utils.measures.estimates import Estimate, difference_of, frame_of, mean_of, means_of
-from mmn_utils.studies.invariance import chance, cross_image_invariance, unrelated_images
+from mmn_utils.studies.concepts.invariance import chance, cross_image_invariance, unrelated_images
 
 OURS, OTHER = "contribution", "attribution"
 

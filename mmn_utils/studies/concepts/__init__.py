@@ -1,0 +1,1 @@
+"""Concepts: whose neurons the nouns of captions are, where they look, how steady they stay."""
