@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
-from urllib.parse import urljoin
+from urllib.parse import urlsplit
 
 import nbformat
 from bs4 import BeautifulSoup, Tag
@@ -57,7 +58,8 @@ def _output(section: Tag, run: str) -> NotebookNode:
     outputs = section.select_one(".outputs")
     for name in ("src", "href"):
         for tag in outputs.find_all(attrs={name: True}):
-            tag[name] = urljoin(f"../figures/{run}/{NOTEBOOKS}/", tag[name])
+            if not urlsplit(tag[name]).scheme and not tag[name].startswith("#"):
+                tag[name] = posixpath.normpath(f"../figures/{run}/{NOTEBOOKS}/{tag[name]}")
     html = f'<div class="outputs">{outputs.decode_contents()}</div>'
     return v4.new_output("display_data", {"text/html": html})
 

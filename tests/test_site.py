@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import os
 import re
 import shutil
@@ -21,7 +22,7 @@ from mmn_utils.presets import NOTEBOOKS, ROOT, load_preset
 from mmn_utils.running.notebook_pages import write_page
 
 pytest.importorskip("myst_nb", reason="the site's packages are not installed: pip install .[site]")
-SHOWN = "04_ablation"
+SHOWN, FIGURE = "04_ablation", "A-fig-6"
 RESOURCES = {"img": "src", "script": "src", "link": "href", "iframe": "src", "source": "src"}
 
 
@@ -52,17 +53,22 @@ def figures(tmp_path_factory) -> Path:
         shutil.copytree(ROOT / "figures" / run, folder / run)
     for stem in {exhibit.notebook for exhibit in load_exhibits().values()}:
         if load_preset(SHIPPED[0]).runs(stem):
-            write_page(executed(stem, folder.parent), SHIPPED[0], folder)
+            write_page(executed(stem, folder.parent, folder), SHIPPED[0], folder)
     for run in SHIPPED:
         build_report(run, folder, SHIPPED)
     return folder
 
 
-def executed(stem: str, folder: Path) -> Path:
+def executed(stem: str, folder: Path, figures: Path) -> Path:
     notebook = nbformat.read(NOTEBOOKS / f"{stem}.ipynb", as_version=4)
+    picture = base64.b64encode((figures / SHIPPED[0] / f"{FIGURE}.png").read_bytes()).decode()
     for cell in notebook.cells:
         if cell.cell_type == "code":
-            cell.outputs = [nbformat.v4.new_output("stream", text=f"this is {cell.id}")]
+            data = {"image/png": picture, "text/plain": FIGURE}
+            cell.outputs = [
+                nbformat.v4.new_output("stream", text=f"this is {cell.id}"),
+                nbformat.v4.new_output("display_data", data),
+            ]
     path = folder / f"{stem}.ipynb"
     nbformat.write(notebook, path)
     return path
@@ -128,6 +134,8 @@ def test_notebooks_come_in_order_with_the_outputs_of_their_run(site):
     for cell in nbformat.read(NOTEBOOKS / f"{SHOWN}.ipynb", as_version=4).cells:
         if cell.cell_type == "code":
             assert f"this is {cell.id}</pre>" in html
+    assert f'src="../figures/{SHIPPED[0]}/{FIGURE}.png"' in html
+    assert f'href="../figures/{SHIPPED[0]}/report.html#{FIGURE}"' in html
     assert "Executed on the run" in html
     assert "<math" in html
     assert "MathJax" not in html
