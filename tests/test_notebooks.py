@@ -104,7 +104,7 @@ def test_opens_with_its_title(path):
 @each_notebook
 def test_draws_nothing_and_types_no_words_itself(path):
     source = "\n".join(cell.source for cell in code_cells(path))
-    for elsewhere in ("matplotlib", "plt.", "Markdown(", "enter_claim", "caption="):
+    for elsewhere in ("matplotlib", "plt.", "Markdown(", "caption="):
         assert elsewhere not in source
 
 

@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 
 from mmn_utils.cache import locked
-from mmn_utils.exhibits.entries import ALL_FILES, exhibits_of, figures_root
+from mmn_utils.exhibits.entries import ALL_FILES, PAPERS, exhibits_of, figures_root
 from mmn_utils.exhibits.formats import format_number, to_csv, write_text
 from mmn_utils.exhibits.pages import forget_page
 from mmn_utils.presets import check_run_name
@@ -47,9 +47,24 @@ def claims(run: Any, root: str | Path | None = None) -> pd.DataFrame:
     return table
 
 
-def enter(folder: Path, id: str, *rest: Any) -> str:
-    """Enter one claim into a run's ledger, replacing one of the same id; return its verdict."""
-    row = _claim_row(id, *rest)
+def enter(
+    folder: Path,
+    id: str,
+    exhibit: str,
+    *,
+    claim: str,
+    paper_value: str | float,
+    value: float | None,
+    ci: tuple[float, float] | None = None,
+    n: int | None = None,
+    holds: bool | None = None,
+) -> str:
+    """Enter one claim into a run's ledger, replacing one of the same id; return its verdict.
+
+    What a paper states, and ``value`` with its interval ``ci`` over ``n`` cases. ``holds`` is the
+    result of a comparison, or None for not tested. The id begins with the paper.
+    """
+    row = _claim_row(id, exhibit, claim, paper_value, value, ci, n, holds)
     with locked(folder):  # notebooks of one run may write claims at the same time
         _write_claims(folder, [*_claim_rows(folder, without={id}), row])
     return row["holds"]
@@ -77,10 +92,11 @@ def _strike(folder: Path, exhibits: set[str]) -> None:
             _write_claims(folder, kept)
 
 
-def _claim_row(id, exhibit, paper, claim, paper_value, value, ci, n, holds) -> dict[str, str]:
+def _claim_row(id, exhibit, claim, paper_value, value, ci, n, holds) -> dict[str, str]:
     """Return one row of the ledger as text; ValueError where something was typed, not computed."""
-    if not id.startswith(f"{paper}-"):
-        raise ValueError(f"claim id {id!r} must begin with its paper: {paper}-…")
+    paper = id.partition("-")[0]
+    if paper not in PAPERS:
+        raise ValueError(f"claim id {id!r} must begin with its paper: {', '.join(PAPERS)}")
     if not (holds is None or isinstance(holds, bool | np.bool_)):
         raise ValueError(f"claim {id}: holds = {holds!r} must be a computed truth value or None")
     if ci is not None and not ci[0] <= ci[1]:

@@ -189,51 +189,27 @@ class Run:
 
         ``found`` is the measured value with its interval, a bare number, or None for not tested.
         """
-        name, text = next(
-            ((name, text) for name, text in self._texts.items() if id in text.claims), (None, None)
-        )
-        if text is None:
+        name = next((name for name, text in self._texts.items() if id in text.claims), None)
+        if name is None:
             raise ValueError(f"claim {id!r} is not in the texts of {self.notebook}")
-        entry, known = text.claims[id], self._known(name, facts)
+        self._check(name)
+        entry, known = self._texts[name].claims[id], self._known(name, facts)
         estimate = found if isinstance(found, Estimate) else None
-        value = estimate.value if estimate else found
+        value, n = (estimate.value, estimate.n) if estimate else (found, facts.get("n"))
         low, high = estimate.ci if estimate else (None, None)
-        measured = {"value": value, "low": low, "high": high, "n": estimate.n if estimate else None}
-        holds = None if value is None else judge(entry.holds, {**known, **measured}, id)
-        return self.enter_claim(
+        measured = {"value": value, "low": low, "high": high, "n": n}
+        self._verdicts[id] = enter(
+            self.folder,
             id,
-            facts.get("exhibit", name),
-            id[0],
+            name,
             claim=render(entry.claim, known, id),
             paper_value=render(entry.paper_value, known, id),
             value=value,
-            ci=estimate.ci if estimate else facts.get("ci"),
-            n=estimate.n if estimate else facts.get("n"),
-            holds=holds,
+            ci=estimate.ci if estimate else None,
+            n=n,
+            holds=None if value is None else judge(entry.holds, {**known, **measured}, id),
         )
-
-    def enter_claim(
-        self,
-        id: str,
-        exhibit: str,
-        paper: str = "A",
-        *,
-        claim: str,
-        paper_value: str | float,
-        value: float | None,
-        ci: tuple[float, float] | None = None,
-        n: int | None = None,
-        holds: bool | None = None,
-    ) -> str:
-        """Enter what a paper states, what was measured, and the computed verdict; return it.
-
-        ``value`` with its interval ``ci`` over ``n`` cases; ``holds`` is a comparison's
-        result, or None for not tested. A claim of the same id is replaced.
-        """
-        self._check(exhibit)
-        verdict = enter(self.folder, id, exhibit, paper, claim, paper_value, value, ci, n, holds)
-        self._verdicts[id] = verdict
-        return verdict
+        return self._verdicts[id]
 
     def say(self, name: str, **facts: Any) -> Reading:
         """Return what the texts read out of the facts, under an exhibit's id or another name.

@@ -85,7 +85,7 @@ def render(template: str, facts: Mapping[str, Any], where: str = "text") -> str:
     """Fill a template; ValueError names a fact that is missing. Paragraphs stay apart."""
     try:
         text = _environment().from_string(str(template)).render(facts)
-    except jinja2.TemplateError as error:
+    except (jinja2.TemplateError, TypeError) as error:
         raise ValueError(f"{where}: {error}; hand it over by name, or mend the text") from error
     paragraphs = re.split(r"\n\s*\n", text.strip())
     return "\n\n".join(re.sub(r"[ \t]+", " ", paragraph.strip()) for paragraph in paragraphs)
@@ -106,6 +106,8 @@ def _fmt(value: Any, spec: str = "", missing: str | None = None) -> str:
     """Format a value, or return ``missing``, if given, where it is None or NaN."""
     if missing is not None and (value is None or value != value):
         return missing
+    if isinstance(value, jinja2.Undefined):
+        str(value)  # says which one it is
     return format(value, spec)
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 
 from mmn_utils.exhibits import plots
+from mmn_utils.exhibits.ledger import enter
 from mmn_utils.exhibits.saving import Run
 
 NUMBERS = pd.DataFrame({"k": [0, 50], "value": [1.0, 0.123456789], "low": [0.9, np.nan]})
@@ -28,5 +29,5 @@ def fill(run: Run) -> None:
     run.save_figure("A-fig-1", draw(), NUMBERS, "A caption with <b>signs</b> & 3 units.")
     run.save_table("A-table-1", TABLE, "A table.", numbers=NUMBERS,
                    paper=pd.DataFrame({"what": ["random"], "score": [0.3627]}))  # fmt: skip
-    run.enter_claim("A-1", "A-fig-1", claim="Half of the top units are interpretable.",
-              paper_value="50 %", value=0.25, ci=(0.2, 0.3), n=40, holds=False)  # fmt: skip
+    enter(run.folder, "A-1", "A-fig-1", claim="Half of the top units are interpretable.",
+          paper_value="50 %", value=0.25, ci=(0.2, 0.3), n=40, holds=False)  # fmt: skip

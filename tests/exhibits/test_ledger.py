@@ -7,13 +7,13 @@ import threading
 import numpy as np
 import pytest
 
-from mmn_utils.exhibits.ledger import CLAIM_COLUMNS, claims
+from mmn_utils.exhibits.ledger import CLAIM_COLUMNS, claims, enter
 from mmn_utils.exhibits.saving import Run
 
 
 def claim(run: Run, id: str, **changes):
     options = {"claim": "It holds.", "paper_value": 1, "value": 0.5, "n": 10, "holds": True}
-    return run.enter_claim(id, "A-fig-1", **{**options, **changes})
+    return enter(run.folder, id, "A-fig-1", **{**options, **changes})
 
 
 def test_the_ledger_is_keyed_and_in_natural_order(run):

@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import pytest
 from PIL import Image
 
-from mmn_utils.exhibits.ledger import claims, forget
+from mmn_utils.exhibits.ledger import claims, enter, forget
 from mmn_utils.exhibits.provenance import TIME_FIELDS, describe, versions
 from mmn_utils.exhibits.report import build_report
 from mmn_utils.exhibits.saving import Run
@@ -102,7 +102,7 @@ def test_forget_takes_a_notebooks_exhibits_and_claims_only(run, tmp_path):
     fill(run)
     other = Run("test", "03_selectivity", {}, root=tmp_path)
     other.save_figure("A-fig-5", draw(), NUMBERS, "Other.")
-    other.enter_claim("A-7", "A-fig-5", claim="c", paper_value="", value=1.0, holds=True)
+    enter(other.folder, "A-7", "A-fig-5", claim="c", paper_value="", value=1.0, holds=True)
     pages = run.folder / "notebooks"
     pages.mkdir()
     for name in ("02_attribution.html", "02_attribution-1.png", "03_selectivity.html"):

@@ -121,3 +121,8 @@ def test_what_was_not_measured_has_words_and_frames_are_printed():
     assert render(template, {"x": np.nan, "y": 0.25}) == "unknown, 25%"
     assert render(template, {"x": 0.0, "y": None}) == "0%, unknown"
     assert render("{{ t | table }}", {"t": TABLE[["n"]]}) == "| n |\n| ---: |\n| 3 |\n| 4 |"
+
+
+def test_a_fact_that_cannot_be_formatted_is_an_error_of_its_text():
+    with pytest.raises(ValueError, match="caption of A-fig-1: unsupported format"):
+        render("{{ x | fmt('.0%') }}", {"x": [1]}, "caption of A-fig-1")
