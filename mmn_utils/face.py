@@ -96,7 +96,7 @@ def decode(system: VisionLanguageModel, neurons: Neurons, k: int = 5) -> pd.Data
     words = decoding.decoded_words(system, some, k)
     writes = [" ".join(token.strip() for token in words[neuron]) for neuron in some]
     table = pd.DataFrame({"neuron": list(map(str, some)), "writes": writes})
-    if isinstance(neurons, pd.DataFrame) and len(neurons) == len(some):
+    if isinstance(neurons, pd.DataFrame) and "score" in neurons and len(neurons) == len(some):
         table.insert(1, "score", neurons["score"].to_numpy())
     return table
 
@@ -109,8 +109,10 @@ def heat_map(
     The mean of the neurons, (height, width) float32, or each of them, (neurons, height, width).
     ``ValueError`` for a system whose image tokens have no place in the picture.
     """
-    opened = _opened(picture)
-    maps = receptive_fields.activation_maps(system, [opened], _neurons(neurons))[0]
+    opened, some = _opened(picture), _neurons(neurons)
+    if not some:
+        raise ValueError("a heat map of no neurons shows nothing; give at least one")
+    maps = receptive_fields.activation_maps(system, [opened], some)[0]
     maps = receptive_fields.upsample(maps, (opened.height, opened.width))
     return (maps.mean(0) if mean else maps).cpu().numpy()
 
@@ -167,6 +169,9 @@ def _opened(picture: Picture) -> Image.Image:
         return picture.open()
     if isinstance(picture, Image.Image):
         return picture
+    if not isinstance(picture, str | Path):
+        kind = type(picture).__name__
+        raise TypeError(f"a picture is a PIL.Image, a path or a Photograph, not of type {kind}")
     return read_image(Path(picture).expanduser())
 
 

@@ -95,6 +95,8 @@ def test_a_picture_may_be_a_file(system, picture, tmp_path):
     assert mmn.caption(system, tmp_path / "scene.png") == mmn.caption(system, picture)
     with pytest.raises(FileNotFoundError, match="absent"):
         mmn.caption(system, tmp_path / "absent.png")
+    with pytest.raises(TypeError, match="not of type ndarray"):
+        mmn.caption(system, np.asarray(picture))
 
 
 def test_the_doctor_passes_the_miniature(system):
@@ -108,6 +110,7 @@ def test_the_doctor_passes_the_miniature(system):
         (lambda s, p: mmn.top_neurons(s, p, method="magic"), "method = 'magic': give one of"),
         (lambda s, p: mmn.decode(s, "7.2"), "'7.2' is no neuron"),
         (lambda s, p: mmn.ablate(s, p, []), "no neurons"),
+        (lambda s, p: mmn.heat_map(s, p, []), "no neurons"),
         (lambda s, p: mmn.example(10**6), "give a place from 0"),
     ],
 )

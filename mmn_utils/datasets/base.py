@@ -86,7 +86,9 @@ def read_image(path: Path, keep_stored: tuple[int, int] | None = None) -> Image.
     ``keep_stored``: the (height, width) at which stored pixels stay as they are.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no photograph at {path}: the data set is incomplete")
+        raise FileNotFoundError(
+            f"no photograph at {path}: check the path, or fetch what the data set lacks"
+        )
     try:
         with Image.open(path) as stored:
             stored.load()
@@ -139,7 +141,9 @@ def draw(items: Sequence[T], n: int, seed: int, what: str) -> list[T]:
     Fewer items drawn with the same seed are the first of more. ValueError where there
     are not as many.
     """
-    if not 0 <= n <= len(items):
+    if n < 0:
+        raise ValueError(f"{n} {what} asked for: give a number that is not negative")
+    if n > len(items):
         raise ValueError(f"{n} asked for, but there are {len(items)} {what}: lower the number")
     order = np.random.default_rng(seed).permutation(len(items))
     return [items[i] for i in order[:n]]
