@@ -326,7 +326,8 @@ def resolve(
     Later wins: the cell's defaults, the preset's settings, the preset's values for this
     notebook, ``overrides``. ``preset`` and ``run`` become the preset's name unless
     ``run`` is given. ValueError for a name that the notebook (or, for the preset's
-    settings, any notebook beside it) does not have, and for a wrong type.
+    settings, any notebook beside it) does not have, for a wrong type, for no images and for a
+    negative seed.
     """
     path = notebook_path(notebook)
     preset = preset if isinstance(preset, Preset) else load_preset(preset)
@@ -345,6 +346,9 @@ def resolve(
         for name, parameter in parameters.items()
     }
     check_run_name(resolved["run"])
+    for common, least in (("n_images", 1), ("seed", 0)):
+        if resolved[common] < least:
+            raise ValueError(f"{common} = {resolved[common]!r}: give {least} or more")
     return resolved
 
 

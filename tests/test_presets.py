@@ -141,9 +141,11 @@ def test_settings_hold_where_a_notebook_has_them(notebook, tmp_path):
         ("sizes", {"small": "1"}),
         ("words", [None]),
         ("model", None),
+        ("n_images", 0),
+        ("seed", -1),
     ],
 )
-def test_ill_typed_values_are_refused(notebook, name, value):
+def test_bad_values_are_refused(notebook, name, value):
     with pytest.raises(ValueError, match=name):
         resolve(notebook, preset(), {name: value})
 
