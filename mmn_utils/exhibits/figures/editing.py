@@ -22,7 +22,7 @@ QUESTIONS = {
 
 
 def evaluation(summary: pd.DataFrame, ways: Sequence[str]) -> Figure:
-    """Draw each measure of ``edits.summarise`` for each way of editing, with its interval.
+    """Draw each measure of ``outcomes.summarise`` for each way of editing, with its interval.
 
     ``summary`` has the columns method, measure, mean, low, high, n; ``ValueError`` for more
     ways than colours.

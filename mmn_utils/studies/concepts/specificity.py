@@ -98,7 +98,7 @@ def specificity(
     ``images[i]``, or row i of their prompt, belongs to ``targets[i]``. Related tokens are the
     first that the write vector decodes to; ``related_by="activation"`` turns it round where
     the activation is negative, as the neuron then writes the opposite. Random tokens depend
-    on seed and image. For random neurons as a control give ``neurons.random_like`` ones.
+    on seed and image. For random neurons as a control give ``table.random_like`` ones.
     """
     if len(neurons) != len(targets):
         raise ValueError(f"{len(neurons)} neurons for {len(targets)} targets; give one each")

@@ -105,7 +105,7 @@ class Ground:
         return pd.concat([self.rows[self.rows["role"] == EDITED], thinned(self.rows, n)])
 
     def trials(self, model, edits: Sequence[Edit], rows: pd.DataFrame) -> pd.DataFrame:
-        """Try an edit on the photograph of each of ``rows``: rows as ``edits.evaluate``.
+        """Try an edit on the photograph of each of ``rows``: rows as ``outcomes.evaluate``.
 
         ``edits[i]`` is put in for row i alone; ``norm`` is the length of its dw in the mean of
         the neurons. ``ValueError`` where the model bears another edit.
@@ -226,7 +226,7 @@ def _for_rows(edits: Sequence[Edit], rows: pd.DataFrame) -> list[Edit]:
 
 
 def measured(table: pd.DataFrame, measure: str, seed: int = 0) -> Estimate | None:
-    """Average one of ``edits.MEASURES`` over the images it applies to; None without any."""
+    """Average one of ``outcomes.MEASURES`` over the images it applies to; None without any."""
     column, roles = MEASURES[measure]
     values = per_photograph(table[table["role"].isin(roles)], column)
     return mean_of(values, seed) if len(values) else None
@@ -246,14 +246,14 @@ def paired(
 
 
 def measures(table: pd.DataFrame, seed: int = 0) -> dict[str, Estimate | None]:
-    """Average each of ``edits.MEASURES``, by its name; see ``measured``."""
+    """Average each of ``outcomes.MEASURES``, by its name; see ``measured``."""
     return {measure: measured(table, measure, seed) for measure in MEASURES}
 
 
 def means(results: pd.DataFrame, summary: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Return the mean of each measure for each way, NaN where it has no images.
 
-    ``results`` as ``Ground.results``, ``summary`` what ``edits.summarise`` makes of them by
+    ``results`` as ``Ground.results``, ``summary`` what ``outcomes.summarise`` makes of them by
     ``method``. ``norm`` is the mean length of dw.
     """
     table = summary.pivot(index="measure", columns="method", values="mean")
@@ -292,7 +292,7 @@ class TradeOff:
 
 
 def trade_off(summary: pd.DataFrame, least: float = 0.95) -> TradeOff:
-    """Read a sweep, as ``edits.summarise`` averages it by ``neurons`` and ``strength``."""
+    """Read a sweep, as ``outcomes.summarise`` averages it by ``neurons`` and ``strength``."""
     points = summary.pivot(index=["neurons", "strength"], columns="measure", values="mean")
     points = points.reindex(columns=["generality", "locality"]).sort_index()
     generality, locality = points["generality"], points["locality"]
