@@ -22,18 +22,18 @@ NOTEBOOKS = sorted({exhibit.notebook for exhibit in load_exhibits().values()})
 JOBS = [(preset, notebook) for preset in PRESETS for notebook in preset.chosen(NOTEBOOKS)]
 RUNS = [preset.name for preset in PRESETS]
 
-# Seconds on one core, without AVX-512 and beside another notebook. No notebook waits for
+# Seconds on one core, beside another notebook. No notebook waits for
 # another: what two of them need (captions of the same pictures, attribution for them) they share
 # through the cache, batch by batch, so any order is right. The longest first, and of as long ones
 # the preset named first, is merely the fastest, as nothing long is left over.
 SECONDS = {
-    "00_miniature": 40,
-    "01_projection_decoding": 40,
-    "02_attribution": 45,
-    "03_selectivity": 340,
-    "04_ablation": 55,
-    "05_llava_contribution_scoring": 35,
-    "06_editing": 75,
+    "00_miniature": 25,
+    "01_projection_decoding": 30,
+    "02_attribution": 35,
+    "03_selectivity": 210,
+    "04_ablation": 40,
+    "05_llava_contribution_scoring": 30,
+    "06_editing": 55,
 }
 
 # What makes the miniature is not what reads it: only notebook 00 tells of both.

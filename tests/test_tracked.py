@@ -8,6 +8,7 @@ from fnmatch import fnmatch
 
 import pytest
 
+from mmn_utils.exhibits.entries import SHIPPED
 from mmn_utils.presets import ROOT
 
 LARGEST = 1_000_000  # bytes
@@ -37,3 +38,10 @@ def test_no_tracked_file_is_large_without_a_reason():
     } == {}
     for pattern in MAY_BE_LARGER:
         assert any(fnmatch(path, pattern) for path in large), f"nothing is large in {pattern}"
+
+
+def test_of_the_runs_only_those_that_ship_are_kept():
+    lines = (ROOT / ".gitignore").read_text().splitlines()
+    kept = {line.removeprefix("!figures/") for line in lines if line.startswith("!figures/")}
+    assert "figures/*" in lines
+    assert kept == set(SHIPPED)
