@@ -21,7 +21,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cksum < requirements.lock | cut -d ' ' -f 1)
 RUN := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m mmn_utils.running.environment
 
-.PHONY: help env figures report site test lab lint miniature variants lock readme clean
+.PHONY: help env figures atlas report site test lab lint miniature variants lock readme clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -43,6 +43,10 @@ figures: $(STAMP)  ## run the notebooks that changed, then build the report
 	@$(RUN) $(BIN)/snakemake --cores $(CORES) --config preset="$(PRESET)" \
 		--rerun-incomplete --nolock --quiet host progress reason rules
 	@printf 'Report: %s\n' $(PRESET:%="$(CURDIR)/figures/%/report.html")
+
+atlas: $(STAMP)  ## write data/atlas/PRESET: every neuron of the preset's system, to be asked
+	@$(RUN) $(BIN)/snakemake atlas --cores $(CORES) --config preset="$(PRESET)" \
+		--rerun-incomplete --nolock --quiet host progress reason rules
 
 report: $(STAMP)  ## build the reports again; STANDALONE=1: and pages that are one file each
 	@$(BIN)/python -m mmn_utils.exhibits report $(PRESET) $(if $(STANDALONE),--standalone)

@@ -38,7 +38,7 @@ SECONDS = {
 
 # What makes the miniature is not what reads it: only notebook 00 tells of both.
 ALL_SOURCES = [str(path) for path in sorted(Path("mmn_utils").rglob("*.py"))]
-SOURCES = [path for path in ALL_SOURCES if Path(path).parts[1] != "miniature"]
+SOURCES = [path for path in ALL_SOURCES if Path(path).parts[1] not in {"miniature", "browser"}]
 # The pictures are named by the annotations beside them; watching those is enough.
 DATA = [
     str(path)
@@ -129,3 +129,14 @@ rule reports:
         [report(run) for run in RUNS],
     shell:
         "python -m mmn_utils.exhibits report {RUNS}"
+
+
+# Not among all: it is asked for by name, and resumed picture by picture.
+rule atlas:
+    input:
+        [path for path in ALL_SOURCES if Path(path).parts[1] != "miniature"],
+        [path for preset in PRESETS if is_small(preset) for path in DATA],
+    output:
+        [f"data/atlas/{run}/facts.json" for run in RUNS],
+    shell:
+        "python -m mmn_utils.browser atlas {RUNS}"

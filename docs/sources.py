@@ -30,6 +30,7 @@ ROOMS = {
     "interventions": "ablation, perturbation, editing",
     "studies": "what notebooks ask, over many photographs",
     "exhibits": "figures, tables, claims and reports",
+    "browser": "an atlas of every neuron, and questions to it",
     "running": "notebooks without a screen",
     "miniature": "how the shipped systems were made",
     "presets": "strict parameters",

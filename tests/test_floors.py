@@ -23,6 +23,7 @@ FLOORS = {
     "interventions": 4,
     "studies": 5,
     "exhibits": 6,
+    "browser": 7,
     "running": 7,
     "miniature": 7,
     "face": 8,
