@@ -7,6 +7,7 @@ the overlap of the unit's thresholded map with it. No field over patches leaves 
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mmn_utils.cache import code_version
+from mmn_utils.cache import bar, code_version
 from mmn_utils.datasets import Photograph
 from mmn_utils.neurons.receptive_fields import iou, mask, resize_truth, upsample
 from mmn_utils.neurons.targets import embedded, positions_of, watch
@@ -28,7 +29,7 @@ EDGES = (*(-edge for edge in reversed(_POWERS)), 0.0, *_POWERS)
 BINS, BELOW_ZERO = len(EDGES) + 1, EDGES.index(0.0) + 1
 PICTURES = 10  # of each kind that show a unit
 KINDS = ("strongest", "middle", "random")
-AT_ONCE = 64  # pictures whose records are held together
+AT_ONCE = 32  # pictures whose records are held together
 _MAPS_AT_ONCE = 1 << 20  # pixels of upsampled maps, so that a block stays in the CPU's cache
 
 
@@ -75,17 +76,20 @@ def activity(
     patches = np.empty(peaks.shape, np.int16)
     counts = np.zeros((layers, units, BINS), np.int64)
     sums = {name: np.zeros((2, layers, units), np.float64) for name in _categories(objects)}
-    for start in range(0, len(photographs), AT_ONCE):
-        some = photographs[start : start + AT_ONCE]
-        place = {photograph.id: start + i for i, photograph in enumerate(some)}
-        for record in _records(model, some, objects, batch_size, progress).itertuples():
-            row, layer = place[record.image], record.layer
-            peaks[row, layer] = np.frombuffer(record.peak, np.float32)
-            patches[row, layer] = np.frombuffer(record.patch, np.int16)
-            counts[layer] += np.frombuffer(record.counts, np.int16).reshape(BINS, units).T
-            found = np.frombuffer(record.overlaps, np.float32).reshape(-1, units)
-            for name, values in zip(objects.get(record.image, ()), found, strict=True):
-                sums[name][:, layer] += (np.nan_to_num(values), ~np.isnan(values))
+    shown = bar("atlas", len(photographs), progress)
+    with contextlib.closing(shown):
+        for start in range(0, len(photographs), AT_ONCE):
+            some = photographs[start : start + AT_ONCE]
+            place = {photograph.id: start + i for i, photograph in enumerate(some)}
+            for record in _records(model, some, objects, batch_size).itertuples():
+                row, layer = place[record.image], record.layer
+                peaks[row, layer] = np.frombuffer(record.peak, np.float32)
+                patches[row, layer] = np.frombuffer(record.patch, np.int16)
+                counts[layer] += np.frombuffer(record.counts, np.int16).reshape(BINS, units).T
+                found = np.frombuffer(record.overlaps, np.float32).reshape(-1, units)
+                for name, values in zip(objects.get(record.image, ()), found, strict=True):
+                    sums[name][:, layer] += (np.nan_to_num(values), ~np.isnan(values))
+            shown.update(len(some))
     return Activity(peaks, patches, counts, {n: _mean(*both) for n, both in sums.items()})
 
 
@@ -99,7 +103,7 @@ def _mean(total: np.ndarray, count: np.ndarray) -> np.ndarray:
     return np.divide(total, count, out=empty, where=count > 0).astype(np.float32)
 
 
-def _records(model, photographs, objects, batch_size: int, progress: bool) -> pd.DataFrame:
+def _records(model, photographs, objects, batch_size: int) -> pd.DataFrame:
     """Compute or load a row for each picture and layer, its arrays as bytes."""
 
     def compute(rows: list[int]) -> pd.DataFrame:
@@ -113,7 +117,7 @@ def _records(model, photographs, objects, batch_size: int, progress: bool) -> pd
     ]
     return per_photograph(
         "atlas", model, photographs, compute, {"code": code_version([sys.modules[__name__]])},
-        targets=compared, batch_size=batch_size, progress=progress,
+        targets=compared, batch_size=batch_size, progress=False,
     )  # fmt: skip
 
 

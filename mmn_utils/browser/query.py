@@ -25,6 +25,7 @@ from mmn_utils.presets import data_path
 SHORTLIST = 10  # times as many neighbours as asked for get their exact cosine
 ORDERS = {"neuron": "neuron", "peak": "peak DESC", "nouns": "nouns DESC"}
 _MANY = 1 << 31
+_BLOCK = 4096  # directions that are widened together, few enough for the CPU's cache
 
 
 class Atlas:
@@ -273,7 +274,13 @@ class Atlas:
                 own = piece[start].astype(np.float32)
                 break
             start -= len(piece)
-        return np.concatenate([piece.astype(np.float32) @ own for piece in self._vectors])
+        return np.concatenate(
+            [
+                piece[row : row + _BLOCK].astype(np.float32) @ own
+                for piece in self._vectors
+                for row in range(0, len(piece), _BLOCK)
+            ]
+        )
 
     @cached_property
     def _images(self) -> list[str]:
