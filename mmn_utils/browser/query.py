@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -255,32 +256,28 @@ class Atlas:
         )  # fmt: skip
 
     @cached_property
-    def _vectors(self) -> list[np.ndarray]:
-        """Directions as they lie in the file: pieces (rows, n) float16."""
+    def _vectors(self) -> list[torch.Tensor]:
+        """Directions as they lie in the file, in blocks (rows, n) float16."""
         table = pq.read_table(self.folder / "vectors.parquet", memory_map=True)
         width = table.schema.field("vector").type.byte_width // 2
-        chunks = table.column("vector").chunks
-        pieces = [np.frombuffer(c.buffers()[1], np.float16) for c in chunks]
-        return [
-            piece.reshape(-1, width)[c.offset : c.offset + len(c)]
-            for piece, c in zip(pieces, chunks, strict=True)
-        ]
+        blocks: list[torch.Tensor] = []
+        for chunk in table.column("vector").chunks:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # the file is read-only: only read
+                flat = torch.frombuffer(chunk.buffers()[1], dtype=torch.float16)
+            rows = flat.reshape(-1, width)[chunk.offset : chunk.offset + len(chunk)]
+            blocks += rows.split(_BLOCK)
+        return blocks
 
     def _cosines(self, number: int) -> np.ndarray:
         """Return the cosine of every direction with that of a neuron: (N) float32."""
         own, start = None, number
-        for piece in self._vectors:
-            if start < len(piece):
-                own = piece[start].astype(np.float32)
+        for block in self._vectors:
+            if start < len(block):
+                own = block[start].float()
                 break
-            start -= len(piece)
-        return np.concatenate(
-            [
-                piece[row : row + _BLOCK].astype(np.float32) @ own
-                for piece in self._vectors
-                for row in range(0, len(piece), _BLOCK)
-            ]
-        )
+            start -= len(block)
+        return torch.cat([block.float() @ own for block in self._vectors]).numpy()
 
     @cached_property
     def _images(self) -> list[str]:
