@@ -48,7 +48,7 @@ class Card:
     ``tokens`` {(end, norm): the ten first}; ``sights`` {kind: pictures}, kinds ``strongest``,
     ``middle``, ``random``; ``histogram`` counts of activations at image tokens between
     ``edges`` (one more than these: the outer bins are open); ``negative`` the share below 0;
-    ``overlaps`` (category, IoU), best first, none without grid or masks; ``places`` where it is
+    ``overlaps`` (category, IoU) of the twelve best, none without grid or masks; ``places`` where it is
     among the top; ``nouns`` how many different nouns these are, ``generic`` whether many.
     """
 
@@ -73,6 +73,14 @@ class Card:
     def suppresses(self) -> tuple[Token, ...]:
         """The tokens that the negative of the write vector names, without the final norm."""
         return self.tokens["suppresses", "none"]
+
+    @property
+    def tops(self) -> dict[str, tuple[str, ...]]:
+        """The different nouns that it is among the top of, by method, the best rank first."""
+        found: dict[str, dict[str, None]] = {}
+        for place in sorted(self.places, key=lambda place: place.rank):
+            found.setdefault(place.method, {}).setdefault(place.noun.casefold())
+        return {method: tuple(nouns) for method, nouns in found.items()}
 
 
 @dataclass(frozen=True)

@@ -62,6 +62,10 @@ def test_a_card_holds_what_the_parts_say(both, seed, number):
     below = sum(count for count, edge in zip(card.histogram, card.edges, strict=False) if edge <= 0)
     assert card.negative == pytest.approx(below / sum(card.histogram))
     assert card.nouns == len(reference.nouns(number))
+    for method in METHODS:
+        rows = reference.scores[(reference.scores["neuron"] == number)]
+        rows = rows[rows["method"] == method].sort_values(["rank", "image", "target"])
+        assert list(card.tops.get(method, ())) == list(dict.fromkeys(rows["target"]))
     wanted = sorted(((v[number], n) for n, v in parts.overlaps.items()), reverse=True)[:12]
     assert [name for name, _ in card.overlaps] == [name for _, name in wanted]
     np.testing.assert_allclose([v for _, v in card.overlaps], [v for v, _ in wanted], rtol=1e-3)
