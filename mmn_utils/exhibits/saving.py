@@ -187,7 +187,8 @@ class Run:
     def claim(self, id: str, found: Estimate | float | None, **facts: Any) -> str:
         """Judge a claim of the texts by what was measured; enter it and return the verdict.
 
-        ``found`` is the measured value with its interval, a bare number, or None for not tested.
+        ``found`` is the measured value with its interval, a bare number, or None for not tested; a
+        number's interval ``ci`` and count ``n`` may be among the facts.
         """
         name = next((name for name, text in self._texts.items() if id in text.claims), None)
         if name is None:
@@ -196,7 +197,8 @@ class Run:
         entry, known = self._texts[name].claims[id], self._known(name, facts)
         estimate = found if isinstance(found, Estimate) else None
         value, n = (estimate.value, estimate.n) if estimate else (found, facts.get("n"))
-        low, high = estimate.ci if estimate else (None, None)
+        ci = estimate.ci if estimate else facts.get("ci")
+        low, high = ci or (None, None)
         measured = {"value": value, "low": low, "high": high, "n": n}
         self._verdicts[id] = enter(
             self.folder,
@@ -205,7 +207,7 @@ class Run:
             claim=render(entry.claim, known, id),
             paper_value=render(entry.paper_value, known, id),
             value=value,
-            ci=estimate.ci if estimate else None,
+            ci=ci,
             n=n,
             holds=None if value is None else judge(entry.holds, {**known, **measured}, id),
         )

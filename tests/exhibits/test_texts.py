@@ -72,6 +72,9 @@ def test_verdicts_follow_the_numbers(run):
     assert run.claim("A-fig-1-top", LOSS, share=0.9, floor=0.5) == "no"
     assert run.claim("A-fig-1-top", LOSS, share=0.8, floor=0.85) == "no"
     assert run.claim("A-fig-1-top", None, share=0.8) == "not tested"
+    assert run.claim("A-fig-1-top", 0.9, ci=(0.8, 1.0), n=7, share=0.8, floor=0.7) == "yes"
+    row = claims(run).set_index("id").loc["A-fig-1-top"]
+    assert (row["value"], row["ci_low"], row["ci_high"], row["n"]) == (0.9, 0.8, 1.0, 7)
     assert run.claim("C-own", Estimate(0.1, -0.1, 0.3, 30)) == "no"
 
 
