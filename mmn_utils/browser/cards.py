@@ -48,8 +48,9 @@ class Card:
     ``tokens`` {(end, norm): the ten first}; ``sights`` {kind: pictures}, kinds ``strongest``,
     ``middle``, ``random``; ``histogram`` counts of activations at image tokens between
     ``edges`` (one more than these: the outer bins are open); ``negative`` the share below 0;
-    ``overlaps`` (category, IoU) of the twelve best, none without grid or masks; ``places`` where it is
-    among the top; ``nouns`` how many different nouns these are, ``generic`` whether many.
+    ``overlaps`` (category, IoU) of the twelve best, none without grid or masks; ``places``
+    where it is among the top; ``nouns`` how many different nouns these are, ``generic``
+    whether many.
     """
 
     neuron: Neuron
