@@ -236,7 +236,8 @@ def test_another_object_is_compared_afresh(made, tmp_path):
     photographs[0] = replace(photographs[0], instances=(smaller,))
     second = activity.activity(made.model, photographs, {"0": ["horse"]}, progress=False)
     assert (first.overlaps["horse"] != second.overlaps["horse"]).any()
-    np.testing.assert_array_equal(first.peaks, second.peaks)
+    # a picture alone rounds otherwise than in its batch
+    np.testing.assert_allclose(first.peaks, second.peaks, atol=1e-5)
 
 
 @pytest.mark.weights
