@@ -7,7 +7,6 @@ the overlap of the unit's thresholded map with it. No field over patches leaves 
 
 from __future__ import annotations
 
-import contextlib
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -76,8 +75,7 @@ def activity(
     patches = np.empty(peaks.shape, np.int16)
     counts = np.zeros((layers, units, BINS), np.int64)
     sums = {name: np.zeros((2, layers, units), np.float64) for name in _categories(objects)}
-    shown = bar("atlas", len(photographs), progress)
-    with contextlib.closing(shown):
+    with bar("atlas", len(photographs), progress) as gone:
         for start in range(0, len(photographs), AT_ONCE):
             some = photographs[start : start + AT_ONCE]
             place = {photograph.id: start + i for i, photograph in enumerate(some)}
@@ -89,7 +87,7 @@ def activity(
                 found = np.frombuffer(record.overlaps, np.float32).reshape(-1, units)
                 for name, values in zip(objects.get(record.image, ()), found, strict=True):
                     sums[name][:, layer] += (np.nan_to_num(values), ~np.isnan(values))
-            shown.update(len(some))
+            gone.update(len(some))
     return Activity(peaks, patches, counts, {n: _mean(*both) for n, both in sums.items()})
 
 

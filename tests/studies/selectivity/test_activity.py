@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-import pytest
 import torch
 
 from mmn_utils.datasets import Photograph
@@ -12,18 +11,7 @@ from mmn_utils.neurons.decoding import decoded_words
 from mmn_utils.neurons.receptive_fields import activation_maps, mask, upsample
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.studies.selectivity import activity
-from tests.studies.boxes import boxed
-from tests.tiny import PIXELS, tiny_limber
-
-
-@pytest.fixture(scope="module")
-def system():
-    return tiny_limber()
-
-
-@pytest.fixture
-def photographs(tmp_path) -> list[Photograph]:
-    return boxed(tmp_path)
+from tests.tiny import PIXELS
 
 
 def test_activities_are_those_of_the_maps(system, photographs):

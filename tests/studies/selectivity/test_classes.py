@@ -6,25 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmn_utils.datasets import Photograph
 from mmn_utils.neurons import targets
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.studies import subjects as study
 from mmn_utils.studies.selectivity import classes
-from tests.studies.boxes import boxed
-from tests.tiny import tiny_limber
 
 K = 12
-
-
-@pytest.fixture(scope="module")
-def system():
-    return tiny_limber()
-
-
-@pytest.fixture
-def photographs(tmp_path) -> list[Photograph]:
-    return boxed(tmp_path)
 
 
 def test_steady_units_are_in_the_table_for_most_images():

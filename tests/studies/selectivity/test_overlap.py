@@ -7,26 +7,15 @@ import pandas as pd
 import pytest
 import torch
 
-from mmn_utils.datasets import Photograph
 from mmn_utils.datasets.published import published
 from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
 from mmn_utils.neurons.table import RANDOM, TOP, Neuron, controls
 from mmn_utils.studies import subjects as study
 from mmn_utils.studies.selectivity import overlap
-from tests.studies.boxes import boxed, subjects_of
-from tests.tiny import PIXELS, tiny_limber
+from tests.studies.boxes import subjects_of
+from tests.tiny import PIXELS
 
 K = 12
-
-
-@pytest.fixture(scope="module")
-def system():
-    return tiny_limber()
-
-
-@pytest.fixture
-def photographs(tmp_path) -> list[Photograph]:
-    return boxed(tmp_path)
 
 
 def test_controls_copy_layers_and_depend_on_the_image_alone(system, photographs):
