@@ -53,7 +53,6 @@ def noun_probability(
     notes = f"photograph {image}\nits noun: {noun}\n\nbelow: “{prefix} …”\n{LEGEND}"
     top.text(0.33, 0.95, notes, va="top", transform=top.transAxes, fontsize=7, parse_math=False)
     plots.text_table(bottom, _with_dittos(captions), widths=[0.5, 2.2, 2.2], fontsize=6)
-    plt.close(fig)
     return fig
 
 
@@ -69,7 +68,6 @@ def caption_similarity(curves: pd.DataFrame, of_units: int, floor: float) -> Fig
     ax.text(0.5, floor, "captions of different photographs", va="bottom", fontsize=6.5)
     ax.set(ylabel="BERTScore with the original caption")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 0.12))
-    plt.close(fig)
     return fig
 
 

@@ -35,7 +35,6 @@ def top_activating(portraits: Sequence[Portrait]) -> Figure:
         axes = panel.subplots(1, columns, squeeze=False)[0]
         for ax, *seen in zip(axes, one.pictures, one.masks, one.shows, strict=False):
             _hit_or_miss(ax, one.noun, *seen)
-    plt.close(fig)
     return fig
 
 
@@ -60,7 +59,6 @@ def category_overlap(table: pd.DataFrame, n_units: int) -> Figure:
     plt.setp(ax.get_xticklabels(), rotation=30, ha="right", rotation_mode="anchor")
     ax.grid(False, axis="x")
     plots.legend_above(ax)
-    plt.close(fig)
     return fig
 
 
@@ -76,7 +74,6 @@ def example_masks(examples: Sequence[Example]) -> Figure:
             _outlined(ax, one.picture, mask, f"{name}\n{iou:.2f}", "prompts", dim=0.45)
         for ax in row[1 + len(one.masks) :]:
             ax.set_visible(False)
-    plt.close(fig)
     return fig
 
 
@@ -110,7 +107,6 @@ def class_selectivity(
         ]
         title = f"({'bc'[i]}) {name}: pictures and steadiest units"
         _class_panel(right, 1 - 0.53 * i, title, pictures[name][:PICTURES], lines)
-    plt.close(fig)
     return fig
 
 
