@@ -36,9 +36,12 @@ SECONDS = {
     "06_editing": 55,
 }
 
-# What makes the miniature is not what reads it: only notebook 00 tells of both.
-ALL_SOURCES = [str(path) for path in sorted(Path("mmn_utils").rglob("*.py"))]
-SOURCES = [path for path in ALL_SOURCES if Path(path).parts[1] not in {"miniature", "browser"}]
+def sources(*without):
+    """List the modules, but for some rooms: a change there is no reason to run."""
+    paths = sorted(Path("mmn_utils").rglob("*.py"))
+    return [str(path) for path in paths if path.parts[1] not in without]
+
+
 # The pictures are named by the annotations beside them; watching those is enough.
 DATA = [
     str(path)
@@ -98,7 +101,8 @@ for place, (preset, notebook) in enumerate(JOBS):
         input:
             notebook=f"notebooks/{notebook}.ipynb",
             texts=[str(path) for path in Path("notebooks/texts").glob(f"{notebook}.yaml")],
-            sources=ALL_SOURCES if notebook == "00_miniature" else SOURCES,
+            # what makes the miniature is not what reads it: only notebook 00 tells of both
+            sources=sources("browser", *([] if notebook == "00_miniature" else ["miniature"])),
             data=DATA if is_small(preset) else [],
         output:
             record(preset.name, notebook),
@@ -134,7 +138,7 @@ rule reports:
 # Not among all: it is asked for by name, and resumed picture by picture.
 rule atlas:
     input:
-        [path for path in ALL_SOURCES if Path(path).parts[1] != "miniature"],
+        sources("miniature"),
         [path for preset in PRESETS if is_small(preset) for path in DATA],
     output:
         [f"data/atlas/{run}/facts.json" for run in RUNS],
