@@ -191,7 +191,8 @@ class Atlas:
         by = ORDERS.get(order or "neuron")
         if method is not None:
             best = self._best(method)
-            where.append(f"{best} IS NOT NULL AND {best} >= ?")
+            # in the scores' own precision, or one that is read off a page lies above itself
+            where.append(f"{best} IS NOT NULL AND {best} >= ?::FLOAT")
             values.append(-np.inf if least_score is None else least_score)
             by = f"{best} DESC" if order is None else by
         elif least_score is not None:

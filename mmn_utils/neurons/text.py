@@ -30,6 +30,7 @@ WORD = re.compile(
     r"|(?<=[^\W\d_])['’][^\W\d_]+"  # child 's
     r"|[^\W\d_]+(?:-[^\W\d_]+)*|\d+|\S"
 )
+ENDS = (".", "!", "?")
 PLURALS = (("", ""), ("", "s"), ("", "es"), ("y", "ies"), ("f", "ves"), ("fe", "ves"))
 INCOMPLETE = "\ufffd"  # what a decoder prints for a character whose bytes are still to come
 
@@ -56,7 +57,8 @@ def nouns(caption: Caption, model: Any) -> list[Noun]:
 
     Common and proper nouns (singular, plural, neutral) by HanTa's English model, a
     hidden Markov tagger trained on the British National Corpus; it ships in the package
-    and is deterministic. A noun that occurs twice is listed twice. A noun of several
+    and is deterministic. Words that it cannot place count too, and an adjective that stands
+    where a noun must (``_is_noun``). A noun that occurs twice is listed twice. A noun of several
     tokens has its first one (paper A, section S.1). Where a lone blank precedes the
     noun's letters, the blank is not its token: the next piece is. A noun without a token
     of its own (glued to an earlier noun inside one piece) is left out, and that moves no
@@ -92,12 +94,31 @@ def noun_places(text: str) -> list[tuple[str, int]]:
     The first sentence end is not special: nouns of every sentence are found.
     """
     matches = list(WORD.finditer(text))
-    tags = part_of_speech(tuple(match.group() for match in matches))
+    words = tuple(match.group() for match in matches)
+    tags = part_of_speech(words)
     return [
         (match.group(), match.start())
-        for match, tag in zip(matches, tags, strict=True)
-        if tag.startswith("N") and match.group()[0].isalpha()
+        for i, match in enumerate(matches)
+        if words[i][0].isalpha() and _is_noun(i, words, tags)
     ]
+
+
+def _is_noun(place: int, words: Sequence[str], tags: Sequence[str]) -> bool:
+    """Say whether a tagged word is a noun.
+
+    Unclassified words are names of things that the tagger's corpus hardly has: giraffe. What
+    it takes for an adjective is one where its noun would have to follow: a remote on a couch.
+    """
+    if tags[place].startswith(("N", "UNC")):
+        return True
+    rest = place + 1
+    ends = rest == len(words) or words[rest] in ENDS or tags[rest].startswith(("PR", "V"))
+    if not tags[place].startswith("AJ") or not ends:
+        return False
+    start = place
+    while start and tags[start - 1].startswith(("AJ", "AV")):
+        start -= 1
+    return start > 0 and tags[start - 1].startswith(("AT", "DPS"))
 
 
 def part_of_speech(words: Sequence[str]) -> tuple[str, ...]:
@@ -108,7 +129,7 @@ def part_of_speech(words: Sequence[str]) -> tuple[str, ...]:
     """
     if not words:
         return ()
-    closed = list(words) if words[-1] in (".", "!", "?") else [*words, "."]
+    closed = list(words) if words[-1] in ENDS else [*words, "."]
     return tuple(tag for _, _, tag in _tagger().tag_sent(closed))[: len(words)]
 
 

@@ -96,7 +96,7 @@ class Reference:
 
     def neurons(self, *, layers, method, least_score, interpretable, generic, nouns) -> list[str]:
         every = self.scores["target"].nunique()
-        rows = []
+        rows, least = [], np.float32(least_score or -np.inf)
         for number in range(len(self.parts.counts)):
             own = self.nouns(number)
             best = self._best.get((method, number), np.nan)
@@ -105,7 +105,7 @@ class Reference:
                 and (interpretable is None or self.parts.interpretable[number] == interpretable)
                 and (generic is None or (len(own) >= max(2, 0.2 * every)) == generic)
                 and (nouns is None or nouns[0] <= len(own) <= nouns[1])
-                and (method is None or (pd.notna(best) and best >= (least_score or -np.inf)))
+                and (method is None or (pd.notna(best) and best >= least))
             )
             if fits:
                 rows.append((0 if method is None else -best, number))

@@ -261,3 +261,13 @@ def test_without_masks_and_without_scores_of_a_neuron(both, tmp_path):
         assert (card.overlaps, card.places, card.nouns, card.generic) == ((), (), 0, False)
         assert atlas.image("0").masks == ()
         assert isinstance(atlas.neurons(method="contribution"), pd.DataFrame)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_a_score_as_it_is_shown_is_not_below_itself(both, seed):
+    atlas, _ = both[seed]
+    every = atlas.neurons(method="contribution", n=40)
+    assert len(every)
+    for address, score in zip(every["address"], every["contribution_best"], strict=True):
+        found = atlas.neurons(method="contribution", least_score=float(str(np.float32(score))))
+        assert address in set(found["address"])

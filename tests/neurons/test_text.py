@@ -188,6 +188,11 @@ def test_however_the_words_are_cut_each_noun_starts_its_own_piece(cuts):
         ("an orange, seen on the sand", ["orange", "sand"]),
         ("the orange cat is sleeping", ["cat"]),
         ("2 cows!", ["cows"]),
+        ("a giraffe standing in the grass", ["giraffe", "grass"]),  # the tagger cannot place it
+        ("a very old remote on a couch.", ["remote", "couch"]),  # nor tell it from an adjective
+        ("a big, white bird in the dark", ["bird", "dark"]),
+        ("the water is blue.", ["water"]),
+        ("a man in black", ["man"]),
         ("", []),
         (" \n", []),
     ],
