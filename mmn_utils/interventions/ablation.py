@@ -1,21 +1,20 @@
 """What happens without a neuron: ablation as a context, with a receipt. Paper A, section 3.3.
 
-The activation, the input of the MLP's second matrix, is replaced through hooks that always
-come off; weights are never written.
+See ``activations`` for how.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 
-from mmn_utils.interventions.positions import POSITIONS, Place, placed
-from mmn_utils.interventions.receipts import Comparison, NothingTouched, probe, weights_hash
+from mmn_utils.interventions.activations import WrittenOver, writing_over
+from mmn_utils.interventions.positions import check_positions, placed
 from mmn_utils.models.capture import replace
-from mmn_utils.neurons.table import Neuron, by_layer, check_neurons
+from mmn_utils.neurons.table import Neuron
 
 
 @dataclass(frozen=True)
@@ -34,8 +33,7 @@ class Ablation:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "neurons", tuple(dict.fromkeys(self.neurons)))
-        if self.positions not in POSITIONS:
-            raise ValueError(f"positions={self.positions!r}: give one of {', '.join(POSITIONS)}")
+        check_positions(self.positions)
         if isinstance(self.value, str) and self.value != "mean":
             raise ValueError(f"value={self.value!r}: give a number or 'mean'")
         if self.value == "mean" and self.means is None:
@@ -49,18 +47,10 @@ class Ablation:
 
 
 @dataclass
-class Receipt(Comparison):
-    """What an ablation did, complete once it has ended without an error.
+class Receipt(WrittenOver):
+    """What an ablation did, and what stood in for the activations."""
 
-    ``touched`` counts activations written over (neurons x positions x rows), whether or not
-    they changed; ``activation_change`` is the mean absolute difference that it made.
-    """
-
-    neurons: tuple[Neuron, ...]
-    positions: str
-    value: float | str
-    touched: int = 0
-    activation_change: float = 0.0
+    value: float | str = 0.0
 
 
 @contextmanager
@@ -83,57 +73,15 @@ def ablate(
     """
     if not ablation.neurons:
         raise ValueError("an ablation of no neurons does nothing; give at least one")
-    check_neurons(ablation.neurons, model.sizes.layers, model.sizes.units)
-    groups = by_layer(ablation.neurons)
-    receipt = Receipt(ablation.neurons, ablation.positions, ablation.value)
-    if hash_weights:
-        receipt.weights_before = weights_hash(model, groups)
-    before = probe(model, prompt, max_new_tokens)
-    with (
-        placed(model, ablation.positions, prompt_length) as place,
-        replace(model, _switch_off(ablation, groups, place, receipt)),
-    ):
-        if before is not None:
-            receipt.compare(before, probe(model, prompt, max_new_tokens))
+
+    def instead(layer: int, units: torch.Tensor, old: torch.Tensor) -> torch.Tensor:
+        new = ablation.fill(layer, old)
+        return (new[units] if new.ndim else new).expand_as(old)
+
+    receipt = Receipt(ablation.neurons, ablation.positions, value=ablation.value)
+    options = {"prompt": prompt, "prompt_length": prompt_length, "hash_weights": hash_weights}
+    with writing_over(model, receipt, instead, max_new_tokens=max_new_tokens, **options):
         yield receipt
-    receipt.activation_change /= max(receipt.touched, 1)
-    _settle(model, receipt, groups)
-
-
-def _switch_off(ablation: Ablation, groups: dict, place: Place, receipt: Receipt) -> dict:
-    """Make the replacement of each layer, which also fills the receipt."""
-    functions = {}
-    for layer, units in groups.items():
-
-        def function(activation, layer=layer, units=units):
-            where = place.where(activation.shape[1])
-            units = units.to(activation.device)
-            old = activation[:, where][..., units]
-            if old.numel() == 0:
-                return activation
-            new = ablation.fill(layer, activation)
-            new = (new[units] if new.ndim else new).expand_as(old)
-            activation = activation.clone()
-            activation[:, where, units] = new
-            receipt.touched += old.numel()
-            receipt.activation_change += float((new.detach() - old.detach()).float().abs().sum())
-            return activation
-
-        functions[layer] = function
-    return functions
-
-
-def _settle(model, receipt: Receipt, layers: Iterable[int]) -> None:
-    """Close a receipt: something was touched, and the weights are what they were."""
-    if receipt.touched == 0:
-        raise NothingTouched(
-            f"no activation of {len(receipt.neurons)} neurons was written at positions "
-            f"{receipt.positions!r}; run the model inside the context, or give other positions"
-        )
-    if receipt.weights_before is not None:
-        receipt.weights_after = weights_hash(model, layers)
-        if receipt.weights_after != receipt.weights_before:
-            raise RuntimeError("the weights changed while neurons were ablated; load them again")
 
 
 @torch.no_grad()

@@ -8,6 +8,12 @@ from contextlib import contextmanager
 POSITIONS = ("all", "image", "generated")
 
 
+def check_positions(positions: str) -> None:
+    """Raise ``ValueError`` for positions that are none of ``POSITIONS``."""
+    if positions not in POSITIONS:
+        raise ValueError(f"positions={positions!r}: give one of {', '.join(POSITIONS)}")
+
+
 class Place:
     """Where in the sequence the running pass stands, read off the language model's calls."""
 

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 import pytest
 import torch
 
-from mmn_utils.interventions import ablation as ablation_module
+from mmn_utils.interventions import activations
 from mmn_utils.interventions.ablation import Ablation, ablate, unit_means
 from mmn_utils.interventions.receipts import NothingTouched, weights_hash
 from mmn_utils.models.capture import capture
@@ -159,7 +159,7 @@ def test_an_ablation_that_touches_nothing_raises(model, prompt, monkeypatch):
     generated = Ablation(NEURONS, "generated")
     with pytest.raises(NothingTouched, match="generated"), ablate(model, generated):
         model.forward(prompt)
-    monkeypatch.setattr(ablation_module, "replace", no_hooks)
+    monkeypatch.setattr(activations, "replace", no_hooks)
     with pytest.raises(NothingTouched), ablate(model, Ablation(NEURONS)):
         model.forward(prompt)
     assert hooks(model) == 0
