@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from pycocotools import mask as coco_mask
 
 T = TypeVar("T")
+# what pillow raises for a file that is cut off, or no image, or one that would fill the memory
+_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
 POLYGON_MIN = 6  # numbers; pycocotools would read a polygon of four as a box
 
 
@@ -90,14 +93,30 @@ def read_image(path: Path, keep_stored: tuple[int, int] | None = None) -> Image.
             f"no photograph at {path}: check the path, or fetch what the data set lacks"
         )
     try:
-        with Image.open(path) as stored:
-            stored.load()
-            image = stored
-            if (image.height, image.width) != keep_stored:
-                image = ImageOps.exif_transpose(image)
-            return _on_white(image)
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        return _upright(path, keep_stored)
+    except _UNREADABLE as error:
         raise ValueError(f"{path} cannot be read as an image ({error}): fetch it again") from error
+
+
+def read_bytes(content: bytes, name: str) -> Image.Image:
+    """Read the bytes of an image file as upright RGB; see :meth:`Photograph.open`.
+
+    ValueError, with the file's ``name``, for bytes that are no image.
+    """
+    try:
+        return _upright(io.BytesIO(content), None)
+    except _UNREADABLE as error:
+        why = "its format is not known" if isinstance(error, UnidentifiedImageError) else error
+        raise ValueError(f"{name} cannot be read as an image ({why}): take another file") from error
+
+
+def _upright(file: Path | io.BytesIO, keep_stored: tuple[int, int] | None) -> Image.Image:
+    with Image.open(file) as stored:
+        stored.load()
+        image = stored
+        if (image.height, image.width) != keep_stored:
+            image = ImageOps.exif_transpose(image)
+        return _on_white(image)
 
 
 def _on_white(image: Image.Image) -> Image.Image:

@@ -88,6 +88,19 @@ def first_noun(caption: Caption, model: Any) -> Noun:
     return found[0]
 
 
+def word_in(caption: Caption, word: str, model: Any) -> Noun | None:
+    """Find a word's first occurrence in a caption, noun or not, as a whole and in any case.
+
+    With its own step and token, as of ``nouns``; None where the caption does not have it.
+    """
+    text, starts = _decode(caption, model.tokenizer)
+    found = _whole(word.strip()).search(text) if word.strip() else None
+    if found is None:
+        return None
+    step = _step_at(found.start(), starts)
+    return Noun(found.group(), step, int(caption.ids[step]))
+
+
 def noun_places(text: str) -> list[tuple[str, int]]:
     """Return each noun of ``text`` with the index of its first character.
 
@@ -223,7 +236,11 @@ def is_interpretable(tokens: Sequence[str]) -> bool:
 
 def says(text: str, word: str) -> bool:
     """Say whether a text has a word, or several in a row, as a whole and in any case."""
-    return re.search(rf"(?<!\w){re.escape(word)}(?!\w)", text, re.IGNORECASE) is not None
+    return _whole(word).search(text) is not None
+
+
+def _whole(word: str) -> re.Pattern[str]:
+    return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
 
 
 def same_word(first: str, second: str) -> bool:

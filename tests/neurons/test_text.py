@@ -26,6 +26,7 @@ from mmn_utils.neurons.text import (
     part_of_speech,
     same_word,
     says,
+    word_in,
 )
 from mmn_utils.neurons.words import scowl_60
 from mmn_utils.neurons.words.make import read_words, write_words
@@ -370,3 +371,15 @@ def test_words_are_said_as_a_whole():
     assert says("a fire truck", "fire truck")
     assert not says("two horses", "horse")
     assert not says("", "horse")
+
+
+def test_any_word_of_a_caption_has_its_step_and_token():
+    model = byte_level("a", " red", " barn", " redder", ".")
+    pieces = ["a", " redder", " red", " barn", "."]
+    ids = pieces_of(model, pieces)
+    caption = Caption("".join(pieces), ids)
+    assert word_in(caption, "Red ", model) == Noun("red", 2, ids[2])
+    assert word_in(caption, "a red", model) is None
+    assert word_in(caption, "barn", model) == Noun("barn", 3, ids[3])
+    assert word_in(caption, "rn", model) is None
+    assert word_in(caption, " ", model) is None
