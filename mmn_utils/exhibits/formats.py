@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping
 from io import BytesIO, StringIO
 from pathlib import Path
@@ -20,6 +21,13 @@ if TYPE_CHECKING:  # who only looks exhibits up needs no matplotlib
 
 PNG_DPI = 160
 PDF_DPI = 110  # of the pictures in it; lines and letters have none
+# What Markdown, HTML in it, or a formula in it may begin or end with.
+_MARKDOWN = re.compile(
+    r"[\\`*~$|]|(?<![^\W_])_|_(?![^\W_])|\](?=[(\[:])"
+    r"|<(?=[A-Za-z/!?])|&(?=#?\w+;)"
+    r"|^[#>+-](?=\s|$)|(?<=^\d)[.)](?=\s|$)"
+)
+_ENTITIES = {"<": "&lt;", "&": "&amp;", "$": "&#36;"}
 
 
 def write_bytes(path: Path, content: bytes) -> None:
@@ -125,8 +133,17 @@ def to_markdown(table: pd.DataFrame) -> str:
 
 
 def _markdown_row(cells) -> str:
-    texts = (format_number(cell, 4).replace("|", r"\|").replace("\n", "<br>") for cell in cells)
+    texts = (as_markdown(format_number(cell, 4)).replace("\n", "<br>") for cell in cells)
     return "| " + " | ".join(texts) + " |"
+
+
+def as_markdown(text: str) -> str:
+    """Return a text as Markdown that shows it as it is, wherever in a line it stands.
+
+    Signs that mean nothing where they are stay bare: an interval's brackets, a smaller-than
+    before a number.
+    """
+    return _MARKDOWN.sub(lambda sign: _ENTITIES.get(sign[0], "\\" + sign[0]), text)
 
 
 def to_latex(table: pd.DataFrame, caption: str, label: str) -> str:

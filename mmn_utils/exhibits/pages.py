@@ -1,6 +1,7 @@
 """The pages of a run: its report, its executed notebooks, and each of them as one file.
 
     figures/<run>/report.html
+    figures/<run>/browser.html             written by mmn_utils/browser, where the run has an atlas
     figures/<run>/notebooks/<name>.html    with the pictures <name>-1.png ... that are no exhibits
     *-standalone.html                      what lies beside the page is in it; not kept by git
 
@@ -17,10 +18,11 @@ from mmn_utils.exhibits.formats import write_text
 
 TEMPLATES = Path(__file__).parent
 NOTEBOOKS = "notebooks"  # folder in a run
+BROWSER = "browser.html"  # in a run
 STANDALONE = "-standalone"  # at the end of such a file's name
 KINDS = {".png": "image/png", ".csv": "text/csv", ".json": "application/json"}
 BESIDE = re.compile(r"<(\w+)[^<>]*\sdata-beside\b[^<>]*>.*?</\1>\n?", re.DOTALL)
-SOURCE = re.compile(r'\bsrc="(?!data:)([^"]+)"')
+SOURCE = re.compile(r'(<img\s(?:[^<>]*\s)?src=)"(?!data:)([^"]+)"')
 LINK = re.compile(r'<a\s[^<>]*?href="(?!#|data:|https?:)([^"]+)"[^<>]*>(.*?)</a>', re.DOTALL)
 
 
@@ -52,7 +54,7 @@ def standalone(html: str, folder: Path) -> str:
     leads to them. ValueError where a picture is not there.
     """
     html = BESIDE.sub("", html)
-    html = SOURCE.sub(lambda found: f'src="{_inside(folder / found[1])}"', html)
+    html = SOURCE.sub(lambda found: f'{found[1]}"{_inside(folder / found[2])}"', html)
     return LINK.sub(lambda found: _link(folder / found[1], found[2]), html)
 
 

@@ -19,7 +19,7 @@ from mmn_utils.datasets.published import published
 from mmn_utils.exhibits.entries import ALL_FILES, PAPERS, Exhibit, figures_root, load_exhibits
 from mmn_utils.exhibits.formats import format_number, png_size, write_text
 from mmn_utils.exhibits.ledger import VERDICTS, claims
-from mmn_utils.exhibits.pages import TEMPLATES, notebook_pages
+from mmn_utils.exhibits.pages import BROWSER, TEMPLATES, notebook_pages
 from mmn_utils.presets import PRESETS, load_preset
 
 TEMPLATE = "report.html.j2"
@@ -76,6 +76,7 @@ def render(folder: Path, beside: Sequence[str] = ()) -> str:
         .render(
             run=folder.name,
             beside=list(beside),
+            browser=BROWSER if (folder / BROWSER).is_file() else None,
             notebooks=sorted(path.stem for path in notebook_pages(folder)),
             papers=_by_paper(shown),
             claims=ledger,

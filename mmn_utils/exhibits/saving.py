@@ -222,7 +222,7 @@ class Run:
         text = self._text(name)
         if not text.reading:
             raise ValueError(f"{name} has no reading in the texts of {self.notebook}")
-        return Reading(render(text.reading, self._known(name, facts), name))
+        return Reading(render(text.reading, self._known(name, facts), name, markdown=True))
 
     def claims(self) -> Saved:
         """Return the ledger's rows of this notebook, as a table to be shown."""

@@ -16,8 +16,9 @@ are read out under a name of their own:
 
 Texts are Jinja templates over the notebook's parameters and the facts that it hands over; ``fmt``
 is Python's ``format``, and ``fmt(".0%", "unknown")`` has words for what could not be measured;
-``table`` prints a data frame. ``holds`` is an expression over ``value``, ``low``, ``high``, ``n``
-and the facts: true, false, or none where there is nothing to test. No verdict can be typed.
+``table`` prints a data frame. A reading is Markdown, what is filled in is not: a token that
+looks like markup is shown as it is. ``holds`` is an expression over ``value``, ``low``, ``high``,
+``n`` and the facts: true, false, or none where there is nothing to test. No verdict can be typed.
 """
 
 from __future__ import annotations
@@ -32,10 +33,11 @@ from typing import Any
 import jinja2
 
 from mmn_utils.exhibits.entries import LIST
-from mmn_utils.exhibits.formats import to_markdown
+from mmn_utils.exhibits.formats import as_markdown, to_markdown
 from mmn_utils.presets import load_yaml
 
 FOLDER = "texts"
+_BEGIN, _END = "\ue000", "\ue001"  # of Unicode's private signs
 SAYS = {"yes": "holds", "no": "does not hold", "not tested": "was not tested"}
 
 
@@ -81,13 +83,18 @@ def _text(name: str, entry: Mapping[str, Any], path: Path) -> Text:
         raise ValueError(f"{path}, {name}: {error}") from None
 
 
-def render(template: str, facts: Mapping[str, Any], where: str = "text") -> str:
-    """Fill a template; ValueError names a fact that is missing. Paragraphs stay apart."""
+def render(
+    template: str, facts: Mapping[str, Any], where: str = "text", markdown: bool = False
+) -> str:
+    """Fill a template; ValueError names a fact that is missing. Paragraphs stay apart.
+
+    With ``markdown`` the template is, and what is filled in is shown as it is.
+    """
     try:
-        text = _environment().from_string(str(template)).render(facts)
+        text = _environment(markdown).from_string(str(template)).render(facts)
     except (jinja2.TemplateError, TypeError) as error:
         raise ValueError(f"{where}: {error}; hand it over by name, or mend the text") from error
-    paragraphs = re.split(r"\n\s*\n", text.strip())
+    paragraphs = re.split(r"\n\s*\n", (_unmarked(text) if markdown else text).strip())
     return "\n\n".join(re.sub(r"[ \t]+", " ", paragraph.strip()) for paragraph in paragraphs)
 
 
@@ -111,9 +118,36 @@ def _fmt(value: Any, spec: str = "", missing: str | None = None) -> str:
     return format(value, spec)
 
 
-@lru_cache(maxsize=1)
-def _environment() -> jinja2.Environment:
-    environment = jinja2.Environment(undefined=jinja2.StrictUndefined, autoescape=False)
-    environment.filters.update(fmt=_fmt, table=to_markdown)
+class _Markdown(str):
+    """Text that is Markdown already."""
+
+    __slots__ = ()
+
+
+def _marked(value: Any) -> Any:
+    """Mark what is filled into Markdown; a table is Markdown already, and a number needs none."""
+    if isinstance(value, _Markdown | int | float):
+        return value
+    return f"{_BEGIN}{value}{_END}"
+
+
+def _unmarked(text: str) -> str:
+    """Write what was marked as Markdown, or as it is inside of code."""
+    parts, code = [], False
+    for place, part in enumerate(re.split(f"{_BEGIN}(.*?){_END}", text, flags=re.DOTALL)):
+        filled = place % 2 == 1
+        parts.append(as_markdown(part) if filled and not code else part)
+        code = code if filled else code ^ (part.count("`") % 2 == 1)
+    return "".join(parts)
+
+
+@lru_cache(maxsize=2)
+def _environment(markdown: bool = False) -> jinja2.Environment:
+    environment = jinja2.Environment(
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,
+        finalize=_marked if markdown else None,
+    )
+    environment.filters.update(fmt=_fmt, table=lambda frame: _Markdown(to_markdown(frame)))
     environment.globals.update(len=len, min=min, max=max, sum=sum, zip=zip, sorted=sorted)
     return environment

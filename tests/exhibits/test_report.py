@@ -42,6 +42,15 @@ def test_a_report_links_to_the_notebooks_that_have_pages(run):
     assert "standalone" not in html
 
 
+def test_a_report_links_to_the_browser_where_there_is_one(run):
+    fill(run)
+    assert "browser" not in build_report(run).read_text(encoding="utf-8")
+    (run.folder / "browser.html").touch()
+    html = build_report(run).read_text(encoding="utf-8")
+    assert html.count('href="browser.html"') == 1
+    assert "browser.html" not in standalone(html, run.folder)
+
+
 def test_of_long_numbers_the_report_shows_the_first_rows(run):
     long = pd.DataFrame({"n": range(1000, 1000 + SHOWN_ROWS + 1)})
     run.save_figure("A-fig-1", draw(), long, "A caption.")
