@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import os
 import re
+import shutil
 import subprocess
 import sys
 import tomllib
@@ -145,12 +146,29 @@ def test_citation_names_both_papers_and_the_software():
     assert (ROOT / "LICENSE").read_text().startswith("MIT License")
 
 
-def test_ci_runs_make_test_and_nothing_else():
+def test_ci_runs_make_test_with_a_browser_and_nothing_else():
     script = ROOT / ".ci" / "run"
     assert os.access(script, os.X_OK)
     lines = [line for line in script.read_text().splitlines() if not line.startswith("#")]
-    assert lines == ["set -euo pipefail", 'cd "$(dirname "$0")/.."', "export CI=true",
+    assert lines == ["set -euo pipefail", 'cd "$(dirname "$0")/.."',
+                     "export CI=true MMN_REQUIRE_BROWSER=1", ".ci/chromium",
                      "exec make test </dev/null"]  # fmt: skip
+
+
+def test_ci_does_not_install_a_browser_that_is_there(tmp_path):
+    """What would install it must not be called; without it and without root it is only said."""
+    script = ROOT / ".ci" / "chromium"
+    assert os.access(script, os.X_OK)
+    found = {"bash": shutil.which("bash"), "env": shutil.which("env")}
+    for name, path in found.items():
+        (tmp_path / name).symlink_to(path)
+    (tmp_path / "id").write_text("#!/bin/sh\necho 1000\n")
+    (tmp_path / "id").chmod(0o755)
+    ask = {"check": True, "capture_output": True, "text": True, "env": {"PATH": str(tmp_path)}}
+    assert "no chromium" in subprocess.run([script], **ask).stderr
+    (tmp_path / "chromium").write_text("#!/bin/sh\n")
+    (tmp_path / "chromium").chmod(0o755)
+    assert subprocess.run([script], **ask).stderr == ""
 
 
 def make(*arguments: str) -> subprocess.CompletedProcess:
@@ -168,7 +186,9 @@ def make(*arguments: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize(
-    "target", ["env", "figures", "report", "site", "test", "miniature", "clean"]
+    "target",
+    ["env", "figures", "atlas", "page", "browser", "report", "site", "test", "lab", "miniature",
+     "clean"],
 )
 def test_make_knows_its_targets(target):
     done = make("--question", target)
