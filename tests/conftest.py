@@ -64,6 +64,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(autouse=True)
 def own_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep tests away from the repository's figures and cached results."""
+    """Keep tests away from the repository's figures, cached results and atlases."""
+    monkeypatch.setenv("MMN_ATLAS", str(tmp_path / "atlas"))
     monkeypatch.setenv("MMN_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setenv("MMN_CACHE", str(tmp_path / "cache"))

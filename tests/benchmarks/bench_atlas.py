@@ -19,10 +19,10 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mmn_utils.browser.activity import BINS, EDGES, KINDS, PICTURES, Seen
-from mmn_utils.browser.files import Facts, Parts, kind_of, write_atlas
-from mmn_utils.browser.query import Atlas
-from mmn_utils.browser.words import ENDS, EXACT, NORMS, REDUCED, Decoded
+from mmn_utils.browser.atlas.activity import BINS, EDGES, KINDS, PICTURES, Seen
+from mmn_utils.browser.atlas.files import Facts, Parts, kind_of, write_atlas
+from mmn_utils.browser.atlas.query import Atlas
+from mmn_utils.browser.atlas.words import ENDS, EXACT, NORMS, REDUCED, Decoded
 from mmn_utils.neurons.decoding import WORDS
 from mmn_utils.neurons.methods import METHODS
 

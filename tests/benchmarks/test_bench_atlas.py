@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from mmn_utils.browser.files import TABLES, write_atlas
+from mmn_utils.browser.atlas.files import TABLES, write_atlas
 from tests.benchmarks.bench_atlas import QUESTIONS, measure, random_facts, random_parts, report
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 from pycocotools import mask as coco_mask
 
-from mmn_utils.browser.activity import EDGES, Activity, activity, shown
-from mmn_utils.browser.files import Facts, Parts, write_atlas
-from mmn_utils.browser.words import (
+from mmn_utils.browser.atlas.activity import EDGES, Activity, activity, shown
+from mmn_utils.browser.atlas.files import (
+    FACTS,
+    Facts,
+    Parts,
+    atlas_root,
+    missing_files,
+    write_atlas,
+)
+from mmn_utils.browser.atlas.words import (
     ENDS,
     EXACT,
     NORMS,
@@ -20,32 +30,73 @@ from mmn_utils.browser.words import (
     directions,
     interpretable_rows,
 )
+from mmn_utils.cache import code_version
 from mmn_utils.datasets import CocoDataset, Photograph, load_dataset
 from mmn_utils.models import load_model
 from mmn_utils.neurons.methods import METHODS
-from mmn_utils.presets import ROOT, Preset, data_path, resolve
+from mmn_utils.presets import ROOT, Preset, resolve
 from mmn_utils.studies.concepts.scoring import top_neurons
+from mmn_utils.studies.store import by_content, digest, model_identity
 from mmn_utils.studies.subjects import Subjects, captions_of, subjects
 
 TOP = 100  # neurons of each noun, by each method
+MAKERS = ("activity", "build", "files", "words")  # modules of this room that an atlas hangs on
 COMPARED = 4  # pictures of each category that maps are compared with
-SETTINGS = "02_attribution"  # the notebook whose parameters say model, data and sample
+SETTINGS = "07_neuron_browser"  # the notebook whose parameters say model, data and sample
 
 
 def folder_of(run: str) -> Path:
     """Return the folder of a run's atlas."""
-    return data_path("atlas", run)
+    return atlas_root() / run
 
 
 def of_preset(preset: str | Path | Preset, folder: str | Path | None = None) -> Path:
-    """Make the atlas of a preset's system and pictures, those of its notebook 02."""
+    """Have the atlas of a preset's system and pictures, those of its notebook 07."""
     asked = resolve(SETTINGS, preset)
     model = load_model(asked["model"], device=asked["device"], dtype=asked["dtype"])
     data = load_dataset(asked["dataset"], asked["data_root"] or None)
     photographs = data.sample(asked["n_images"], asked["seed"])
-    return build(
-        asked["run"], model, photographs, singles_of(data),
-        seed=asked["seed"], max_new_tokens=asked["max_new_tokens"], folder=folder,
+    options = {name: asked[name] for name in ("seed", "k", "max_new_tokens")}
+    return current(asked["run"], model, photographs, singles_of(data), **options, folder=folder)
+
+
+def current(
+    run: str,
+    model,
+    photographs: Sequence[Photograph],
+    singles: dict[str, frozenset[str]] | None = None,
+    *,
+    seed: int = 0,
+    k: int = TOP,
+    max_new_tokens: int = 20,
+    folder: str | Path | None = None,
+    progress: bool = True,
+) -> Path:
+    """Return the folder of a run's atlas, made now unless one of just this is there.
+
+    See ``build`` for what is given, ``origin_of`` for what makes an atlas another.
+    """
+    place = Path(folder or folder_of(run))
+    asked = {"seed": seed, "k": k, "max_new_tokens": max_new_tokens}
+    if not missing_files(place):
+        kept = json.loads((place / FACTS).read_text(encoding="utf-8"))
+        if kept.get("origin") == origin_of(model, photographs, singles or {}, **asked):
+            return place
+    return build(run, model, photographs, singles, **asked, folder=place, progress=progress)
+
+
+def origin_of(
+    model, photographs: Sequence[Photograph], singles: dict[str, frozenset[str]], **asked
+) -> str:
+    """Hash what an atlas is made from: system, pictures and their objects, options, code."""
+    makers = [sys.modules[f"mmn_utils.browser.atlas.{name}"] for name in MAKERS]
+    said = [
+        (_file(one), one.captions, one.instances, [i.segmentation for i in one.instances])
+        for one in photographs
+    ]
+    return digest(
+        model_identity(model), list(by_content(photographs)), said,
+        compared(model, photographs, singles), asked, code_version(), code_version(makers),
     )  # fmt: skip
 
 
@@ -93,7 +144,10 @@ def build(
         masks=masks_table(photographs),
         vocabulary=vocabulary_table(model.token_strings),
     )
-    return write_atlas(folder or folder_of(run), facts_of(run, model, found, seed, k), parts)
+    asked = {"seed": seed, "k": k, "max_new_tokens": max_new_tokens}
+    origin = origin_of(model, photographs, singles or {}, **asked)
+    facts = replace(facts_of(run, model, found, seed, k), origin=origin)
+    return write_atlas(folder or folder_of(run), facts, parts)
 
 
 def facts_of(run: str, model, found: Activity, seed: int, k: int) -> Facts:
@@ -145,18 +199,22 @@ def pictures_table(photographs: Sequence[Photograph], captions: Sequence[str]) -
     """List the pictures in the order of their places: id, file, size, captions."""
     rows = []
     for place, (photograph, caption) in enumerate(zip(photographs, captions, strict=True)):
-        path = photograph.path
-        inside = path.resolve().is_relative_to(ROOT)
         rows.append(
             {
                 "place": np.int32(place),
                 "image": photograph.id,
-                "file": str(path.resolve().relative_to(ROOT) if inside else path),
+                "file": _file(photograph),
                 "caption": caption,
                 "human": list(photograph.captions),
             }
         )
     return pd.DataFrame(rows)
+
+
+def _file(photograph: Photograph) -> str:
+    """Name a photograph's file below the repository's root where it lies there."""
+    path = photograph.path.resolve()
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else photograph.path)
 
 
 def nouns_table(some: Subjects) -> pd.DataFrame:

@@ -12,13 +12,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmn_utils.browser.activity import KINDS
-from mmn_utils.browser.files import FACTS, write_atlas
-from mmn_utils.browser.query import Atlas
-from mmn_utils.browser.words import ENDS, NORMS
+from mmn_utils.browser.atlas.activity import KINDS
+from mmn_utils.browser.atlas.files import FACTS, write_atlas
+from mmn_utils.browser.atlas.query import Atlas
+from mmn_utils.browser.atlas.words import ENDS, NORMS
 from mmn_utils.neurons.methods import METHODS
 from mmn_utils.neurons.table import Neuron
-from tests.browser.reference import PICTURES, TEXTS, Reference, random_atlas
+from tests.browser.atlas.reference import PICTURES, TEXTS, Reference, random_atlas
 from tests.tiny import tiny_limber
 
 NUMBERS = st.integers(0, 119)

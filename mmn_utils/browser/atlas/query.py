@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-import warnings
+import threading
 from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -12,29 +12,27 @@ from typing import Any
 import duckdb
 import numpy as np
 import pandas as pd
-import pyarrow.parquet as pq
 import torch
 
-from mmn_utils.browser.activity import KINDS
-from mmn_utils.browser.cards import Card, Mask, Neighbours, Noun, Picture, Place, Sight, Token
-from mmn_utils.browser.files import FACTS, TABLES, Facts, column_of, kind_of, read_facts
-from mmn_utils.browser.words import ENDS, NORMS
+from mmn_utils.browser.atlas.activity import KINDS
+from mmn_utils.browser.atlas.cards import Card, Mask, Neighbours, Noun, Picture, Place, Sight, Token
+from mmn_utils.browser.atlas.directions import Directions
+from mmn_utils.browser.atlas.files import TABLES, Facts, column_of, find_atlas, kind_of, read_facts
+from mmn_utils.browser.atlas.words import ENDS, NORMS
 from mmn_utils.neurons.decoding import write_vectors
 from mmn_utils.neurons.table import Neuron, check_neurons
-from mmn_utils.presets import data_path
 
 SHORTLIST = 10  # times as many neighbours as asked for get their exact cosine
 ORDERS = {"neuron": "neuron", "peak": "peak DESC", "nouns": "nouns DESC"}
 _MANY = 1 << 31
-_BUFFER = 1 << 20  # bytes of a file that are read at once
-_BLOCK = 4096  # directions that are widened together, few enough for the CPU's cache
 
 
 class Atlas:
-    """An atlas that is open for questions; ``facts`` says whose it is."""
+    """An atlas that is open for questions, from any thread; ``facts`` says whose it is."""
 
     def __init__(self, folder: Path, facts: Facts, connection: duckdb.DuckDBPyConnection) -> None:
         self.folder, self.facts, self._connection = folder, facts, connection
+        self._of_thread = threading.local()
 
     @classmethod
     def open(cls, run: str | Path) -> Atlas:
@@ -43,15 +41,7 @@ class Atlas:
         FileNotFoundError, with the command that makes it, where there is none; ValueError for
         one of another format.
         """
-        folder = Path(run) if (Path(run) / FACTS).is_file() else data_path("atlas", str(run))
-        missing = [
-            n for n in (FACTS, *(f"{t}.parquet" for t in TABLES)) if not (folder / n).is_file()
-        ]
-        if missing:
-            raise FileNotFoundError(
-                f"no atlas at {folder} (it lacks {missing[0]}); make it with: "
-                f"make atlas PRESET={Path(run).name}"
-            )
+        folder = find_atlas(run)
         connection = duckdb.connect(":memory:")
         connection.execute("SET parquet_metadata_cache = true")
         for name in TABLES:
@@ -73,13 +63,31 @@ class Atlas:
 
     def neuron(self, address: str | Neuron) -> Card:
         """Return the card of a neuron; ValueError for an address that is none or not here."""
-        neuron = self._neuron(address)
-        number = self._number(neuron)
-        card = self._one("SELECT * FROM cards WHERE neuron = ?", number)
-        plain = self._one("SELECT * FROM neurons WHERE neuron = ?", number)
+        return self.cards([address])[0]
+
+    def cards(self, addresses: Iterable[str | Neuron]) -> list[Card]:
+        """Return the cards of neurons, in the order asked for, by one look into each table."""
+        neurons = [self._neuron(address) for address in addresses]
+        numbers = [self._number(neuron) for neuron in neurons]
+        cards, plain = (
+            {row["neuron"]: row for row in self._among(table, numbers)}
+            for table in ("cards", "neurons")
+        )
+        columns = [column_of(end, norm) for end in ENDS for norm in NORMS]
+        texts = self._texts({i for card in cards.values() for name in columns for i in card[name]})
+        places: dict[int, list[Place]] = {number: [] for number in numbers}
+        for row in self._among("scores", numbers, "method, rank, image, target"):
+            names = ("method", "image", "target", "rank", "score", "patch")
+            places[row["neuron"]].append(Place(*(row[name] for name in names)))
+        return [
+            self._card(neuron, cards[number], plain[number], texts, places[number])
+            for neuron, number in zip(neurons, numbers, strict=True)
+        ]
+
+    def _card(self, neuron: Neuron, card: dict, plain: dict, texts: dict, places: list) -> Card:
         return Card(
             neuron=neuron,
-            tokens=self._tokens(card),
+            tokens=_tokens(card, texts),
             interpretable=bool(plain["interpretable"]),
             sights={kind: self._sights(card, kind) for kind in KINDS},
             histogram=tuple(card["histogram"]),
@@ -89,7 +97,7 @@ class Atlas:
                 (self.facts.categories[place], value)
                 for place, value in zip(card["category"], card["iou"], strict=True)
             ),
-            places=self.elsewhere(neuron),
+            places=tuple(places),
             nouns=int(plain["nouns"]),
             generic=bool(plain["generic"]),
         )
@@ -124,6 +132,34 @@ class Atlas:
             viewers=self._addressed(viewers),
         )
 
+    def pictures(self) -> pd.DataFrame:
+        """List the pictures in their order: image, file, caption, the annotations' height, width.
+
+        The size is missing where nothing is annotated.
+        """
+        return self._frame(
+            "SELECT image, file, caption, height, width FROM pictures LEFT JOIN (SELECT image, "
+            "min(height) AS height, min(width) AS width FROM masks GROUP BY image) USING (image) "
+            "ORDER BY place"
+        )
+
+    def brief(self, addresses: Iterable[str | Neuron], k: int = 5) -> pd.DataFrame:
+        """Say in a row what each neuron is, by one question for many: ``k`` texts it writes.
+
+        Address, layer, unit, writes (a list of texts), interpretable, generic, nouns; in the
+        order asked for, each once.
+        """
+        numbers = list(dict.fromkeys(self._number(self._neuron(one)) for one in addresses))
+        marks = ", ".join("?" * len(numbers)) or "NULL"
+        found = self._frame(
+            f"SELECT neuron, writes[1:{int(k)}] AS writes, interpretable, generic, nouns "
+            f"FROM cards JOIN neurons USING (neuron) WHERE neuron IN ({marks})",
+            *numbers,
+        ).set_index("neuron", drop=False)  # fmt: skip
+        text = self._texts(int(token) for row in found["writes"] for token in row)
+        found["writes"] = [[text[token] for token in row] for row in found["writes"]]
+        return self._addressed(found.loc[numbers].reset_index(drop=True))
+
     def elsewhere(
         self, address: str | Neuron, image: str | None = None, noun: str | None = None
     ) -> tuple[Place, ...]:
@@ -141,6 +177,21 @@ class Atlas:
         return tuple(Place(*row) for row in found)
 
     # --- many neurons -------------------------------------------------------------------
+
+    def tops(self, k: int) -> pd.DataFrame:
+        """List the ``k`` best of every noun by each method.
+
+        Address, layer, unit, method, image, target, rank, score, patch; by picture, noun in the
+        order of the caption, method and rank.
+        """
+        return self._addressed(
+            self._frame(
+                "SELECT s.neuron, s.method, s.image, s.target, s.rank, s.score, s.patch "
+                "FROM scores s JOIN pictures p USING (image) JOIN nouns n ON n.image = s.image "
+                "AND n.noun = s.target WHERE s.rank < ? ORDER BY p.place, n.place, method, rank",
+                k,
+            )
+        )
 
     def search(
         self, word: str, *, end: str = "writes", norm: str = "none", n: int = 50
@@ -220,11 +271,7 @@ class Atlas:
         """
         neuron = self._neuron(address)
         number = self._number(neuron)
-        cosines = self._cosines(number)
-        cosines[number] = -np.inf
-        count = min(n if model is None else SHORTLIST * n, len(cosines) - 1)
-        top = _highest(cosines, count)
-        table = pd.DataFrame({"neuron": top, "cosine": cosines[top]})
+        table = self._directions.nearest(number, n if model is None else SHORTLIST * n)
         if model is not None:
             table = self._exact(model, neuron, table)
         return Neighbours(
@@ -233,15 +280,41 @@ class Atlas:
             pictures=self._addressed(self._sharing(number, n)),
         )
 
-    # --- inside -------------------------------------------------------------------------
+    def neighbours(self, addresses: Iterable[str | Neuron], n: int = 10) -> Neighbours:
+        """Find for many neurons what ``similar`` finds without a model.
 
-    def _exact(self, model, neuron: Neuron, table: pd.DataFrame) -> pd.DataFrame:
-        """Put exact cosines into a shortlist, and sort by them."""
+        Both tables have a column more, ``of``: the address of the neuron that a row is like.
+        """
+        numbers = [self._number(self._neuron(address)) for address in addresses]
+        marks = ", ".join("?" * len(numbers)) or "NULL"
+        sharing = self._frame(
+            "WITH pairs AS (SELECT neuron AS of, unnest(strongest) AS picture FROM cards "
+            f"WHERE neuron IN ({marks})) SELECT of, neuron, count(*)::INTEGER AS shared "
+            "FROM pairs JOIN viewers USING (picture) WHERE neuron <> of GROUP BY of, neuron "
+            "QUALIFY row_number() OVER (PARTITION BY of ORDER BY shared DESC, neuron) <= ? "
+            "ORDER BY of, shared DESC, neuron",
+            *numbers, n,
+        )  # fmt: skip
+        near = self._directions.nearest_to_each(numbers, n)
+        vectors, pictures = (
+            self._addressed(table.assign(of=[str(self._address(i)) for i in table["of"]]))
+            for table in (near, sharing)
+        )
+        return Neighbours(vectors, self.facts.exact_vectors, pictures)
+
+    def check_model(self, model) -> None:
+        """Raise ValueError for a model that the atlas was not made from."""
         if model.revision != self.facts.revision:
             raise ValueError(
                 f"the atlas is of {self.facts.model} {self.facts.revision}, the model is "
                 f"{model.name} {model.revision}; give the one that it was made from"
             )
+
+    # --- inside -------------------------------------------------------------------------
+
+    def _exact(self, model, neuron: Neuron, table: pd.DataFrame) -> pd.DataFrame:
+        """Put exact cosines into a shortlist, and sort by them."""
+        self.check_model(model)
         numbers = table["neuron"].tolist()
         some = write_vectors(model, [neuron, *map(self._address, numbers)]).float()
         cosines = torch.cosine_similarity(some[:1], some[1:]).cpu().numpy()
@@ -258,37 +331,8 @@ class Atlas:
         )  # fmt: skip
 
     @cached_property
-    def _vectors(self) -> list[torch.Tensor]:
-        """Directions as they lie in the file, in blocks (rows, n) float16."""
-        # A group at a time through a small buffer: a fifth of the time and half the memory.
-        file = pq.ParquetFile(
-            self.folder / "vectors.parquet", pre_buffer=False, buffer_size=_BUFFER
-        )
-        blocks: list[torch.Tensor] = []
-        with file, warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # arrow's memory may only be read: it is
-            for group in range(file.num_row_groups):
-                for chunk in file.read_row_group(group, use_threads=False).column(0).chunks:
-                    flat = torch.frombuffer(chunk.buffers()[1], dtype=torch.float16)
-                    rows = flat.reshape(-1, chunk.type.byte_width // 2)
-                    blocks += rows[chunk.offset : chunk.offset + len(chunk)].split(_BLOCK)
-        return blocks
-
-    def _cosines(self, number: int) -> np.ndarray:
-        """Return the cosine of every direction with that of a neuron: (N) float32."""
-        own, start = None, number
-        for block in self._vectors:
-            if start < len(block):
-                own = block[start].float()
-                break
-            start -= len(block)
-        found = torch.empty(sum(map(len, self._vectors)))
-        wide, row = torch.empty(_BLOCK, len(own)), 0  # one, as freed ones are not always reused
-        for block in self._vectors:
-            some = wide[: len(block)].copy_(block)
-            torch.mv(some, own, out=found[row : row + len(block)])
-            row += len(block)
-        return found.numpy()
+    def _directions(self) -> Directions:
+        return Directions(self.folder / "vectors.parquet")
 
     @cached_property
     def _images(self) -> list[str]:
@@ -298,21 +342,22 @@ class Atlas:
     def _place_of(self) -> dict[str, int]:
         return {image: place for place, image in enumerate(self._images)}
 
-    def _tokens(self, card: dict[str, Any]) -> dict[tuple[str, str], tuple[Token, ...]]:
-        """Give the tokens of a card their texts, with one look-up."""
-        columns = {(end, norm): column_of(end, norm) for end in ENDS for norm in NORMS}
-        used = sorted({token for name in columns.values() for token in card[name]})
-        marks = ", ".join("?" * len(used))
-        text = dict(
-            self._rows(f"SELECT token, text FROM vocabulary WHERE token IN ({marks})", *used)
+    def _among(self, table: str, numbers: Sequence[int], order: str = "neuron") -> list[dict]:
+        """Read a table's rows of some neurons."""
+        marks = ", ".join("?" * len(numbers)) or "NULL"
+        cursor = self._cursor.execute(
+            f"SELECT * FROM {table} WHERE neuron IN ({marks}) ORDER BY {order}", numbers
         )
-        return {
-            key: tuple(
-                Token(token, text[token], logit)
-                for token, logit in zip(card[name], card[f"{name}_logit"], strict=True)
-            )
-            for key, name in columns.items()
-        }
+        names = [column[0] for column in cursor.description]
+        return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+    def _texts(self, tokens: Iterable[int]) -> dict[int, str]:
+        """Look up how tokens read."""
+        some = sorted(set(tokens))
+        marks = ", ".join("?" * len(some)) or "NULL"
+        return dict(
+            self._rows(f"SELECT token, text FROM vocabulary WHERE token IN ({marks})", *some)
+        )
 
     def _sights(self, card: dict[str, Any], kind: str) -> tuple[Sight, ...]:
         lists = (card[kind], card[f"{kind}_value"], card[f"{kind}_patch"])
@@ -363,23 +408,32 @@ class Atlas:
         front = pd.DataFrame({"address": address, "layer": layer, "unit": unit}, index=table.index)
         return pd.concat([front, rest.drop(columns="neuron")], axis=1)
 
+    @property
+    def _cursor(self) -> duckdb.DuckDBPyConnection:
+        """A thread's own connection to the same files, as one is for one thread at a time."""
+        if not hasattr(self._of_thread, "cursor"):
+            self._of_thread.cursor = self._connection.cursor()
+        return self._of_thread.cursor
+
     def _frame(self, text: str, *values) -> pd.DataFrame:
-        return self._connection.execute(text, values).df()
+        return self._cursor.execute(text, values).df()
 
     def _rows(self, text: str, *values) -> list[tuple]:
-        return self._connection.execute(text, values).fetchall()
+        return self._cursor.execute(text, values).fetchall()
 
     def _one(self, text: str, *values) -> dict[str, Any]:
-        cursor = self._connection.execute(text, values)
+        cursor = self._cursor.execute(text, values)
         names = [column[0] for column in cursor.description]
         return dict(zip(names, cursor.fetchone(), strict=True))
 
 
-def _highest(values: np.ndarray, n: int) -> Sequence[int]:
-    """Return the places of the n highest values, equals by their place."""
-    if n < len(values):
-        level = np.partition(values, len(values) - n)[len(values) - n]
-        places = np.flatnonzero(values >= level)
-    else:
-        places = np.arange(len(values))
-    return places[np.argsort(-values[places], kind="stable")][:n]
+def _tokens(card: dict, texts: dict[int, str]) -> dict[tuple[str, str], tuple[Token, ...]]:
+    """Give the tokens of a card their texts."""
+    columns = {(end, norm): column_of(end, norm) for end in ENDS for norm in NORMS}
+    return {
+        key: tuple(
+            Token(token, texts[token], logit)
+            for token, logit in zip(card[name], card[f"{name}_logit"], strict=True)
+        )
+        for key, name in columns.items()
+    }

@@ -9,6 +9,7 @@ a time, so the same system and pictures give the same bytes.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,9 +20,10 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from mmn_utils.browser.activity import BELOW_ZERO, Seen
-from mmn_utils.browser.words import ENDS, NORMS, Decoded
+from mmn_utils.browser.atlas.activity import BELOW_ZERO, Seen
+from mmn_utils.browser.atlas.words import ENDS, NORMS, Decoded
 from mmn_utils.cache import atomic
+from mmn_utils.presets import data_path
 
 FACTS = "facts.json"
 FORMAT = 1
@@ -34,9 +36,38 @@ GENERIC = 0.2  # share of all different nouns that makes a neuron generic
 _ROWS = {"cards": 4096, "lexicon": 1 << 16, "viewers": 1 << 14, "vectors": 1 << 16}
 
 
+def atlas_root() -> Path:
+    """Return the folder of all atlases: ``data/atlas``, or what ``MMN_ATLAS`` names."""
+    return Path(os.environ.get("MMN_ATLAS") or data_path("atlas"))
+
+
+def missing_files(folder: Path) -> list[str]:
+    """List the files that an atlas's folder lacks."""
+    names = [FACTS, *(f"{table}.parquet" for table in TABLES)]
+    return [name for name in names if not (folder / name).is_file()]
+
+
+def find_atlas(run: str | Path) -> Path:
+    """Return the folder of a run's atlas, or the folder itself.
+
+    FileNotFoundError, with the command that makes it, where there is none.
+    """
+    folder = Path(run) if (Path(run) / FACTS).is_file() else atlas_root() / str(run)
+    missing = missing_files(folder)
+    if missing:
+        raise FileNotFoundError(
+            f"no atlas at {folder} (it lacks {missing[0]}); make it with: "
+            f"make atlas PRESET={Path(run).name}"
+        )
+    return folder
+
+
 @dataclass(frozen=True)
 class Facts:
-    """What the tables do not say: the system, its sizes, how the atlas was made."""
+    """What the tables do not say: the system, its sizes, how the atlas was made.
+
+    ``origin`` is a hash of all that it was made from, see ``atlas.origin_of``.
+    """
 
     run: str
     model: str
@@ -53,6 +84,7 @@ class Facts:
     exact_vectors: bool
     seed: int
     k: int
+    origin: str = ""
     format: int = FORMAT
 
 

@@ -7,8 +7,8 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 
-from mmn_utils.browser.files import Facts, Parts
-from mmn_utils.browser.words import ENDS, NORMS
+from mmn_utils.browser.atlas.files import Facts, Parts
+from mmn_utils.browser.atlas.words import ENDS, NORMS
 from tests.benchmarks.bench_atlas import random_facts, random_parts
 
 # Texts as vocabularies hold them: markup, quotes, several tokens of one word, empty ones.

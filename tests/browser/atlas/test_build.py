@@ -9,12 +9,13 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from mmn_utils.browser import activity
-from mmn_utils.browser.activity import BINS, EDGES
-from mmn_utils.browser.atlas import COMPARED, compared
-from mmn_utils.browser.files import TABLES
-from mmn_utils.browser.query import Atlas
-from mmn_utils.browser.words import directions, interpretable_rows, projection
+from mmn_utils.browser.atlas import activity
+from mmn_utils.browser.atlas import build as atlas_module
+from mmn_utils.browser.atlas.activity import BINS, EDGES
+from mmn_utils.browser.atlas.build import COMPARED, compared
+from mmn_utils.browser.atlas.files import TABLES
+from mmn_utils.browser.atlas.query import Atlas
+from mmn_utils.browser.atlas.words import directions, interpretable_rows, projection
 from mmn_utils.neurons.decoding import decode, interpretable
 from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
 from mmn_utils.neurons.table import Neuron, best_of
@@ -243,10 +244,9 @@ def test_another_object_is_compared_afresh(made, tmp_path):
 @pytest.mark.weights
 def test_the_command_makes_a_presets_atlas(tmp_path, monkeypatch, capsys):
     from mmn_utils.browser import __main__ as command
-    from mmn_utils.browser import atlas as module
 
-    monkeypatch.setattr(module, "folder_of", lambda run: tmp_path / run)
-    monkeypatch.setattr(module, "COMPARED", 0)
+    monkeypatch.setenv("MMN_ATLAS", str(tmp_path))
+    monkeypatch.setattr(atlas_module, "COMPARED", 0)
     preset = tmp_path / "small.yaml"
     preset.write_text("name: small\nsettings: {model: miniature, n_images: 2}\n")
     assert command.main(["atlas", str(preset)]) == 0
@@ -256,3 +256,32 @@ def test_the_command_makes_a_presets_atlas(tmp_path, monkeypatch, capsys):
         assert (atlas.facts.run, atlas.facts.model) == ("small", "miniature")
     assert command.main(["atlas", "nowhere"]) == 2
     assert "no preset 'nowhere'" in capsys.readouterr().err
+
+
+def test_an_atlas_is_made_again_only_when_something_else_is_asked(made, tmp_path, monkeypatch):
+    built = []
+    build = atlas_module.build
+    monkeypatch.setattr(
+        atlas_module, "build", lambda *args, **kw: built.append(1) or build(*args, **kw)
+    )
+    monkeypatch.setenv("MMN_ATLAS", str(tmp_path / "atlases"))
+
+    def current(photographs=made.photographs, singles=SINGLES, **options):
+        options = {"k": 5, "progress": False, **options}
+        return atlas_module.current("tiny", made.model, photographs, singles, **options)
+
+    folder = current()
+    assert folder == tmp_path / "atlases" / "tiny"
+    first = content(folder)
+    assert current() == folder
+    assert built == [1]
+    assert content(folder) == first
+    current(k=6)
+    current(k=6, photographs=made.photographs[:4])
+    current(k=6, photographs=made.photographs[:4], singles={})
+    assert built == [1] * 4
+    with Atlas.open("tiny") as atlas:
+        assert atlas.facts.k == 6
+    (folder / "cards.parquet").unlink()
+    current(k=6, photographs=made.photographs[:4], singles={})
+    assert built == [1] * 5, "an incomplete one is made again"

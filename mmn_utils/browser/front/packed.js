@@ -1,0 +1,170 @@
+// Answers from what a page holds: the atlas's, for its pictures and their top neurons.
+import { layerUnit } from "./words.js";
+
+// base64 of gzip of JSON, with or without JSON's quotes around it.
+export async function unpack(text) {
+  const code = text.trim().replace(/^"|"$/g, "");
+  const bytes = Uint8Array.from(atob(code), (c) => c.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
+}
+
+export class Packed {
+  constructor(data) {
+    this.data = data;
+    this.places = new Map(data.neurons.map((address, i) => [address, i]));
+    this.ids = data.facts.pictures.map(({ id }) => id);
+  }
+
+  ask(name, args) {
+    if (!Object.hasOwn(ANSWERS, name)) throw new Error(`a page without a kernel has no answer to ${JSON.stringify(name)}`);
+    return ANSWERS[name](this, args);
+  }
+
+  address(one) {
+    return typeof one === "number" ? this.data.neurons[one] : one;
+  }
+
+  picture(one) {
+    return typeof one === "number" ? this.ids[one] : one;
+  }
+
+  place(neuron) {
+    const place = this.places.get(neuron);
+    if (place !== undefined) return place;
+    const count = carded(this.data.cards).toLocaleString("en");
+    throw new Error(`${neuron} is not among the ${count} neurons that this page holds; notebook 07_neuron_browser shows every one`);
+  }
+
+  about(addresses) {
+    const found = {};
+    for (const address of addresses) {
+      const place = this.places.get(address);
+      if (place === undefined) continue;
+      const [writes, interpretable, generic, nouns] = this.data.about[place];
+      found[address] = { writes, interpretable: Boolean(interpretable), generic: Boolean(generic), nouns };
+    }
+    return found;
+  }
+
+  tops(image, noun) {
+    const found = this.data.tops[image]?.[noun];
+    if (!found) throw new Error(`this page holds no neurons for ${JSON.stringify(noun)} on picture ${image}`);
+    return found;
+  }
+
+  // Every card with its place; those that the page lacks are left out.
+  *cards() {
+    for (let i = 0; i < this.data.neurons.length; i++) {
+      if (this.data.cards[i]) yield [this.data.neurons[i], this.data.cards[i], i];
+    }
+  }
+}
+
+const ANSWERS = {
+  facts({ data }) {
+    return { ...data.facts, live: false, held: carded(data.cards) };
+  },
+  thumbs({ data }, { images }) {
+    const url = (id) => data.thumbs?.[id] ?? data.src?.[id] ?? data.pictures[id]?.src;
+    return Object.fromEntries(images.map((id) => [id, url(id)]).filter(([, found]) => found));
+  },
+  picture({ data }, { image }) {
+    if (!Object.hasOwn(data.pictures, image)) throw new Error(`this page does not hold picture ${image}`);
+    const found = data.pictures[image];
+    return { own: false, human: [], masks: [], ...found, src: found.src ?? data.src[image], id: image };
+  },
+  top(packed, { image, noun, k }) {
+    const rows = Object.fromEntries(Object.entries(packed.tops(image, noun)).map(([method, some]) =>
+      [method, some.slice(0, k).map(([one, ...rest]) => [packed.address(one), ...rest])]));
+    return { rows, about: packed.about(Object.values(rows).flat().map(([address]) => address)) };
+  },
+  patch(packed, { image, noun, patch, k }) {
+    if (noun === null) throw new Error("this caption has no noun that a neuron could have written of");
+    const some = (packed.tops(image, noun).attribution ?? []).filter((row) => row[2] === patch).slice(0, k);
+    const rows = some.map(([one, score]) => [packed.address(one), score]);
+    return { by: "attribution", rows, about: packed.about(rows.map(([address]) => address)) };
+  },
+  maps({ data }, { image, neurons }) {
+    const found = {};
+    for (const [one, low, high, bytes] of data.maps[image] ?? []) {
+      const address = typeof one === "number" ? data.neurons[one] : one;
+      if (!neurons.includes(address)) continue;
+      found[address] = levels(bytes, data.facts.grid).map((share) => low + share * (high - low));
+    }
+    return found;
+  },
+  card(packed, { neuron }) {
+    const place = packed.place(neuron), card = packed.data.cards[place];
+    if (!card) throw new Error(`this page holds no card of ${neuron}`);
+    const sights = Object.fromEntries(Object.entries(card.sights).map(([kind, some]) =>
+      [kind, some.map(([image, ...rest]) => [packed.picture(image), ...rest])]));
+    const places = card.places.map(([method, image, ...rest]) => [method, packed.picture(image), ...rest]);
+    const { edges } = packed.data.facts;
+    return { edges, ...packed.about([neuron])[neuron], ...card, sights, places, address: neuron };
+  },
+  control(packed, { neuron }) {
+    const found = packed.data.controls[packed.place(neuron)];
+    if (found === null || found === undefined) throw new Error(`this page holds no control of ${neuron}`);
+    return { address: packed.address(found) };
+  },
+  similar(packed, { neuron }) {
+    const found = packed.data.similar[packed.place(neuron)];
+    if (!found) throw new Error(`this page holds no neighbours of ${neuron}`);
+    const [vectors, pictures] = found.map((some) => some.map(([one, value]) => [packed.address(one), value]));
+    const about = packed.about([...vectors, ...pictures].map(([address]) => address));
+    return { exact: packed.data.exact ?? true, vectors, pictures, about };
+  },
+  about(packed, { neurons }) {
+    return packed.about(neurons);
+  },
+  search(packed, { word, end, norm }) {
+    const wanted = word.trim().toLowerCase(), rows = [];
+    const name = norm === "final" ? `${end}_final` : end;
+    for (const [address, card] of packed.cards()) {
+      // The first of its ten that reads as the word is the highest.
+      const rank = card.tokens[name].findIndex(([text]) => text.trim().toLowerCase() === wanted);
+      if (rank >= 0) rows.push([address, card.tokens[name][rank][0], rank, card.tokens[name][rank][1]]);
+    }
+    rows.sort((a, b) => b[3] - a[3] || order(a[0], b[0]));
+    return { rows, about: packed.about(rows.map(([address]) => address)) };
+  },
+  filter(packed, { layers, interpretable, generic, n }) {
+    const rows = [];
+    for (const [address, card, i] of packed.cards()) {
+      const [, isInterpretable, isGeneric, nouns] = packed.data.about[i];
+      if (layers && !layers.includes(layerUnit(address)[0])) continue;
+      if (interpretable !== null && Boolean(isInterpretable) !== interpretable) continue;
+      if (generic !== null && Boolean(isGeneric) !== generic) continue;
+      const score = (method) => card.best?.[method] ?? highest(card.places, method);
+      const best = Object.fromEntries(packed.data.facts.methods.map((method) => [method, score(method)]));
+      rows.push({
+        address, interpretable: Boolean(isInterpretable), generic: Boolean(isGeneric), nouns,
+        peak: card.sights.strongest[0]?.[1] ?? null, negative: card.negative, best,
+      });
+    }
+    rows.sort((a, b) => b.nouns - a.nouns || order(a.address, b.address));
+    return { rows: rows.slice(0, n) };
+  },
+};
+
+// Shares of a map's range, of one byte each or of two, the lower first.
+function levels(text, [rows, columns]) {
+  const bytes = Array.from(atob(text), (c) => c.charCodeAt(0)), count = rows * columns;
+  if (bytes.length < 2 * count) return bytes.map((byte) => byte / 255);
+  return Array.from({ length: count }, (_, i) => (bytes[2 * i] + 256 * bytes[2 * i + 1]) / 65535);
+}
+
+function carded(cards) {
+  return cards.filter(Boolean).length;
+}
+
+function highest(places, method) {
+  const scores = places.filter(([name]) => name === method).map(([, , , , score]) => score);
+  return scores.length ? Math.max(...scores) : null;
+}
+
+function order(a, b) {
+  const [layer, unit] = layerUnit(a), [otherLayer, otherUnit] = layerUnit(b);
+  return layer - otherLayer || unit - otherUnit;
+}

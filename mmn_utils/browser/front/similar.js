@@ -1,0 +1,60 @@
+// Neurons like one, and the other pictures and nouns for which it is among the top.
+import { h } from "./dom.js";
+import { mark, neuronButton, neuronTable, writes } from "./list.js";
+import { Part } from "./part.js";
+import { python } from "./python.js";
+import { number, signed } from "./words.js";
+
+const PLACES = 24;
+
+export class SimilarPart {
+  constructor(app) {
+    this.app = app;
+    this.part = new Part("similar", "Similar neurons", { code: () => python("similar", app) });
+  }
+
+  show({ exact, vectors, pictures, about }) {
+    const options = { pick: (to) => this.app.pick(to), current: this.app.view.neuron };
+    const table = (caption, name, rows, cell) => {
+      if (!rows.length) return h("p", { class: "quiet" }, "None.");
+      const columns = [
+        ["Neuron", ([address]) => neuronButton(address, options.pick)],
+        ["Writes", ([address]) => writes(about[address]), "tokens"], [name, cell, "number"],
+      ];
+      return neuronTable(caption, columns, rows, options);
+    };
+    const near = `Nearest write vectors${exact ? "" : " (approximate)"}`;
+    this.part.show(h("div", { class: "pair" },
+      h("div", {}, h("h3", {}, near), table(near, "cosine", vectors, ([, cosine]) => signed(cosine))),
+      h("div", {}, h("h3", {}, "Same strongest pictures"),
+        table("Neurons with the same strongest pictures", "shared", pictures, ([, shared]) => number(shared)))));
+  }
+
+  mark(view) {
+    mark(this.part.body, view.neuron);
+  }
+}
+
+export class ElsewherePart {
+  constructor(app) {
+    this.app = app;
+    this.part = new Part("elsewhere", "Elsewhere", { code: () => python("elsewhere", app) });
+  }
+
+  show({ places, address }) {
+    const others = places.filter(([, image]) => image !== this.app.view.image).sort((a, b) => a[3] - b[3]);
+    this.part.title.textContent = `Elsewhere: other pictures for which ${address} is among the top`;
+    if (!others.length) return this.part.empty(`${address} is among the top on no other picture.`);
+    const one = ([method, image, noun, rank, score]) => {
+      const img = h("img", { alt: "" });
+      this.app.thumbs.show(img, image);
+      const go = () => this.app.go({ image, noun, method, neuron: address, patch: null });
+      return h("li", {}, h("button", { type: "button", class: "place", "data-image": image, onclick: go },
+        h("span", { class: "frame" }, img),
+        h("span", {}, h("b", {}, noun), h("br"), `${method} ${rank + 1}`, h("br"), signed(score))));
+    };
+    const more = others.length - PLACES;
+    this.part.show(h("ul", { class: "places" }, others.slice(0, PLACES).map(one)),
+      more > 0 && h("p", { class: "quiet" }, `${more} more are in the atlas.`));
+  }
+}

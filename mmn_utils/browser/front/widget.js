@@ -1,0 +1,96 @@
+// The same browser in JupyterLab, Notebook and Voila: Python answers, and its traits are followed.
+import { mount } from "./app.js";
+
+const PATIENCE = 20_000; // milliseconds before somebody is told that nobody answers
+let drawn = 0;
+
+// Questions by number; a model may be drawn several times, and each drawing hears its own answers.
+class Kernel {
+  constructor(model) {
+    this.model = model;
+    this.name = `${Date.now().toString(36)}-${Math.random().toString(36).slice(2)}-${(drawn += 1)}`;
+    this.asked = 0;
+    this.open = new Map();
+    this.heard = (message) => this.hear(message);
+    model.on("msg:custom", this.heard);
+  }
+
+  ask(name, args) {
+    const id = `${this.name}-${(this.asked += 1)}`, { buffer, ...rest } = args;
+    return new Promise((resolve, reject) => {
+      // Without a kernel messages go nowhere, and nothing else would say so.
+      const late = name === "facts" && setTimeout(() => {
+        this.open.delete(id);
+        reject(new Error("No answer: the browser needs a running kernel. Run the notebook, or open the run's browser.html."));
+      }, PATIENCE);
+      this.open.set(id, { resolve, reject, late });
+      this.model.send({ id, ask: name, args: rest }, undefined, buffer ? [buffer] : undefined);
+    });
+  }
+
+  hear({ id, answer, error }) {
+    const one = this.open.get(id);
+    if (!one) return;
+    this.open.delete(id);
+    clearTimeout(one.late);
+    if (error === undefined || error === null) one.resolve(answer);
+    else one.reject(new Error(error));
+  }
+
+  close() {
+    this.model.off("msg:custom", this.heard);
+  }
+}
+
+function sourceOfModel(model, kernel, closing) {
+  const follow = (name, callback) => {
+    const changed = () => callback(model.get(name));
+    model.on(`change:${name}`, changed);
+    closing.push(() => model.off(`change:${name}`, changed));
+    return changed;
+  };
+  let told = null; // so that our own word is not taken for Python's
+  const same = (view) => JSON.stringify(view) === told;
+  return {
+    ask: (name, args) => kernel.ask(name, args),
+    tell(view) {
+      told = JSON.stringify(view);
+      model.set("view", { ...view });
+      model.save_changes();
+    },
+    view(callback) {
+      follow("view", (view) => view && !same(view) && callback(view));
+      const view = model.get("view");
+      if (view?.image) callback(view);
+    },
+    state(callback) {
+      follow("state", callback)();
+    },
+    pictures(callback) {
+      follow("pictures", callback);
+    },
+  };
+}
+
+// JupyterLab says in its body whether it is light or dark; elsewhere the system's choice counts.
+function followTheme(root) {
+  const theme = () => {
+    const light = document.body.dataset.jpThemeLight;
+    if (light === undefined) delete root.dataset.scheme;
+    else root.dataset.scheme = light === "true" ? "light" : "dark";
+  };
+  const watcher = new MutationObserver(theme);
+  watcher.observe(document.body, { attributes: true, attributeFilter: ["data-jp-theme-light"] });
+  theme();
+  return () => watcher.disconnect();
+}
+
+function render({ model, el }) {
+  const root = document.createElement("div"), kernel = new Kernel(model), closing = [];
+  el.append(root);
+  const browser = mount(root, sourceOfModel(model, kernel, closing));
+  closing.push(followTheme(root), () => kernel.close(), browser.unmount);
+  return () => closing.forEach((act) => act());
+}
+
+export default { render };

@@ -1,0 +1,1 @@
+"""The browser with a kernel: what needs the system, and the widget."""

@@ -1,0 +1,1 @@
+"""The browser as one file without a kernel."""
