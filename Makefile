@@ -21,7 +21,8 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cksum < requirements.lock | cut -d ' ' -f 1)
 RUN := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m mmn_utils.running.environment
 
-.PHONY: help env figures atlas report site test lab lint miniature variants lock readme clean
+.PHONY: help env figures atlas page browser report site test lab lint miniature variants lock readme \
+	clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -48,6 +49,12 @@ atlas: $(STAMP)  ## write data/atlas/PRESET: every neuron of the preset's system
 	@$(RUN) $(BIN)/snakemake atlas --cores $(CORES) --config preset="$(PRESET)" \
 		--rerun-incomplete --nolock --quiet host progress reason rules
 
+page: atlas  ## write the browser's page of PRESET; STANDALONE=1: another, with its pictures inside
+	@$(RUN) $(BIN)/python -m mmn_utils.browser page $(PRESET) $(if $(STANDALONE),--standalone)
+
+browser: $(STAMP)  ## explore the neurons of a preset's system, without a notebook
+	@$(RUN) $(BIN)/python -m mmn_utils.running.serve $(firstword $(PRESET)) $(ARGS)
+
 report: $(STAMP)  ## build the reports again; STANDALONE=1: and pages that are one file each
 	@$(BIN)/python -m mmn_utils.exhibits report $(PRESET) $(if $(STANDALONE),--standalone)
 
@@ -58,7 +65,7 @@ test: $(STAMP)  ## run the test suite
 	@$(RUN) $(BIN)/python -m pytest $(ARGS)
 
 lab: $(STAMP)  ## read and edit the notebooks in JupyterLab
-	@$(RUN) $(BIN)/jupyter lab notebooks
+	@$(RUN) $(BIN)/jupyter lab notebooks --ServerApp.ip=127.0.0.1
 
 lint: $(STAMP)  ## check style with ruff
 	@$(BIN)/ruff check .

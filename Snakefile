@@ -22,10 +22,9 @@ NOTEBOOKS = sorted({exhibit.notebook for exhibit in load_exhibits().values()})
 JOBS = [(preset, notebook) for preset in PRESETS for notebook in preset.chosen(NOTEBOOKS)]
 RUNS = [preset.name for preset in PRESETS]
 
-# Seconds on one core, beside another notebook. No notebook waits for
-# another: what two of them need (captions of the same pictures, attribution for them) they share
-# through the cache, batch by batch, so any order is right. The longest first, and of as long ones
-# the preset named first, is merely the fastest, as nothing long is left over.
+# Seconds on one core, beside another notebook. No notebook waits for another: what two of them
+# need they share through the cache, batch by batch. The longest first, and of as long ones the
+# preset named first, is merely the fastest, as nothing long is left over.
 SECONDS = {
     "00_miniature": 25,
     "01_projection_decoding": 30,
@@ -34,13 +33,19 @@ SECONDS = {
     "04_ablation": 40,
     "05_llava_contribution_scoring": 30,
     "06_editing": 55,
+    "07_neuron_browser": 25,
 }
 
-def sources(*without):
-    """List the modules, but for some rooms: a change there is no reason to run."""
-    paths = sorted(Path("mmn_utils").rglob("*.py"))
-    return [str(path) for path in paths if path.parts[1] not in without]
+# Rooms that one notebook reads; a change there is no reason to run another.
+READ_BY = {"miniature": ["00_miniature"], "browser": ["07_neuron_browser"]}
+ATLAS = "07_neuron_browser"  # with whose parameters an atlas is made
 
+
+def sources(notebook):
+    """List the modules that a notebook may read, and the browser's scripts."""
+    front = Path("mmn_utils/browser/front")
+    paths = [*Path("mmn_utils").rglob("*.py"), *front.glob("*.js"), *front.glob("*.css")]
+    return sorted(str(p) for p in paths if notebook in READ_BY.get(p.parts[1], [notebook]))
 
 # The pictures are named by the annotations beside them; watching those is enough.
 DATA = [
@@ -78,14 +83,12 @@ def drop_stale_records():
         if not path.exists():
             continue
         made = [f"{id}.json" for id in json.loads(path.read_text()).get("exhibits", [])]
-        made.append(f"notebooks/{notebook}.html")
+        made += [f"notebooks/{notebook}.html", *(["browser.html"] if notebook == ATLAS else [])]
         if any(not (figures_root() / preset.name / name).exists() for name in made):
             path.unlink()
 
 
 drop_stale_records()
-
-
 
 rule all:
     default_target: True
@@ -101,8 +104,7 @@ for place, (preset, notebook) in enumerate(JOBS):
         input:
             notebook=f"notebooks/{notebook}.ipynb",
             texts=[str(path) for path in Path("notebooks/texts").glob(f"{notebook}.yaml")],
-            # what makes the miniature is not what reads it: only notebook 00 tells of both
-            sources=sources("browser", *([] if notebook == "00_miniature" else ["miniature"])),
+            sources=sources(notebook),
             data=DATA if is_small(preset) else [],
         output:
             record(preset.name, notebook),
@@ -135,12 +137,14 @@ rule reports:
         "python -m mmn_utils.exhibits report {RUNS}"
 
 
-# Not among all: it is asked for by name, and resumed picture by picture.
+# Not among all: it is asked for by name; notebook 07 makes what it lacks by itself.
 rule atlas:
     input:
-        sources("miniature"),
-        [path for preset in PRESETS if is_small(preset) for path in DATA],
+        [path for path in sources(ATLAS) if path.endswith(".py")],
+        DATA if any(map(is_small, PRESETS)) else [],
     output:
         [f"data/atlas/{run}/facts.json" for run in RUNS],
+    params:
+        resolved=lambda _: json.dumps([resolve(ATLAS, one) for one in PRESETS], sort_keys=True),
     shell:
         "python -m mmn_utils.browser atlas {RUNS}"

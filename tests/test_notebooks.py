@@ -27,6 +27,7 @@ MOST_LINES = {
     "04_ablation": 102,
     "05_llava_contribution_scoring": 168,
     "06_editing": 132,
+    "07_neuron_browser": 110,
 }
 
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

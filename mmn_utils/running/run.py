@@ -34,14 +34,15 @@ def execute(
     output_root: str | Path = "build",
     figures: str | Path | None = None,
     cache: str | Path | None = None,
+    atlas: str | Path | None = None,
     lines: bool = False,
 ) -> Path:
     """Run a notebook on a preset; return the path of the executed copy.
 
     What ran to its end is a page of the run, too (``notebook_pages``). ``output_root`` is
-    relative to the repository. ``figures`` and ``cache`` replace ``figures/`` and
-    ``data/cache/results/``. With ``lines``, whatever is printed comes in lines that begin with
-    the run and the notebook, for others run beside it.
+    relative to the repository. ``figures``, ``cache`` and ``atlas`` replace ``figures/``,
+    ``data/cache/results/`` and ``data/atlas/``. With ``lines``, whatever is printed comes in
+    lines that begin with the run and the notebook, for others run beside it.
 
     ValueError for bad parameters, before a kernel starts; papermill's
     PapermillExecutionError where a cell fails, and then the executed copy ends at that cell.
@@ -51,9 +52,10 @@ def execute(
     folder = from_root(output_root) / parameters["run"]
     output = folder / "notebooks" / path.name
     output.parent.mkdir(parents=True, exist_ok=True)
-    redirected = {"MMN_FIGURES": figures, "MMN_CACHE": cache}
+    redirected = {"MMN_FIGURES": figures, "MMN_CACHE": cache, "MMN_ATLAS": atlas}
     paths = {name: str(from_root(value)) for name, value in redirected.items() if value}
-    with _environment({**with_defaults(), **paths}):  # which the kernel inherits
+    # which the kernel inherits; nobody will touch what it shows
+    with _environment({**with_defaults(), **paths, "MMN_HEADLESS": "1"}):
         forget(parameters["run"], path)
         record = folder / "parameters" / f"{path.stem}.json"
         _record(record, path, parameters, made=[])
