@@ -13,11 +13,13 @@ import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from urllib.parse import unquote
 
 from sphinx.cmd.build import build_main
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent
+FIGURES = ROOT / "figures"  # from where the pages that are committed find their pictures
 sys.path.insert(0, str(ROOT))
 sys.path.insert(0, str(HERE))
 
@@ -27,8 +29,9 @@ from mmn_utils.compat import unavailable  # noqa: E402
 with unavailable("rfc3987_syntax"):
     from sources import ROOMS, write_sources
 
+from mmn_utils.browser.page.write import pictures_beside  # noqa: E402
 from mmn_utils.exhibits.entries import SHIPPED  # noqa: E402
-from mmn_utils.exhibits.pages import STANDALONE  # noqa: E402
+from mmn_utils.exhibits.pages import BROWSER, STANDALONE  # noqa: E402
 
 
 def build(out: Path, figures: Path, rooms: Sequence[str], quiet: bool = False) -> int:
@@ -43,16 +46,31 @@ def build(out: Path, figures: Path, rooms: Sequence[str], quiet: bool = False) -
     for run in SHIPPED:
         without = shutil.ignore_patterns(f"*{STANDALONE}.html")
         shutil.copytree(figures / run, out / "figures" / run, ignore=without)
+        _copy_pictures(figures / run / BROWSER, out)
     options = ["-b", "html", "-c", str(HERE), "-d", str(sources / ".doctrees"), "--keep-going"]
     options += ["--fail-on-warning", "--show-traceback", *(["-q"] if quiet else [])]
     return build_main([*options, str(sources), str(out)])
+
+
+def _copy_pictures(page: Path, out: Path) -> None:
+    """Copy the pictures that a run's browser refers to, to where it finds them on the site.
+
+    ValueError for one that would lie outside of the site.
+    """
+    for url in pictures_beside(page) if page.is_file() else ():
+        beside = [folder / unquote(url) for folder in (page.parent, FIGURES / page.parent.name)]
+        copy = (out / "figures" / page.parent.name / unquote(url)).resolve()
+        if not copy.is_relative_to(out):
+            raise ValueError(f"{page} shows {url}, which lies outside of the repository")
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(next(filter(Path.is_file, beside), beside[0]), copy)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Build the site from the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--out", type=Path, default=ROOT / "build" / "site")
-    parser.add_argument("--figures", type=Path, default=ROOT / "figures")
+    parser.add_argument("--figures", type=Path, default=FIGURES)
     parser.add_argument("--rooms", nargs="*", default=list(ROOMS), help="of the API")
     chosen = parser.parse_args(arguments)
     status = build(chosen.out.resolve(), chosen.figures.resolve(), chosen.rooms, quiet=True)

@@ -16,7 +16,7 @@ from outputs import with_outputs
 import mmn_utils
 from mmn_utils.exhibits.entries import PAPERS, SHIPPED, Exhibit, load_exhibits
 from mmn_utils.exhibits.ledger import claims
-from mmn_utils.exhibits.pages import notebook_pages
+from mmn_utils.exhibits.pages import BROWSER, notebook_pages
 from mmn_utils.presets import NOTEBOOKS, ROOT, load_preset
 
 TEMPLATES = Path(__file__).parent / "pages"
@@ -30,7 +30,7 @@ ROOMS = {
     "interventions": "ablation, perturbation, editing",
     "studies": "what notebooks ask, over many photographs",
     "exhibits": "figures, tables, claims and reports",
-    "browser": "an atlas of every neuron, and questions to it",
+    "browser": "an atlas of every neuron, questions to it, and views of the answers",
     "running": "notebooks without a screen",
     "miniature": "how the shipped systems were made",
     "presets": "strict parameters",
@@ -80,6 +80,7 @@ def facts(figures: Path) -> dict[str, Any]:
         "total": _counts(papers),
         "notebooks": {stem: there[0] for stem, there in runs.items()},
         "others": {stem: there[1:] for stem, there in runs.items()},
+        "browsers": [run for run in SHIPPED if (figures / run / BROWSER).is_file()],
         "pages": {run: [page.stem for page in notebook_pages(figures / run)] for run in SHIPPED},
         "papers": [(key, title, _exhibits(key, figures)) for key, title in PAPERS.items()],
         "section": _section,

@@ -15,8 +15,10 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 import pytest
 
+from mmn_utils.browser.page.write import pictures_beside, render
 from mmn_utils.exhibits.entries import SHIPPED, load_exhibits
 from mmn_utils.exhibits.ledger import claims
+from mmn_utils.exhibits.pages import BROWSER
 from mmn_utils.exhibits.report import build_report
 from mmn_utils.presets import NOTEBOOKS, ROOT, load_preset
 from mmn_utils.running.notebook_pages import write_page
@@ -55,8 +57,17 @@ def figures(tmp_path_factory) -> Path:
         if load_preset(SHIPPED[0]).runs(stem):
             write_page(executed(stem, folder.parent, folder), SHIPPED[0], folder)
     for run in SHIPPED:
+        if not (folder / run / BROWSER).is_file():
+            write_browser(folder / run)
         build_report(run, folder, SHIPPED)
     return folder
+
+
+def write_browser(folder: Path) -> None:
+    """Write a page of the browser that refers to a picture of the miniature's."""
+    picture = sorted((ROOT / "data" / "miniature" / "coco" / "images" / "val").iterdir())[0]
+    src = f"../../{picture.relative_to(ROOT)}"
+    (folder / BROWSER).write_text(render(folder.name, {"pictures": {"1": {"src": src}}}), "utf-8")
 
 
 def executed(stem: str, folder: Path, figures: Path) -> Path:
@@ -150,6 +161,18 @@ def test_every_shipped_exhibit_is_on_the_site(site, figures):
             assert f"figures/{run}/report.html#{id}" in page.links
     for run in SHIPPED:
         assert (site / "figures" / run / "report.html").is_file()
+
+
+@pytest.mark.slow
+def test_browsers_are_on_the_site_with_their_pictures(site):
+    index = Page(site / "index.html").links
+    for run in SHIPPED:
+        path = site / "figures" / run / BROWSER
+        assert f"figures/{run}/{BROWSER}" in index
+        assert f"figures/{run}/{BROWSER}" in Page(site / "exhibits.html").links
+        beside = pictures_beside(path)
+        assert beside
+        assert all((path.parent / unquote(url)).is_file() for url in beside)
 
 
 @pytest.mark.slow
