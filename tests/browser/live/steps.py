@@ -110,6 +110,8 @@ class Reader:
         self.expect_address(f"quantile={quantile}")
 
     def visit(self, address: str) -> None:
+        """Go to an address; what is on its way arrives first, or it would be written over."""
+        self.settled()
         box = self.part("address").locator("input")
         box.fill(address)
         box.press("Enter")

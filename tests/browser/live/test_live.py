@@ -226,10 +226,13 @@ def test_words_are_searched_and_keys_lead_through_neurons_and_pictures(start):
     start.root.focus()
     start.page.keyboard.press("ArrowDown")
     start.expect_address(f"^#{second}@")
+    start.settled()
     start.page.keyboard.press("ArrowRight")
     start.expect_address(f"@{sample()[1].id}")
+    start.settled()
     start.page.keyboard.press("ArrowLeft")
     start.expect_address(f"@{first_picture()}")
+    start.settled()
 
 
 def test_the_benchmark_times_what_it_says(start, capsys):
