@@ -22,18 +22,13 @@ NOTEBOOKS = sorted({exhibit.notebook for exhibit in load_exhibits().values()})
 JOBS = [(preset, notebook) for preset in PRESETS for notebook in preset.chosen(NOTEBOOKS)]
 RUNS = [preset.name for preset in PRESETS]
 
-# Seconds on one core, beside another notebook. No notebook waits for another: what two of them
-# need they share through the cache, batch by batch. The longest first, and of as long ones the
-# preset named first, is merely the fastest, as nothing long is left over.
+# Seconds on one core, beside another notebook. None waits for another: what two of them need they
+# share through the cache, batch by batch. The longest first is merely the fastest, and of as long
+# ones the preset named first.
 SECONDS = {
-    "00_miniature": 25,
-    "01_projection_decoding": 30,
-    "02_attribution": 35,
-    "03_selectivity": 210,
-    "04_ablation": 40,
-    "05_llava_contribution_scoring": 30,
-    "06_editing": 55,
-    "07_neuron_browser": 25,
+    "00_miniature": 25, "01_projection_decoding": 30, "02_attribution": 35, "03_selectivity": 210,
+    "04_ablation": 40, "05_llava_contribution_scoring": 30, "06_editing": 55,
+    "07_neuron_browser": 110,
 }
 
 # Rooms that one notebook reads; a change there is no reason to run another.
@@ -46,6 +41,7 @@ def sources(notebook):
     front = Path("mmn_utils/browser/front")
     paths = [*Path("mmn_utils").rglob("*.py"), *front.glob("*.js"), *front.glob("*.css")]
     return sorted(str(p) for p in paths if notebook in READ_BY.get(p.parts[1], [notebook]))
+
 
 # The pictures are named by the annotations beside them; watching those is enough.
 DATA = [
@@ -89,6 +85,7 @@ def drop_stale_records():
 
 
 drop_stale_records()
+
 
 rule all:
     default_target: True

@@ -44,7 +44,7 @@ def test_a_report_links_to_the_notebooks_that_have_pages(run):
 
 def test_a_report_links_to_the_browser_where_there_is_one(run):
     fill(run)
-    assert "browser" not in build_report(run).read_text(encoding="utf-8")
+    assert "browser.html" not in build_report(run).read_text(encoding="utf-8")
     (run.folder / "browser.html").touch()
     html = build_report(run).read_text(encoding="utf-8")
     assert html.count('href="browser.html"') == 1

@@ -12,8 +12,9 @@ from contextlib import ExitStack
 import pytest
 import torch
 
+from mmn_utils.browser.atlas.build import of_preset as atlas_of_preset
 from mmn_utils.browser.atlas.query import Atlas
-from mmn_utils.browser.live.session import Session
+from mmn_utils.browser.live.session import Session, of_preset
 from mmn_utils.browser.live.stack import Intervention
 from mmn_utils.browser.live.work import Cancelled, Job
 from mmn_utils.interventions.ablation import Ablation, ablate
@@ -30,7 +31,6 @@ from mmn_utils.neurons.methods import by_methods
 from mmn_utils.neurons.receptive_fields import activation_maps
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.neurons.targets import Target, caption_targets, objective, teacher_forced
-from mmn_utils.presets import data_path
 from tests.browser.live.hooks import hooks
 from tests.tiny import tiny_images
 
@@ -604,11 +604,12 @@ def test_texts_stay_as_they_are(session):
     assert found["rows"]
 
 
-@pytest.mark.skipif(not data_path("atlas", "miniature").is_dir(), reason="no atlas of miniature")
-def test_the_miniature_says_something_else_without_its_best_neurons():
-    from mmn_utils.browser.live.session import of_preset
-
-    session = of_preset("miniature")
+@pytest.mark.weights
+def test_the_miniature_says_something_else_without_its_best_neurons(tmp_path):
+    preset = tmp_path / "few.yaml"
+    preset.write_text("name: few\nsettings: {model: miniature, n_images: 4}\n")
+    atlas_of_preset(preset)
+    session = of_preset(preset)
     before = weights_hash(session.model)
     image = next(
         one["id"] for one in session.facts()["pictures"] if session.picture(one["id"])["nouns"]
@@ -619,7 +620,7 @@ def test_the_miniature_says_something_else_without_its_best_neurons():
     outcome = session.stack.apply(Intervention("ablate", best), image, noun)
     assert outcome.after.probability < outcome.before.probability
     assert weights_hash(session.model) == before
-    assert Atlas.open("miniature").facts.revision == session.model.revision
+    assert Atlas.open("few").facts.revision == session.model.revision
 
 
 def test_threads_take_turns_with_the_system(made, session):
