@@ -26,13 +26,14 @@ Maps = Mapping[str, Mapping[str, HeatMap]]
 class Plan:
     """How much goes into a page.
 
-    ``top`` neurons of each noun by each method, with their maps, cards and controls, which have
-    cards too, and those of the first ``beside`` also maps; ``every``: the cards of all other
-    neurons. On a card ``sights`` pictures of each kind, ``places`` of each method, and
-    ``similar`` neurons of each kind.
+    ``top`` neurons of each noun by each method, with their cards and controls, which have cards
+    too; the first ``mapped`` of them with maps, and the controls of the first ``beside``;
+    ``every``: the cards of all other neurons. On a card ``sights`` pictures of each kind,
+    ``places`` of each method, and ``similar`` neurons of each kind.
     """
 
     top: int
+    mapped: int
     beside: int = 1
     every: bool = False
     sights: int = 5
@@ -174,7 +175,7 @@ def mapped(views: Views, tops: pd.DataFrame, plan: Plan) -> dict[str, list[str]]
     wanted: dict[str, set[str]] = {}
     for row in tops.itertuples():
         some = wanted.setdefault(row.image, set())
-        if row.rank < plan.top:
+        if row.rank < plan.mapped:
             some.add(row.address)
         if row.rank < plan.beside:
             some.add(views.control(row.address)["address"])

@@ -35,6 +35,7 @@ from mmn_utils.presets import Preset, resolve
 LIMIT, STANDALONE_LIMIT = 2_000_000, 12_000_000  # bytes of a page
 TOPS = (100, 70, 50, 40, 30, 20, 15, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1)
 DEEPEST = 10  # neurons of each noun by each method in a page that refers to its pictures
+FEWEST = 3  # of them with a heat map, before rows are given up
 ENOUGH = 20  # of them, before the cards of all other neurons are given up
 BESIDE = 10  # of those in a page of its own, whose control has a map too
 EVERY = 20_000  # neurons of a system that may all have their card in a page
@@ -52,12 +53,18 @@ TEMPLATE = """<!doctype html>
 <title>{title}</title>
 <style>
 {style}
-.mmn-links {{ font: 12px/1.45 system-ui, sans-serif; padding: .6rem 1rem 0; }}
+.mmn-links, .mmn-opening {{ font: 12px/1.45 system-ui, sans-serif; padding: .6rem 1rem 0; }}
+.mmn-opening h1 {{ font-size: 17px; font-weight: 650; margin: 0; }}
+.mmn-opening p {{ font-size: 13px; margin: .15rem 0 0; max-width: 60rem; }}
 .mmn-links a {{ color: light-dark(#0b5c97, #7cbcf0); margin-right: .9rem; }}
 </style>
 </head>
 <body class="mmn-page">
-{links}<div id="browser" class="mmn"><p class="note opening">Opening the atlas …</p></div>
+{links}<header class="mmn-opening">
+<h1>Neuron browser</h1>
+<p>{opening}</p>
+</header>
+<div id="browser" class="mmn"><p class="note opening">Opening the atlas …</p></div>
 <noscript><p>The page's own script draws it and needs no network: allow it to run.</p></noscript>
 <script type="application/json" id="data">"{data}"</script>
 <script type="module">
@@ -66,6 +73,11 @@ TEMPLATE = """<!doctype html>
 </body>
 </html>
 """
+OPENING = (
+    "Choose a picture, click a noun of its caption, and look at the neurons behind it: what each "
+    "writes and suppresses, where it looks, what else it fires for, always beside a random "
+    "neuron of the same layer, its control."
+)
 # Nothing is fetched but pictures, and those by their addresses in the page.
 POLICY = (
     "default-src 'none'; img-src * data: blob:; style-src 'unsafe-inline'; "
@@ -77,13 +89,15 @@ POLICY = (
 class Page:
     """A page that was written: where, its bytes, and how many of what it holds.
 
-    ``top`` neurons of each noun by each method, ``neurons`` with a card.
+    ``top`` neurons of each noun by each method, the first ``mapped`` of them with heat maps where
+    there are any, ``neurons`` with a card.
     """
 
     path: Path
     size: int
     pictures: int
     top: int
+    mapped: int
     neurons: int
     maps: int
 
@@ -92,6 +106,7 @@ class Page:
             f"{self.path}: {self.size / 1e6:.2f} MB, {self.pictures:,} pictures, the top "
             f"{self.top} neurons of each noun by each method, {self.neurons:,} cards, "
             f"{self.maps:,} heat maps"
+            + (f", of the first {self.mapped}" if 0 < self.mapped < self.top and self.maps else "")
         )
 
 
@@ -132,6 +147,7 @@ def write_page(
         size=path.stat().st_size,
         pictures=len(packed["pictures"]),
         top=plan.top,
+        mapped=plan.mapped,
         neurons=sum(card is not None for card in packed["cards"]),
         maps=sum(map(len, packed["maps"].values())),
     )
@@ -154,10 +170,12 @@ def plans_of(atlas: Atlas, standalone: bool) -> list[Plan]:
     facts = atlas.facts
     tops = [top for top in TOPS if top <= facts.k]
     if not standalone:
-        return [Plan(top) for top in tops if top <= DEEPEST]
+        rows = [top for top in tops if top <= DEEPEST]
+        maps = [Plan(rows[0], top) for top in rows if top >= FEWEST]
+        return [*maps, *(Plan(top, min(top, FEWEST)) for top in rows[bool(maps) :])]
     large = {"sights": 10, "places": 10, "similar": 10}
-    few = [Plan(top, min(top, BESIDE), **large) for top in tops]
-    every = [Plan(top, min(top, BESIDE), every=True, **large) for top in tops if top >= ENOUGH]
+    few = [Plan(top, top, min(top, BESIDE), **large) for top in tops]
+    every = [Plan(top, top, min(top, BESIDE), every=True, **large) for top in tops if top >= ENOUGH]
     return [*(every if facts.layers * facts.units <= EVERY else []), *few]
 
 
@@ -208,6 +226,7 @@ def render(run: str, packed: dict[str, Any], linked: bool = True) -> str:
         title=html.escape(f"Multimodal neurons: the browser of the run “{run}”"),
         style=front.style(),
         links=links,
+        opening=html.escape(OPENING),
         data=to_text(packed),
         script=front.bundle("static"),
     )

@@ -251,14 +251,16 @@ def test_pictures_are_referred_to_or_inside(made, written, packed):
 def test_plans_get_smaller_and_a_large_system_has_not_every_card(made):
     for standalone in (False, True):
         plans = plans_of(made.atlas, standalone)
-        assert plans == sorted(plans, key=lambda plan: (not plan.every, -plan.top))
+        assert plans == sorted(plans, key=lambda plan: (not plan.every, -plan.top, -plan.mapped))
+        assert len(set(plans)) == len(plans)
+        assert all(1 <= plan.mapped <= plan.top for plan in plans)
         assert plans[-1].top == 1
         assert all(plan.beside <= min(plan.top, BESIDE) for plan in plans)
     facts = dataclasses.replace(made.atlas.facts, layers=28, units=16384, k=100)
     large = Atlas(made.folder, facts, None)
     assert not any(plan.every for plan in plans_of(large, True))
     small = Atlas(made.folder, dataclasses.replace(facts, units=704), None)
-    assert plans_of(small, True)[0] == Plan(100, BESIDE, True, 10, 10, 10)
+    assert plans_of(small, True)[0] == Plan(100, 100, BESIDE, True, 10, 10, 10)
 
 
 PLAIN = st.none() | st.booleans() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
