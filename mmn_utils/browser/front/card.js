@@ -32,9 +32,9 @@ export class CardPart {
     this.draw();
   }
 
-  clear(text) {
+  clear(address, text = "") {
     this.card = null;
-    this.part.title.textContent = this.heading;
+    this.part.title.textContent = address ? `${this.heading} ${address}` : this.heading;
     this.part.empty(text);
   }
 
@@ -51,11 +51,13 @@ export class CardPart {
   }
 
   about(card) {
-    const share = percent(this.app.facts.generic, 0);
+    const { generic, k } = this.app.facts, share = percent(generic, 0);
+    const often = `generic: among the top for at least ${share} of all nouns`;
+    const first = `among the first ${k} for a noun, by at least one method`;
     return h("p", { class: "chips" },
       h("span", { class: `chip ${card.interpretable ? "yes" : ""}` }, `${card.interpretable ? "" : "not "}interpretable`),
-      h("span", { class: "chip", title: `generic: among the top for ${share} of all nouns` }, `${card.generic ? "" : "not "}generic`),
-      h("span", { class: "chip" }, `among the top for ${plural(card.nouns, "noun")}`));
+      h("span", { class: "chip", title: often }, `${card.generic ? "" : "not "}generic`),
+      h("span", { class: "chip", title: first }, `among the top ${k} for ${plural(card.nouns, "noun")}`));
   }
 
   ends(card) {
@@ -128,9 +130,10 @@ export class CardPart {
       return nouns.length > 0 && [h("dt", {}, method), h("dd", {}, nouns.slice(0, NOUNS).map(chip),
         nouns.length > NOUNS && h("details", {}, h("summary", {}, `${nouns.length - NOUNS} more`), nouns.slice(NOUNS).map(chip)))];
     };
-    if (!all) return h("p", { class: "quiet" }, "It is among the top of no noun.");
+    if (!all) return h("p", { class: "quiet" }, `It is among the top ${this.app.facts.k} of no noun.`);
     const held = new Set(places.map(([, , noun]) => noun.toLowerCase())).size;
     const rest = held < all && h("p", { class: "quiet" }, `This page lists ${held} of its ${plural(all, "noun")}.`);
-    return h("div", {}, h("h3", {}, "Among the top for, with its rank"), h("dl", {}, this.app.facts.methods.map(line)), rest);
+    const title = `Among the top ${this.app.facts.k} for, with its rank`;
+    return h("div", {}, h("h3", {}, title), h("dl", {}, this.app.facts.methods.map(line)), rest);
   }
 }

@@ -29,7 +29,9 @@ export class PatchPart {
 
   show({ by, rows, about }) {
     if (!rows.length) {
-      return this.part.empty("None of this noun's top neurons has its highest attribution at this patch.");
+      const held = this.app.facts.live ? "" : " that this page has";
+      return this.part.empty(`None of this noun's top neurons${held} has its highest attribution at this patch; ` +
+        "dots on the picture show where some have.");
     }
     const columns = [
       ["Neuron", ([address]) => neuronButton(address, (to) => this.app.pick(to))],

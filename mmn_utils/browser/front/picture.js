@@ -108,7 +108,7 @@ export class PicturePart {
     this.several = [];
     this.tiles.hidden = view.map !== "several";
     this.stage.element.hidden = view.map === "several";
-    this.control.element.hidden = view.map !== "one";
+    this.control.element.hidden = view.map !== "one" || !control;
     fill(this.tiles);
     if (view.map === "several") this.spread(held, some.length, maps);
     else if (view.map === "mean") {
@@ -132,7 +132,7 @@ export class PicturePart {
   none(some) {
     if (!this.app.facts.grid) return "";
     if (!some.filter(Boolean).length) return "Choose neurons in the table.";
-    return this.app.facts.live ? "" : "This page keeps no map of it here";
+    return this.app.facts.live ? "" : "This page keeps no map of it on this picture; \u201cmake browser\u201d draws every one";
   }
 
   lack(some, held) {

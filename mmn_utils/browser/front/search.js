@@ -62,7 +62,8 @@ export class SearchPart {
       ["Rank", ([, , rank]) => rank + 1, "number"],
       ["Logit", ([, , , logit]) => number(logit), "number"],
     ];
-    const said = `${plural(rows.length, "neuron")}${held ? ` of the ${held.toLocaleString("en")} on this page` : ""}`;
+    const among = held ? ` of the ${held.toLocaleString("en")} on this page` : "";
+    const said = `${plural(rows.length, "neuron")}${among} ${rows.length === 1 ? "has" : "have"} it among the first ten`;
     const table = rows.length > 0 && neuronTable(caption, columns, rows, {
       pick: (to) => this.app.pick(to), current: neuron,
     });

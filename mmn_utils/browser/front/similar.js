@@ -3,7 +3,7 @@ import { h } from "./dom.js";
 import { mark, neuronButton, neuronTable, writes } from "./list.js";
 import { Part } from "./part.js";
 import { python } from "./python.js";
-import { number, signed } from "./words.js";
+import { number, plural, signed } from "./words.js";
 
 const PLACES = 24;
 
@@ -14,11 +14,14 @@ export class SimilarPart {
   }
 
   show({ exact, vectors, pictures, about }) {
-    const options = { pick: (to) => this.app.pick(to), current: this.app.view.neuron };
+    const held = (address) => about[address]?.held !== false; // else a page only names it
+    const pick = (to) => held(to) && this.app.pick(to);
+    const options = { pick, current: this.app.view.neuron };
+    const some = [...vectors, ...pictures].some(([address]) => !held(address));
     const table = (caption, name, rows, cell) => {
       if (!rows.length) return h("p", { class: "quiet" }, "None.");
       const columns = [
-        ["Neuron", ([address]) => neuronButton(address, options.pick)],
+        ["Neuron", ([address]) => (held(address) ? neuronButton(address, options.pick) : address)],
         ["Writes", ([address]) => writes(about[address]), "tokens"], [name, cell, "number"],
       ];
       return neuronTable(caption, columns, rows, options);
@@ -27,7 +30,8 @@ export class SimilarPart {
     this.part.show(h("div", { class: "pair" },
       h("div", {}, h("h3", {}, near), table(near, "cosine", vectors, ([, cosine]) => signed(cosine))),
       h("div", {}, h("h3", {}, "Same strongest pictures"),
-        table("Neurons with the same strongest pictures", "shared", pictures, ([, shared]) => number(shared)))));
+        table("Neurons with the same strongest pictures", "shared", pictures, ([, shared]) => number(shared)))),
+      some && h("p", { class: "quiet" }, "Those without a link have no card on this page."));
   }
 
   mark(view) {
@@ -41,10 +45,15 @@ export class ElsewherePart {
     this.part = new Part("elsewhere", "Elsewhere", { code: () => python("elsewhere", app) });
   }
 
-  show({ places, address }) {
+  clear(text) {
+    this.part.title.textContent = "Elsewhere";
+    this.part.empty(text);
+  }
+
+  show({ places, address, placed = places.length }) {
     const others = places.filter(([, image]) => image !== this.app.view.image).sort((a, b) => a[3] - b[3]);
-    this.part.title.textContent = `Elsewhere: other pictures for which ${address} is among the top`;
-    if (!others.length) return this.part.empty(`${address} is among the top on no other picture.`);
+    this.part.title.textContent = `Elsewhere: ${address} on other pictures`;
+    if (!others.length) return this.part.empty(`${address} is among the top ${this.app.facts.k} on no other picture.`);
     const one = ([method, image, noun, rank, score]) => {
       const img = h("img", { alt: "" });
       this.app.thumbs.show(img, image);
@@ -53,8 +62,8 @@ export class ElsewherePart {
         h("span", { class: "frame" }, img),
         h("span", {}, h("b", {}, noun), h("br"), `${method} ${rank + 1}`, h("br"), signed(score))));
     };
-    const more = others.length - PLACES;
+    const all = others.length <= PLACES && placed === places.length;
     this.part.show(h("ul", { class: "places" }, others.slice(0, PLACES).map(one)),
-      more > 0 && h("p", { class: "quiet" }, `${more} more are in the atlas.`));
+      !all && h("p", { class: "quiet" }, `In all it is ${plural(placed, "time")} among the top ${this.app.facts.k}; the atlas has each.`));
   }
 }

@@ -47,7 +47,7 @@ export class Stage {
     const place = high > low ? (this.heat.threshold - low) / (high - low) : 0;
     this.needle.style.left = `${100 * place}%`;
     const share = this.heat.count / this.heat.values.length;
-    this.reading.textContent = `above ${number(this.heat.threshold)}: ${percent(share)}`;
+    this.reading.textContent = `above ${number(this.heat.threshold)}: ${percent(share)} of the picture`;
     this.legend.hidden = looks.style === "none";
   }
 
@@ -57,7 +57,7 @@ export class Stage {
     this.reading = h("span", { class: "reading" });
     fill(
       this.legend, h("span", {}, number(low)),
-      h("span", { class: "scale", style: { background: gradient(colours) } }, this.needle),
+      h("span", { class: "scale", title: "activation", style: { background: gradient(colours) } }, this.needle),
       h("span", {}, number(high)), this.reading,
     );
   }
