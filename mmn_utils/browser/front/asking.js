@@ -59,10 +59,10 @@ export class Asking {
 
   // The filter of all neurons; the noun does not matter to it.
   all() {
-    const { app } = this, { layer, interpretable, generic, by, n } = app.table.asked;
+    const { app } = this, { layer, interpretable, generic, by, least, order, n } = app.table.asked;
     app.questions.into(app.table.part, async (current) => {
       const layers = layer === null ? null : [layer];
-      const args = { layers, method: null, least: null, interpretable, generic, order: "nouns", n };
+      const args = { layers, method: by, least, interpretable, generic, order, n };
       const { rows } = await app.questions.ask("filter", args);
       if (!current()) return;
       const about = await app.questions.ask("about", { neurons: rows.map((one) => one.address) });
@@ -80,7 +80,10 @@ export class Asking {
     const { app } = this, { neuron } = app.view;
     if (neuron === null) return;
     app.questions.into(app.card.part, async (current) => {
-      const card = await app.questions.ask("card", { neuron });
+      const card = await app.questions.ask("card", { neuron }).catch((error) => {
+        if (current()) this.without(neuron);
+        throw error;
+      });
       if (!current()) return;
       app.card.show(card);
       app.elsewhere.show(card);
@@ -96,13 +99,25 @@ export class Asking {
     });
   }
 
+  // What is shown of another neuron must not stand below this one's name.
+  without(neuron) {
+    const { app } = this, why = `There is no card of ${neuron}.`;
+    for (const name of ["control", "similar"]) app.questions.turn(name);
+    app.card.clear(neuron);
+    app.control.clear(null, why);
+    app.similar.part.empty(why);
+    app.elsewhere.clear(why);
+  }
+
   maps() {
     const { app } = this, { view } = app, { image, neuron, map } = view;
     if (!app.facts.grid || app.shownPicture?.id !== image) return;
     if (map === "one" && !neuron) return void app.questions.turn("maps");
     const some = map === "one" ? [neuron] : view.chosen;
     app.questions.into(app.picture.part, async (current) => {
-      const control = map === "one" ? (await app.questions.ask("control", { neuron })).address : null;
+      // A page without a kernel has no control of a neuron that it only names.
+      const asked = map === "one" ? await app.questions.ask("control", { neuron }).catch(() => null) : null;
+      const control = asked?.address ?? null;
       const neurons = [...some, control].filter(Boolean);
       const maps = current() && neurons.length ? await app.questions.ask("maps", { image, neurons }) : {};
       if (current()) app.picture.maps(maps, view, control);

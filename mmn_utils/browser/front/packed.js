@@ -32,8 +32,13 @@ export class Packed {
   place(neuron) {
     const place = this.places.get(neuron);
     if (place !== undefined) return place;
-    const count = carded(this.data.cards).toLocaleString("en");
-    throw new Error(`${neuron} is not among the ${count} neurons that this page holds; notebook 07_neuron_browser shows every one`);
+    throw new Error(this.lacking(neuron));
+  }
+
+  lacking(neuron) {
+    const { layers, units } = this.data.facts, count = (number) => number.toLocaleString("en");
+    return `${neuron} is not among the ${count(carded(this.data.cards))} of ${count(layers * units)} neurons ` +
+      "that this page holds; notebook 07_neuron_browser and \u201cmake browser\u201d show every one";
   }
 
   about(addresses) {
@@ -42,7 +47,8 @@ export class Packed {
       const place = this.places.get(address);
       if (place === undefined) continue;
       const [writes, interpretable, generic, nouns] = this.data.about[place];
-      found[address] = { writes, interpretable: Boolean(interpretable), generic: Boolean(generic), nouns };
+      const held = Boolean(this.data.cards[place]);
+      found[address] = { writes, interpretable: Boolean(interpretable), generic: Boolean(generic), nouns, held };
     }
     return found;
   }
@@ -96,7 +102,7 @@ const ANSWERS = {
   },
   card(packed, { neuron }) {
     const place = packed.place(neuron), card = packed.data.cards[place];
-    if (!card) throw new Error(`this page holds no card of ${neuron}`);
+    if (!card) throw new Error(packed.lacking(neuron));
     const sights = Object.fromEntries(Object.entries(card.sights).map(([kind, some]) =>
       [kind, some.map(([image, ...rest]) => [packed.picture(image), ...rest])]));
     const places = card.places.map(([method, image, ...rest]) => [method, packed.picture(image), ...rest]);
@@ -105,7 +111,7 @@ const ANSWERS = {
   },
   control(packed, { neuron }) {
     const found = packed.data.controls[packed.place(neuron)];
-    if (found === null || found === undefined) throw new Error(`this page holds no control of ${neuron}`);
+    if (found === null || found === undefined) throw new Error(packed.lacking(neuron));
     return { address: packed.address(found) };
   },
   similar(packed, { neuron }) {
@@ -129,7 +135,7 @@ const ANSWERS = {
     rows.sort((a, b) => b[3] - a[3] || order(a[0], b[0]));
     return { rows, about: packed.about(rows.map(([address]) => address)) };
   },
-  filter(packed, { layers, interpretable, generic, n }) {
+  filter(packed, { layers, method, least, interpretable, generic, order: by, n }) {
     const rows = [];
     for (const [address, card, i] of packed.cards()) {
       const [, isInterpretable, isGeneric, nouns] = packed.data.about[i];
@@ -138,12 +144,14 @@ const ANSWERS = {
       if (generic !== null && Boolean(isGeneric) !== generic) continue;
       const score = (method) => card.best?.[method] ?? highest(card.places, method);
       const best = Object.fromEntries(packed.data.facts.methods.map((method) => [method, score(method)]));
+      if (method && (best[method] === null || best[method] < (least ?? -Infinity))) continue;
       rows.push({
         address, interpretable: Boolean(isInterpretable), generic: Boolean(isGeneric), nouns,
         peak: card.sights.strongest[0]?.[1] ?? null, negative: card.negative, best,
       });
     }
-    rows.sort((a, b) => b.nouns - a.nouns || order(a.address, b.address));
+    const falls = { nouns: (one) => one.nouns, peak: (one) => one.peak }[by] ?? (method && !by && ((one) => one.best[method]));
+    rows.sort((a, b) => (falls ? falls(b) - falls(a) : 0) || order(a.address, b.address));
     return { rows: rows.slice(0, n) };
   },
 };

@@ -97,8 +97,10 @@ const SNIPPETS = {
     const options = [
       shown.layer !== null && `layers=[${shown.layer}]`,
       shown.by && `method=${literal(shown.by)}`,
+      (shown.least ?? null) !== null && `least_score=${shown.least}`,
       shown.interpretable !== null && `interpretable=${say(shown.interpretable)}`,
       shown.generic !== null && `generic=${say(shown.generic)}`,
+      shown.order && `order=${literal(shown.order)}`,
       `n=${shown.n}`,
     ].filter(Boolean);
     return [atlas(app), `print(atlas.neurons(${options.join(", ")}))`];

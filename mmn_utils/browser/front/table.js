@@ -9,7 +9,9 @@ const PAGE = 20;
 const MANY = 500; // neurons that a filter of all gives at most
 const WHICH = [["", "any"], ["yes", "yes"], ["no", "no"]];
 const TRUTH = { yes: true, no: false };
+const ORDERS = { address: "neuron", peak: "peak" }; // of all neurons, by the column
 const ALONE = "change of the noun's probability without this neuron";
+const PEAK = "highest activation at an image token of any picture";
 // Where the table is narrow.
 const SHORT = { attribution: "attrib.", contribution: "contrib.", activation: "activ.", "exact ablation": "exact" };
 
@@ -20,8 +22,8 @@ export class TablePart {
     this.exact = {};
     this.page = 0;
     this.scope = "noun";
-    this.filters = { layer: "", interpretable: "", generic: "" };
-    this.sort = { key: app.view.method, down: false };
+    this.filters = { layer: "", interpretable: "", generic: "", least: "" };
+    this.lead(app.view.method);
     const save = h("button", { type: "button", class: "tool", "data-tool": "csv", onclick: () => this.save() }, "CSV");
     this.ablate = h("button", {
       type: "button", class: "tool", "data-tool": "exact", hidden: true, onclick: () => this.measure(),
@@ -43,24 +45,42 @@ export class TablePart {
       else this.draw();
     };
     const scope = (value) => {
-      Object.assign(this, { scope: value, page: 0, sort: { key: this.app.view.method, down: value === "all" } });
+      Object.assign(this, { scope: value, page: 0 });
+      this.lead(this.app.view.method);
       this.app.asking.table();
     };
+    const least = h("input", {
+      type: "number", step: "any", size: 6, "data-filter": "least", title: "by the method that the table is sorted by",
+      onchange: (event) => set("least")(event.target.value),
+    });
     fill(
       this.filter,
       labelled("Of", select([["noun", "this noun"], ["all", "all neurons"]], "noun", scope, { "data-part": "scope" })),
       labelled("Layer", select(layers, "", set("layer"), { "data-filter": "layer" })),
       labelled("Interpretable", select(WHICH, "", set("interpretable"), { "data-filter": "interpretable" })),
       labelled("Generic", select(WHICH, "", set("generic"), { "data-filter": "generic" })),
+      labelled("Least score", least),
     );
+  }
+
+  // Sort by a column, scores without a rank from the highest; of all neurons it says which come.
+  lead(key, down = this.falling(key)) {
+    const { methods } = this.app.facts, method = methods.includes(key);
+    this.sort = { key, down };
+    if (method || ORDERS[key]) this.led = { by: method ? key : null, order: ORDERS[key] ?? null };
+  }
+
+  falling(key) {
+    return this.scope === "all" && (key === "peak" || this.app.facts.methods.includes(key));
   }
 
   // What a question for all neurons takes, and what the Python of it says.
   get asked() {
-    const { layer, interpretable, generic } = this.filters;
+    const { layer, interpretable, generic, least } = this.filters, { by, order } = this.led;
     return {
       layer: layer === "" ? null : Number(layer), interpretable: TRUTH[interpretable] ?? null,
-      generic: TRUTH[generic] ?? null, by: this.app.view.method, n: MANY,
+      generic: TRUTH[generic] ?? null, least: least === "" ? null : Number(least), order, n: MANY,
+      by: by ?? (least === "" ? null : this.app.view.method),
     };
   }
 
@@ -112,19 +132,20 @@ export class TablePart {
     const { facts } = this.app, all = this.scope === "all", live = facts.live && !all;
     const alone = ({ address }) => this.exact[address]?.probability;
     const score = (name) => [name, name, (one) => this.score(one[name]), (one) => place(one[name], all), "number"];
-    const flag = (name, short) => [name, short, (one) => (one[name] ? "yes" : "\u2013"), (one) => (one[name] ? 0 : 1), "flag", name];
+    const truth = (value) => (value ? "yes" : h("span", { class: "quiet" }, "no"));
+    const flag = (name, short) => [name, short, (one) => truth(one[name]), (one) => (one[name] ? 0 : 1), "flag", name];
     return [
       ["address", "Neuron", (one) => neuronButton(one.address, (to) => this.app.pick(to)), (one) => one.layer * facts.units + one.unit],
       ["writes", "Writes", (one) => writes(one), (one) => one.writes[0] ?? "", "tokens"],
       ...facts.methods.map(score),
       ...(live ? [["exact", "exact ablation", (one) => this.change(one), alone, "number", ALONE]] : []),
-      ...(all ? [["peak", "peak", (one) => number(one.peak), (one) => -one.peak, "number", "highest activation on a picture"]] : []),
+      ...(all ? [["peak", "peak", (one) => number(one.peak), (one) => one.peak, "number", PEAK]] : []),
       flag("interpretable", "int."), flag("generic", "gen."),
     ];
   }
 
   score(found) {
-    if (!found) return h("span", { class: "quiet" }, "\u2013");
+    if (!found) return h("span", { class: "quiet", title: `not among the first ${this.app.facts.k}` }, "\u2013");
     const rank = found.rank === undefined ? "" : `${found.rank + 1}`;
     return [h("span", {}, signed(found.score)), h("span", { class: "rank", title: "rank" }, rank)];
   }
@@ -137,9 +158,10 @@ export class TablePart {
 
   // What is shown: filtered and in order; those without a value come last, either way round.
   get shown() {
-    const { layer, interpretable, generic } = this.asked;
+    const { layer, interpretable, generic, least } = this.asked, { method } = this.app.view;
     const some = this.rows.filter((one) =>
       (layer === null || one.layer === layer) &&
+      (least === null || this.scope === "all" || one[method]?.score >= least) &&
       (interpretable === null || one.interpretable === interpretable) &&
       (generic === null || one.generic === generic));
     const value = (this.columns.find(([key]) => key === this.sort.key) ?? this.columns[0])[3];
@@ -164,6 +186,8 @@ export class TablePart {
         h("table", {}, h("caption", { class: "unseen" }, this.part.title.textContent), this.head(some),
           h("tbody", {}, some.map((one) => this.line(one, view))))),
       pager("neurons", rows.length, PAGE, this.page, turn),
+      this.scope === "all" && this.rows.length === MANY &&
+        h("p", { class: "quiet" }, `These are the first ${MANY}; the filters lead to others.`),
     );
   }
 
@@ -175,7 +199,7 @@ export class TablePart {
     });
     const name = ([key, text, , , kind, title]) => {
       const on = this.sort.key === key, order = this.sort.down ? "descending" : "ascending";
-      const click = () => this.order(key, on && !this.sort.down);
+      const click = () => this.order(key, on ? !this.sort.down : this.falling(key));
       const button = h("button", {
         type: "button", class: "sort", "data-sort": key, "data-key": `sort ${key}`, onclick: click,
         title: title ?? null, "aria-label": title && title !== key ? `${text}: ${title}` : title ?? text,
@@ -187,10 +211,12 @@ export class TablePart {
   }
 
   order(key, down) {
-    this.sort = { key, down };
+    const before = JSON.stringify(this.led);
+    this.lead(key, down);
     this.page = 0;
     if (this.app.facts.methods.includes(key) && key !== this.app.view.method) this.app.go({ method: key });
-    this.draw();
+    if (this.scope === "all" && JSON.stringify(this.led) !== before) this.app.asking.table();
+    else this.draw();
   }
 
   line(one, view) {
@@ -233,16 +259,18 @@ export class TablePart {
   }
 
   save() {
-    const { methods } = this.app.facts, live = this.app.facts.live;
-    const head = ["neuron", "layer", "unit", "writes", ...methods.flatMap((m) => [`${m}_score`, `${m}_rank`]),
-      ...(live ? ["exact_probability", "exact_logit"] : []), "interpretable", "generic", "nouns"];
+    const { methods } = this.app.facts, all = this.scope === "all", live = this.app.facts.live && !all;
+    const head = ["neuron", "layer", "unit", "writes",
+      ...methods.flatMap((m) => (all ? [`${m}_best`] : [`${m}_score`, `${m}_rank`])),
+      ...(live ? ["exact_probability", "exact_logit"] : []), ...(all ? ["peak", "negative"] : []),
+      "interpretable", "generic", "nouns"];
     const rows = this.shown.map((one) => [
       one.address, one.layer, one.unit, one.writes.join(" | "),
-      ...methods.flatMap((m) => [one[m]?.score, one[m]?.rank]),
+      ...methods.flatMap((m) => (all ? [one[m]?.score] : [one[m]?.score, one[m]?.rank])),
       ...(live ? [this.exact[one.address]?.probability, this.exact[one.address]?.logit] : []),
-      one.interpretable, one.generic, one.nouns,
+      ...(all ? [one.peak, one.negative] : []), one.interpretable, one.generic, one.nouns,
     ]);
-    const name = this.scope === "all" ? "neurons" : `${this.app.view.image}-${this.app.view.noun}`;
+    const name = all ? "neurons" : `${this.app.view.image}-${this.app.view.noun}`;
     download(`${name.replace(/[^\w.-]+/g, "_")}.csv`, csv([head, ...rows]));
   }
 }
@@ -252,7 +280,6 @@ function row(address, about) {
   return { address, layer, unit, writes: [], ...about };
 }
 
-// Ranks go up, scores without one go down.
 function place(found, all) {
-  return found ? (all ? -found.score : found.rank) : null;
+  return found ? (all ? found.score : found.rank) : null;
 }

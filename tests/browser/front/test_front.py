@@ -236,6 +236,44 @@ def test_all_neurons_are_listed_by_filters(shown, data):
     shown.part("table").locator('[data-sort="contribution"]').click()
     expected = [i for i in range(40, 80) if data["about"][i][2]]
     assert shown.rows("table") == [f"L1.u{i - 40}" for i in reversed(expected)][:20]
+    highest = shown.part("table").locator("th[aria-sort=descending]")
+    assert highest.inner_text().startswith("contribution")
+    least = shown.part("table").locator('[data-filter="least"]')
+    least.fill(str(expected[-3]))
+    least.press("Enter")
+    assert shown.rows("table") == [f"L1.u{i - 40}" for i in reversed(expected[-3:])]
+
+
+def test_all_neurons_begin_with_the_highest_score_or_peak(shown, data):
+    shown.part("scope").select_option("all")
+    table = shown.part("table")
+    table.locator('[data-sort="contribution"]').click()
+    assert shown.rows("table") == [data["neurons"][i] for i in range(119, 99, -1)]
+    table.locator('[data-sort="peak"]').click()
+    peak = [card["sights"]["strongest"][0][1] for card in data["cards"]]
+    highest = sorted(range(120), key=lambda i: -peak[i])
+    assert shown.rows("table") == [data["neurons"][i] for i in highest[:20]]
+
+
+def test_scores_below_the_least_are_left_out(shown, data):
+    least = shown.part("table").locator('[data-filter="least"]')
+    rows = data["tops"]["p0"]["horse"]["attribution"]
+    least.fill(str(rows[4][1]))
+    least.press("Enter")
+    assert shown.rows("table") == [data["neurons"][row[0]] for row in rows[:5]]
+
+
+def test_an_address_that_somebody_writes_is_not_overwritten(shown):
+    field = shown.part("address").locator("input")
+    field.fill("#L1.u")
+    shown.page.evaluate("location.hash = '#L2.u3@p1'")
+    shown.titled("picture", "Picture p1")
+    assert field.input_value() == "#L1.u"
+    field.press("Escape")
+    assert field.input_value().startswith("#L2.u3@p1")
+    field.fill("#L1.u7@p0")
+    shown.part("address").get_by_role("button", name="Go").click()
+    shown.titled("card", "Neuron L1.u7")
 
 
 def test_the_table_shown_is_saved_as_csv(shown, data):
@@ -405,6 +443,32 @@ def test_a_system_without_a_grid_says_so(windows, data, tmp_path):
     shown.part("overlay").click()
     assert not shown.part("patch").is_visible()
     assert shown.page.locator(".mmn .cell").count() == 0
+
+
+def test_a_neuron_that_is_only_named_is_no_link_and_says_who_knows_it(windows, data, tmp_path):
+    first = data["tops"]["p0"]["horse"]["attribution"][0][0]
+    near = (first + 7) % 120
+    less = {name: list(data[name]) for name in ("cards", "controls", "similar")}
+    for some in less.values():
+        some[near] = None
+    shown = open_at(windows, write_page(tmp_path / "less.html", data | less))
+    named = data["neurons"][near]
+    row = shown.part("similar").locator(f'[data-address="{named}"]')
+    assert row.get_by_role("button").count() == 0
+    assert "no card on this page" in shown.part("similar").inner_text()
+    row.click()
+    shown.titled("card", f"Neuron {data['neurons'][first]}")
+    shown.page.evaluate("address => (location.hash = `#${address}@p0`)", named)
+    shown.titled("card", f"Neuron {named}")
+    said = shown.part("card").inner_text()
+    assert f"{named} is not among the 119 of 120 neurons" in said
+    assert "make browser" in said
+    for name in ("control", "similar", "elsewhere"):
+        assert f"There is no card of {named}." in shown.part(name).inner_text()
+        assert data["neurons"][first] not in shown.part(name).inner_text()
+    assert not shown.part("overlay-control").is_visible()
+    shown.page.go_back()
+    shown.titled("card", f"Neuron {data['neurons'][first]}")
 
 
 # --- for everybody -----------------------------------------------------------------------
