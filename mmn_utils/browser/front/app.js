@@ -200,6 +200,7 @@ class Browser {
   load(different) {
     const { view } = this;
     this.search.follow(view);
+    if (different("method")) this.table.follow(view.method);
     this.picture.frames();
     if (different("image")) this.asking.picture();
     else if (different("noun")) this.asking.table();

@@ -70,6 +70,15 @@ export class TablePart {
     if (method || ORDERS[key]) this.led = { by: method ? key : null, order: ORDERS[key] ?? null };
   }
 
+  // The view's method is another one: by an address, say.
+  follow(method) {
+    if (this.sort.key === method) return;
+    this.lead(method);
+    this.page = 0;
+    if (this.scope === "all") this.app.asking.table();
+    else this.draw();
+  }
+
   falling(key) {
     return this.scope === "all" && (key === "peak" || this.app.facts.methods.includes(key));
   }

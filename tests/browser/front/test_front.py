@@ -229,6 +229,14 @@ def test_the_table_is_sorted_and_filtered(shown, data):
     assert shown.rows("table") == [n for n in some if flags[n][1] and not flags[n][2]][:20]
 
 
+def test_the_table_begins_with_the_method_of_the_address(windows, data, address):
+    shown = open_at(windows, address, "#@p0&method=contribution")
+    best = [data["neurons"][row[0]] for row in data["tops"]["p0"]["horse"]["contribution"]]
+    assert shown.rows("table") == best[:20]
+    shown.titled("card", f"Neuron {best[0]}")
+    shown.settled(f"#{best[0]}@p0&noun=horse&method=contribution")
+
+
 def test_all_neurons_are_listed_by_filters(shown, data):
     shown.part("scope").select_option("all")
     shown.part("table").locator('[data-filter="layer"]').select_option("1")
