@@ -90,7 +90,10 @@ export class Asking {
     });
     app.questions.into(app.control.part, async (current) => {
       const { address } = await app.questions.ask("control", { neuron });
-      const card = current() && (await app.questions.ask("card", { neuron: address }));
+      const card = current() && (await app.questions.ask("card", { neuron: address }).catch((error) => {
+        if (current()) app.control.clear(address);
+        throw error;
+      }));
       if (current()) app.control.show(card);
     });
     app.questions.into(app.similar.part, async (current) => {

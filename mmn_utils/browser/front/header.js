@@ -41,7 +41,7 @@ export class Header {
         `${k} by a method. ` + (live ? "Exact ablation is how the noun's probability changes without the neuron. " : "") +
         "Heat maps and the activations on a card are those at image tokens."),
       h("p", {}, "Interpretable are neurons with at least seven dictionary words among the ten tokens that they write; " +
-        `generic those that are among the first ${k} for ${percent(generic, 0)} of all nouns. ` +
+        `generic those that are among the first ${k} for at least ${percent(generic, 0)} of all nouns. ` +
         "A control is another unit of the same layer, drawn once for each neuron."),
       grid && h("p", {}, `Maps are scaled to the ${pixels} \u00d7 ${pixels} pixels that the system sees, and cut strictly above the ` +
         "quantile of the threshold." + (live ? "" : " This page keeps maps of the first neurons of each noun, in steps of their range.")));

@@ -9,6 +9,9 @@ export async function unpack(text) {
   return JSON.parse(await new Response(stream).text());
 }
 
+// An error that is none of anybody's: what was asked for has been left out of the page.
+const lack = (text) => Object.assign(new Error(text), { lacking: true });
+
 export class Packed {
   constructor(data) {
     this.data = data;
@@ -32,7 +35,7 @@ export class Packed {
   place(neuron) {
     const place = this.places.get(neuron);
     if (place !== undefined) return place;
-    throw new Error(this.lacking(neuron));
+    throw lack(this.lacking(neuron));
   }
 
   lacking(neuron) {
@@ -102,7 +105,7 @@ const ANSWERS = {
   },
   card(packed, { neuron }) {
     const place = packed.place(neuron), card = packed.data.cards[place];
-    if (!card) throw new Error(packed.lacking(neuron));
+    if (!card) throw lack(packed.lacking(neuron));
     const sights = Object.fromEntries(Object.entries(card.sights).map(([kind, some]) =>
       [kind, some.map(([image, ...rest]) => [packed.picture(image), ...rest])]));
     const places = card.places.map(([method, image, ...rest]) => [method, packed.picture(image), ...rest]);
@@ -111,12 +114,12 @@ const ANSWERS = {
   },
   control(packed, { neuron }) {
     const found = packed.data.controls[packed.place(neuron)];
-    if (found === null || found === undefined) throw new Error(packed.lacking(neuron));
+    if (found === null || found === undefined) throw lack(packed.lacking(neuron));
     return { address: packed.address(found) };
   },
   similar(packed, { neuron }) {
     const found = packed.data.similar[packed.place(neuron)];
-    if (!found) throw new Error(`this page holds no neighbours of ${neuron}`);
+    if (!found) throw lack(`This page names no neurons like ${neuron}, which is here as another one's control.`);
     const [vectors, pictures] = found.map((some) => some.map(([one, value]) => [packed.address(one), value]));
     const about = packed.about([...vectors, ...pictures].map(([address]) => address));
     return { exact: packed.data.exact ?? true, vectors, pictures, about };

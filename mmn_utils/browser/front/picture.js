@@ -112,7 +112,7 @@ export class PicturePart {
     fill(this.tiles);
     if (view.map === "several") this.spread(held, some.length, maps);
     else if (view.map === "mean") {
-      const text = held.length ? `Mean of ${plural(held.length, "neuron")}` : this.none(some);
+      const text = held.length ? `Mean of ${plural(held.length, "neuron")}` : this.none(some).replace("of it", "of them");
       this.stage.set(held.length ? meanOf(held.map((a) => maps[a])) : null, text, this.lack(some, held));
     } else {
       this.one(this.stage, view.neuron, maps, "");
@@ -124,7 +124,8 @@ export class PicturePart {
   }
 
   one(stage, address, maps, text) {
-    const said = [text, maps[address] ? "" : this.none([address])].filter(Boolean).join(". ");
+    const why = maps[address] ? "" : text ? this.less : this.none([address]);
+    const said = [text, why].filter(Boolean).join(". ");
     stage.set(maps[address] ?? null, address && neuronButton(address, (to) => this.app.pick(to)), said);
     stage.canvas.setAttribute("aria-label", `heat map of ${address}`);
   }
@@ -132,7 +133,11 @@ export class PicturePart {
   none(some) {
     if (!this.app.facts.grid) return "";
     if (!some.filter(Boolean).length) return "Choose neurons in the table.";
-    return this.app.facts.live ? "" : "This page keeps no map of it on this picture; \u201cmake browser\u201d draws every one";
+    return this.less && `${this.less} on this picture; \u201cmake browser\u201d draws every one`;
+  }
+
+  get less() {
+    return this.app.facts.live ? "" : "This page keeps no map of it";
   }
 
   lack(some, held) {

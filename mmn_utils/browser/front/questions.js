@@ -38,7 +38,7 @@ export class Questions {
       await work(current);
       if (current()) part.rest();
     } catch (error) {
-      if (current()) part.fail(error.message);
+      if (current()) error.lacking ? part.empty(error.message) : part.fail(error.message);
     }
   }
 }

@@ -31,7 +31,7 @@ export class SimilarPart {
       h("div", {}, h("h3", {}, near), table(near, "cosine", vectors, ([, cosine]) => signed(cosine))),
       h("div", {}, h("h3", {}, "Same strongest pictures"),
         table("Neurons with the same strongest pictures", "shared", pictures, ([, shared]) => number(shared)))),
-      some && h("p", { class: "quiet" }, "Those without a link have no card on this page."));
+      some && h("p", { class: "quiet" }, "Those without a link have no card on this page; \u201cmake browser\u201d has every one."));
   }
 
   mark(view) {
