@@ -119,7 +119,7 @@ const ANSWERS = {
   },
   similar(packed, { neuron }) {
     const found = packed.data.similar[packed.place(neuron)];
-    if (!found) throw lack(`This page names no neurons like ${neuron}, which is here as another one's control.`);
+    if (!found) throw lack(`This page does not say which neurons are like ${neuron}; \u201cmake browser\u201d does.`);
     const [vectors, pictures] = found.map((some) => some.map(([one, value]) => [packed.address(one), value]));
     const about = packed.about([...vectors, ...pictures].map(([address]) => address));
     return { exact: packed.data.exact ?? true, vectors, pictures, about };
