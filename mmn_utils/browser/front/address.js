@@ -30,8 +30,8 @@ export function readAddress(address) {
   const at = head.indexOf("@");
   const neuron = decoded(at < 0 ? head : head.slice(0, at), trouble);
   if (at >= 0) view.image = decoded(head.slice(at + 1), trouble) || null;
-  if (layerUnit(neuron)) view.neuron = neuron;
-  else if (neuron) trouble.push(`${JSON.stringify(neuron)} is no neuron; one reads L7.u15772`);
+  view.neuron = plainly(neuron);
+  if (neuron && !view.neuron) trouble.push(`${JSON.stringify(neuron)} is no neuron; one reads L7.u15772`);
   for (const piece of rest.filter(Boolean)) {
     const cut = piece.indexOf("=");
     const name = cut < 0 ? piece : piece.slice(0, cut), raw = cut < 0 ? "" : piece.slice(cut + 1);
@@ -39,6 +39,12 @@ export function readAddress(address) {
     else trouble.push(`${JSON.stringify(name)} is no part of an address`);
   }
   return [view, trouble];
+}
+
+// A neuron's address without leading zeros; null for what is none.
+function plainly(address) {
+  const found = layerUnit(address);
+  return found && `L${found[0]}.u${found[1]}`;
 }
 
 function decoded(text, trouble) {
@@ -60,7 +66,7 @@ const READERS = {
   },
   chosen(view, raw, trouble) {
     const all = raw.split(",").filter(Boolean).map((one) => decoded(one, trouble));
-    view.chosen = all.filter((one) => layerUnit(one));
+    view.chosen = all.map(plainly).filter(Boolean);
     for (const one of all) if (!layerUnit(one)) trouble.push(`${JSON.stringify(one)} is no neuron`);
   },
   map(view, raw, trouble) {

@@ -130,8 +130,8 @@ class Browser {
     if (live && !known) await this.others();
     if (!current()) return;
     this.followed = true;
-    this.go({ ...EMPTY, ...view }, { quiet: !trouble.length, replace: true });
-    this.header.complain([...trouble, ...this.trouble]);
+    const more = this.go({ ...EMPTY, ...view }, { quiet: !trouble.length, replace: true });
+    this.header.complain([...trouble, ...more]);
   }
 
   // There are other pictures; those that are drawn stay as they are.
@@ -145,18 +145,19 @@ class Browser {
   }
 
   // replace: no new step for the way back; quiet: outside knows already.
-  // keep: what was complained of stays.
+  // keep: what was complained of stays. Returns what there is not, in words.
   go(change, { replace = false, quiet = false, keep = false } = {}) {
     const before = this.view, view = { ...before, ...change };
-    this.trouble = this.check(view);
+    const trouble = this.check(view);
     this.view = view;
     if (change.neuron !== undefined) this.followed = change.neuron === null;
-    if (!keep) this.header.complain(this.trouble);
+    if (!keep) this.header.complain(trouble);
     const different = (...names) => names.some((name) => JSON.stringify(before[name]) !== JSON.stringify(view[name]));
     const settled = JSON.stringify(view) !== JSON.stringify({ ...before, ...change });
     if (!quiet || settled) this.source.tell(view, { replace });
     this.header.follow(writeAddress(view));
     this.load(different);
+    return trouble;
   }
 
   // Let go of what there is not; say so.

@@ -50,9 +50,13 @@ export class Asking {
       return app.table.clear("There is no noun to ask about in this caption.");
     }
     app.questions.into(app.table.part, async (current) => {
-      const found = await app.questions.ask("top", { image, noun, k: ROWS });
+      const found = await app.questions.ask("top", { image, noun, k: ROWS }).catch((error) => {
+        if (current()) app.table.clear(""); // another noun's neurons are no answer to this one
+        throw error;
+      });
       if (!current()) return;
       app.table.show(found);
+      app.caption.scored({ image, noun }, found);
       if (app.view.neuron === null) this.first();
     });
   }
@@ -148,7 +152,11 @@ export class Asking {
       return app.search.clear();
     }
     app.questions.into(app.search.part, async (current) => {
-      const found = await app.questions.ask("search", { ...search, norm: app.search.norm });
+      const asked = app.questions.ask("search", { ...search, norm: app.search.norm });
+      const found = await asked.catch((error) => {
+        if (current()) app.search.clear(); // what another word gave is no answer to this one
+        throw error;
+      });
       if (current()) app.search.show(found);
     });
   }

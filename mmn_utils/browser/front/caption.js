@@ -2,6 +2,7 @@
 import { fill, h, labelled } from "./dom.js";
 import { Part } from "./part.js";
 import { python } from "./python.js";
+import { token } from "./words.js";
 
 export class CaptionPart {
   constructor(app) {
@@ -53,7 +54,22 @@ export class CaptionPart {
     const typed = view.noun !== null && this.picture && !this.picture.nouns.includes(view.noun);
     this.other?.remove();
     this.other = typed && this.app.facts.live
-      ? h("p", { class: "quiet" }, "Shown for another noun: ", h("span", { class: "noun" }, view.noun)) : null;
+      ? h("p", { class: "quiet" }, "Shown for another noun: ", h("span", { class: "noun" }, view.noun), this.how(view)) : null;
     if (this.other) this.part.body.querySelector(".says").after(this.other);
+  }
+
+  // What of a typed word was scored: its first token may be none of it that anybody would know.
+  how({ image, noun }) {
+    if (this.found?.image !== image || this.found.noun !== noun) return null;
+    const { token: text, whole, behind } = this.found;
+    const where = behind ? `behind \u201c${behind}\u201d` : "at the caption\u2019s first step";
+    return whole ? `, asked for ${where}.`
+      : [", which is no token; its first one, \u201c", token(text), "\u201d, is asked for ", where, "."];
+  }
+
+  scored({ image, noun }, found) {
+    if (found.token === undefined) return;
+    this.found = { image, noun, ...found };
+    this.mark(this.app.view);
   }
 }

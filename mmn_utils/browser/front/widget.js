@@ -1,7 +1,9 @@
 // The same browser in JupyterLab, Notebook and Voila: Python answers, and its traits are followed.
 import { mount } from "./app.js";
 
-const PATIENCE = 20_000; // milliseconds before somebody is told that nobody answers
+const PATIENCE = 15_000; // milliseconds before somebody is told that nobody answers
+const GONE = "No answer: the browser needs a running kernel, and one that no other cell keeps busy. " +
+  "Run the notebook again, or open the run's browser.html.";
 let drawn = 0;
 
 // Questions by number; a model may be drawn several times, and each drawing hears its own answers.
@@ -18,27 +20,49 @@ class Kernel {
   ask(name, args) {
     const id = `${this.name}-${(this.asked += 1)}`, { buffer, ...rest } = args;
     return new Promise((resolve, reject) => {
-      // Without a kernel messages go nowhere, and nothing else would say so.
-      const late = name === "facts" && setTimeout(() => {
-        this.open.delete(id);
-        reject(new Error("No answer: the browser needs a running kernel. Run the notebook, or open the run's browser.html."));
-      }, PATIENCE);
-      this.open.set(id, { resolve, reject, late });
-      this.model.send({ id, ask: name, args: rest }, undefined, buffer ? [buffer] : undefined);
+      this.open.set(id, { name, resolve, reject });
+      this.wait(id);
+      this.send({ id, ask: name, args: rest }, buffer).catch(() => this.lose(id));
     });
   }
 
-  hear({ id, answer, error }) {
+  async send(message, buffer) {
+    await this.model.send(message, undefined, buffer ? [buffer] : undefined);
+  }
+
+  // Without a kernel messages go nowhere, and nothing else would say so. What takes long is no
+  // sign of that: then a question that is answered at once is asked, and if it is, all may wait.
+  wait(id) {
     const one = this.open.get(id);
     if (!one) return;
+    one.late = setTimeout(() => {
+      if (one.name === "facts") return this.lose(id);
+      this.asking ??= this.ask("facts", {}).finally(() => (this.asking = null));
+      this.asking.then(() => this.wait(id), () => this.lose(id));
+    }, PATIENCE);
+  }
+
+  lose(id) {
+    this.take(id)?.reject(new Error(GONE));
+  }
+
+  take(id) {
+    const one = this.open.get(id);
     this.open.delete(id);
-    clearTimeout(one.late);
+    clearTimeout(one?.late);
+    return one;
+  }
+
+  hear({ id, answer, error }) {
+    const one = this.take(id);
+    if (!one) return;
     if (error === undefined || error === null) one.resolve(answer);
     else one.reject(new Error(error));
   }
 
   close() {
     this.model.off("msg:custom", this.heard);
+    for (const { late } of this.open.values()) clearTimeout(late);
   }
 }
 
@@ -56,7 +80,11 @@ function sourceOfModel(model, kernel, closing) {
     tell(view) {
       told = JSON.stringify(view);
       model.set("view", { ...view });
-      model.save_changes();
+      try {
+        model.save_changes();
+      } catch {
+        // Without a kernel; the questions of this view say so.
+      }
     },
     view(callback) {
       follow("view", (view) => view && !same(view) && callback(view));

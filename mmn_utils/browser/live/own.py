@@ -51,8 +51,13 @@ class OwnPictures:
         and where no file is a picture.
         """
         folder = Path(path).expanduser()
-        if not str(path).strip() or not folder.is_dir():
-            raise ValueError(f"no folder at {str(path)!r}; give the path of a folder of pictures")
+        if not str(path).strip():
+            raise ValueError("no folder is named; give the path of a folder of pictures")
+        if not folder.is_dir():
+            where = "" if folder.is_absolute() else f" in {Path.cwd()}"
+            raise ValueError(
+                f"no folder at {str(path)!r}{where}; give the path of a folder of pictures"
+            )
         files = [f for f in sorted(folder.iterdir()) if f.is_file() and not f.name.startswith(".")]
         found, unreadable = [], {}
         for place, file in enumerate(files):
@@ -62,6 +67,8 @@ class OwnPictures:
                 found.append((file.name, file.resolve(), _small(image)))
             except (ValueError, OSError) as error:
                 unreadable[_text(file.name)] = _text(str(error))
+        if not files:
+            raise ValueError(f"{folder} holds no files; give the path of a folder of pictures")
         if not found:
             raise ValueError(f"none of the {len(files)} files in {folder} is a picture")
         return Folder(tuple(self._keep(found)), unreadable)

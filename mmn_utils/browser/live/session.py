@@ -186,19 +186,22 @@ class Session:
         return self.word(image, noun, k)
 
     def word(self, image: str, noun: str, k: int = SHOWN) -> Answer:
-        """Score neurons for any word; what ``top`` gives, and which words stand before it.
+        """Score neurons for any word; what ``top`` gives, and what was scored.
 
-        See ``System.target`` for the token and the step.
+        That is ``token``, ``whole`` where it is all of the word, and ``behind``, the words of
+        the caption before it; see ``System.target``.
         """
         key = (image, noun)
         if key not in self._words:
             target = self._target(image, noun)
             rows, behind = self.system.top(target), self.system.behind(target)
-            self._words[key] = {"rows": rows, "behind": behind}
+            token, whole = self.system.scored_token(target)
+            scored = {"token": token, "whole": whole, "behind": behind}
+            self._words[key] = {"rows": rows, **scored}
         known = self._words[key]
         rows = {name: some[:k] for name, some in known["rows"].items()}
         named = [row[0] for some in rows.values() for row in some]
-        return {"rows": rows, "about": self.views.about(named), "behind": known["behind"]}
+        return {**known, "rows": rows, "about": self.views.about(named)}
 
     def patch(self, image: str, noun: str | None, patch: int, k: int = SHOWN) -> Answer:
         """List the neurons that wrote of the noun at a patch, or without one were active there."""

@@ -128,6 +128,12 @@ class System:
         logits, _ = self.model.forward(prompt)
         return _finite(objective(logits, [target], "probability"), "probabilities").item()
 
+    @_alone
+    def scored_token(self, target: Target) -> tuple[str, bool]:
+        """Give a target's token as text, and whether it is all of the target's word."""
+        text = self.model.token_strings[target.token]
+        return text, text.strip().casefold() == target.noun.casefold()
+
     # --- its neurons --------------------------------------------------------------------
 
     def scored(self, target: Target) -> bool:

@@ -134,7 +134,8 @@ class Browser(ipywidgets.VBox):
                 self.panel.tell(sentence(error))
                 return
             self.front.pictures += 1
-            shown = f"{len(found.pictures)} pictures of {path}"
+            count = len(found.pictures)
+            shown = f"{count} {'picture' if count == 1 else 'pictures'} of {path}"
             self.panel.tell("; ".join([shown, *found.unreadable.values()]))
             self.go(image=found.pictures[0], noun=None, patch=None)
 

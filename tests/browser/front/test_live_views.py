@@ -350,3 +350,108 @@ def test_the_python_of_what_only_the_system_knows_asks_a_session(opened):
     compile(code, "table", "exec")
     asked_for = re.search(r'session\.ask\("top", (.*)\)', code)
     assert json.loads(asked_for[1]) == {"image": "p0", "noun": "cat", "k": 100}
+
+
+def test_what_an_address_has_that_there_is_not_is_told(opened):
+    shown = opened()
+    box = shown.part("address").locator("input")
+    told = shown.page.locator(".mmn .top [role=alert]")
+    for address, words in (
+        ("#L99.u1@p0", "there is no neuron L99.u1"),
+        ("#L1.u7@nowhere", 'there is no picture "nowhere"'),
+        ("#L1.u7@p0&method=none", 'the method "none"'),
+        ("#L1.u7@p0&chosen=L1.u1,L99.u2", "there is no neuron L99.u2"),
+    ):
+        box.fill(address)
+        box.press("Enter")
+        told.get_by_text(words).wait_for()
+        shown.page.wait_for_timeout(100)  # a first noun and a first neuron follow
+        assert words in told.inner_text()
+    box.fill("#L01.u007@p0")
+    box.press("Enter")
+    shown.titled("card", "Neuron L1.u7")
+    assert not told.is_visible()
+
+
+def test_results_of_another_word_do_not_stay(opened):
+    shown = opened()
+    shown.page.evaluate("""() => {
+      const answer = model.answer;
+      model.answer = async (name, args) => {
+        if (name === "search" && args.word === "xyzzy") throw new Error("no token reads 'xyzzy'");
+        if (name === "top" && args.noun === "cat") throw new Error("no token reads 'cat'");
+        return answer(name, args);
+      };
+    }""")
+    part = shown.part("search")
+    shown.part("query").fill("horse")
+    shown.part("query").press("Enter")
+    part.get_by_role("status").get_by_text("neuron").wait_for()
+    shown.part("query").fill("xyzzy")
+    shown.part("query").press("Enter")
+    assert "no token reads 'xyzzy'" in part.get_by_role("alert").inner_text()
+    assert part.locator("table, .body [role=status]").count() == 0
+    shown.part("address").locator("input").fill("#L1.u7@p0&noun=cat")
+    shown.part("address").locator("input").press("Enter")
+    shown.part("table").get_by_role("alert").get_by_text("no token reads 'cat'").wait_for()
+    assert shown.part("table").locator("tbody tr").count() == 0
+
+
+def test_it_says_which_token_of_a_typed_word_was_scored(opened):
+    shown = opened()
+    shown.page.evaluate("""() => {
+      const answer = model.answer;
+      model.answer = async (name, args) => {
+        const found = await answer(name, args);
+        const scored = { cat: [" cat", true, ""], catkin: ["<b>", false, "a <i>"] }[args.noun];
+        if (name !== "top" || !scored) return found;
+        return { ...found, token: scored[0], whole: scored[1], behind: scored[2] };
+      };
+    }""")
+    for word, said in (
+        ("cat", "Shown for another noun: cat, asked for at the caption’s first step."),
+        ("catkin", "catkin, which is no token; its first one, “<b>”, is asked for behind “a <i>”."),
+    ):
+        shown.part("word").fill(word)
+        shown.part("word").press("Enter")
+        shown.part("caption").get_by_text("asked for").wait_for()
+        shown.page.wait_for_function("word => model.traits.view.noun === word", arg=word)
+        shown.page.wait_for_timeout(100)
+        assert said in " ".join(shown.part("caption").inner_text().split())
+
+
+def test_a_kernel_that_has_gone_is_told_of_and_one_that_works_is_waited_for(opened):
+    shown = opened()
+    shown.page.clock.install()
+    shown.page.evaluate("model.slow = new Set(['picture'])")
+    shown.part("grid").locator('[data-image="p4"]').click()
+    for _ in range(3):
+        shown.page.clock.run_for(16_000)
+    assert shown.part("picture").get_attribute("aria-busy") == "true"  # facts are answered
+    shown.page.evaluate("model.held.forEach((reply) => reply())")
+    shown.titled("picture", "Picture p4")
+    shown.page.evaluate("model.slow = new Set(['picture', 'facts'])")
+    shown.part("grid").locator('[data-image="p5"]').click()
+    shown.page.clock.run_for(16_000)
+    shown.page.clock.run_for(16_000)
+    assert "needs a running kernel" in shown.part("picture").get_by_role("alert").inner_text()
+    shown.page.evaluate("""() => {
+      model.send = model.save_changes = () => { throw new Error("Cannot send"); };
+    }""")
+    shown.part("grid").locator('[data-image="p2"]').click()
+    assert "needs a running kernel" in shown.part("picture").get_by_role("alert").inner_text()
+
+
+def test_a_picture_of_the_shape_of_a_ribbon_stays_in_the_window(opened):
+    shown = opened()
+    shown.page.evaluate("""() => {
+      const answer = model.answer;
+      model.answer = async (name, args) => {
+        const found = await answer(name, args);
+        return name === "picture" ? { ...found, width: 100, height: 5000 } : found;
+      };
+    }""")
+    shown.part("grid").locator('[data-image="p4"]').click()
+    shown.titled("picture", "Picture p4")
+    box = shown.part("overlay").bounding_box()
+    assert 20 < box["width"] < box["height"] < 1300

@@ -233,7 +233,7 @@ def test_folders_without_pictures_are_named(session, tmp_path):
         session.folder(str(tmp_path))
     with pytest.raises(ValueError, match="'nowhere'"):
         session.folder("nowhere")
-    with pytest.raises(ValueError, match="''"):
+    with pytest.raises(ValueError, match="no folder is named"):
         session.folder("")
 
 
@@ -287,6 +287,9 @@ def test_a_typed_word_is_scored_and_known_afterwards(session):
     assert session.quick("word", args)
     assert session.quick("top", args)
     assert session.ask("top", args) == found
+    token, whole = found["token"], found["whole"]
+    assert "barn".startswith(token.strip())
+    assert whole == (token.strip() == "barn")
     assert {len(rows) for rows in found["rows"].values()} == {3}
 
 

@@ -349,7 +349,7 @@ def test_a_folder_is_shown_and_what_is_unreadable_named(browser, tmp_path):
     idle(browser)
     assert browser.front.pictures == 1
     assert browser.view["image"] == "own:a.png"
-    told = f"1 pictures of {tmp_path}; no <b>$x$.txt cannot be read as an image"
+    told = f"1 picture of {tmp_path}; no <b>$x$.txt cannot be read as an image"
     assert browser.panel.found.value.startswith(told)
     assert ask(browser, "picture", image="own:a.png")["answer"]["own"]
     browser.panel.path.value = "nowhere"
