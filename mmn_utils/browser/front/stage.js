@@ -4,6 +4,8 @@ import { fill, h } from "./dom.js";
 import { Heat } from "./heat.js";
 import { number, percent } from "./words.js";
 
+const TALLEST = 640; // pixels; a picture of the shape of a ribbon would fill several windows
+
 // Where a patch lies in the picture, as parts of its size.
 export function cell(patch, [rows, columns]) {
   const part = (place, count) => `${(100 * place) / count}%`;
@@ -28,7 +30,8 @@ export class Stage {
 
   show(picture) {
     this.image.src = picture.src;
-    this.frame.style.aspectRatio = `${picture.width} / ${picture.height}`;
+    const shape = picture.width / picture.height;
+    Object.assign(this.frame.style, { aspectRatio: shape, maxWidth: `${Math.max(24, TALLEST * shape)}px` });
     this.heat.fit(picture.width, picture.height);
   }
 
