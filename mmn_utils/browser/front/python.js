@@ -17,13 +17,14 @@ const OWN = "own:"; // pictures that the atlas does not know
 function opened({ facts, view }, imports) {
   const own = view.image.startsWith(OWN);
   return [
+    own && "from pathlib import Path\n",
     "import mmn_utils as mmn",
     !own && "from mmn_utils.browser.atlas.query import Atlas",
     ...imports,
     !own && "from mmn_utils.presets import ROOT",
     "",
     `system = mmn.load(${literal(facts.model ?? facts.system)})`,
-    own ? `file = ${literal(view.image.slice(OWN.length))}  # where the picture lies`
+    own ? `file = Path(${literal(view.image.slice(OWN.length))})  # where the picture lies`
       : `file = ROOT / Atlas.open(${literal(facts.run)}).image(${literal(view.image)}).file`,
   ].filter((line) => line !== false);
 }

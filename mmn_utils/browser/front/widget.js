@@ -113,11 +113,24 @@ function followTheme(root) {
   return () => watcher.disconnect();
 }
 
+// JupyterLab's letters must not fire from the controls around the views either: with the focus in
+// a list, one that chooses an entry would add or cut a cell. They are there once we are drawn.
+function quieten(el) {
+  let frame = 0;
+  const mark = () => {
+    const around = el.isConnected && el.parentElement?.closest(".widget-vbox");
+    if (around) around.setAttribute("data-lm-suppress-shortcuts", "true");
+    else frame = requestAnimationFrame(mark);
+  };
+  mark();
+  return () => cancelAnimationFrame(frame);
+}
+
 function render({ model, el }) {
   const root = document.createElement("div"), kernel = new Kernel(model), closing = [];
   el.append(root);
   const browser = mount(root, sourceOfModel(model, kernel, closing));
-  closing.push(followTheme(root), () => kernel.close(), browser.unmount);
+  closing.push(followTheme(root), quieten(el), () => kernel.close(), browser.unmount);
   return () => closing.forEach((act) => act());
 }
 

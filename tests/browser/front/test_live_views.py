@@ -455,3 +455,26 @@ def test_a_picture_of_the_shape_of_a_ribbon_stays_in_the_window(opened):
     shown.titled("picture", "Picture p4")
     box = shown.part("overlay").bounding_box()
     assert 20 < box["width"] < box["height"] < 1300
+
+
+def test_letters_in_the_frame_around_are_no_shortcuts_of_the_notebook(opened):
+    shown = opened()
+    shown.page.evaluate("""() => {
+      const frame = document.createElement("div"), el = document.createElement("div");
+      frame.className = "widget-vbox";
+      render({ model, el });
+      frame.append(el);
+      document.body.append(frame); // later than it is drawn, as notebooks do
+    }""")
+    shown.page.locator(".widget-vbox[data-lm-suppress-shortcuts=true]").wait_for()
+
+
+def test_the_python_of_a_picture_of_ones_own_takes_a_file(opened):
+    shown = opened()
+    file = {"name": "my.png", "mimeType": "image/png", "buffer": b"0123456789"}
+    shown.part("file").set_input_files(file)
+    shown.titled("picture", "Picture own:my.png")
+    shown.part("picture").locator('[data-tool="python"]').click()
+    code = shown.part("picture").locator("pre").inner_text()
+    assert 'file = Path("my.png")' in code
+    assert "from pathlib import Path" in code
