@@ -245,7 +245,7 @@ def test_all_neurons_are_listed_by_filters(shown, data):
     expected = [i for i in range(40, 80) if data["about"][i][2]]
     assert shown.rows("table") == [f"L1.u{i - 40}" for i in reversed(expected)][:20]
     highest = shown.part("table").locator("th[aria-sort=descending]")
-    assert highest.inner_text().startswith("contribution")
+    assert highest.inner_text().startswith("contrib")
     least = shown.part("table").locator('[data-filter="least"]')
     least.fill(str(expected[-3]))
     least.press("Enter")

@@ -394,7 +394,7 @@ def test_a_deep_link_opens_its_view(windows, written, packed):
 def test_the_table_sorts_by_each_method(windows, written):
     page = opened(windows, written[False].path)
     before = addresses(page)
-    page.locator("[data-part=table] th").get_by_text("contribution").click()
+    page.locator("[data-part=table] th button", has_text="contribution").click()
     page.wait_for_function(
         "(first) => document.querySelector('[data-part=table] [data-address]')"
         ".dataset.address !== first", arg=before[0],
