@@ -116,14 +116,18 @@ function followTheme(root) {
 // JupyterLab's letters must not fire from the controls around the views either: with the focus in
 // a list, one that chooses an entry would add or cut a cell. They are there once we are drawn.
 function quieten(el) {
-  let frame = 0;
+  let frame = 0, around = null;
+  const stop = (event) => {
+    if (!event.ctrlKey && !event.metaKey && !event.altKey) event.stopPropagation();
+  };
   const mark = () => {
-    const around = el.isConnected && el.parentElement?.closest(".widget-vbox");
-    if (around) around.setAttribute("data-lm-suppress-shortcuts", "true");
-    else frame = requestAnimationFrame(mark);
+    around = el.isConnected ? el.parentElement?.closest(".widget-vbox") : null;
+    if (!around) return void (frame = requestAnimationFrame(mark));
+    around.setAttribute("data-lm-suppress-shortcuts", "true");
+    around.addEventListener("keydown", stop);
   };
   mark();
-  return () => cancelAnimationFrame(frame);
+  return () => (cancelAnimationFrame(frame), around?.removeEventListener("keydown", stop));
 }
 
 function render({ model, el }) {
