@@ -12,6 +12,7 @@ from PIL import Image
 
 from mmn_utils.datasets.base import read_image
 
+LARGEST = 1024  # pixels of the longer side of a picture that is made for a page
 THUMB = 128  # pixels of the longer side
 KINDS = {"JPEG": "image/jpeg", "PNG": "image/png", "WEBP": "image/webp"}  # kept as they are
 _ROTATION = 0x0112  # the EXIF tag
@@ -34,6 +35,13 @@ def data_uri(path: Path, annotated: Size = None, side: int | None = None) -> str
 def thumbnail(path: Path, annotated: Size = None, side: int = THUMB) -> str:
     """Return a small copy of a picture as a JPEG data URI."""
     return jpeg_uri(read_image(path, annotated), side)
+
+
+def part_uri(
+    path: Path, annotated: Size, box: tuple[int, int, int, int], side: int = LARGEST
+) -> str:
+    """Return the part of a picture in a box (left, top, right, bottom) as a JPEG data URI."""
+    return jpeg_uri(read_image(path, annotated).crop(box), side)
 
 
 def jpeg_uri(image: Image.Image, side: int | None = None, quality: int = 85) -> str:

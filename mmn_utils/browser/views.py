@@ -21,7 +21,7 @@ from mmn_utils.browser.atlas.cards import Card, Picture, Sight
 from mmn_utils.browser.atlas.files import GENERIC
 from mmn_utils.browser.atlas.query import Atlas
 from mmn_utils.browser.atlas.words import ENDS, NORMS
-from mmn_utils.browser.pictures import data_uri, size_of, thumbnail
+from mmn_utils.browser.pictures import THUMB, data_uri, part_uri, size_of, thumbnail
 from mmn_utils.neurons.table import Neuron, check_neurons
 from mmn_utils.neurons.text import noun_places
 from mmn_utils.presets import ROOT
@@ -30,6 +30,7 @@ METHODS = ("attribution", "contribution", "activation")  # in the order in which
 KEPT = 8  # pictures that were read last
 SHOWN = 20  # rows of a table that are asked for when nobody says how many
 Answer = dict[str, Any]
+Box = tuple[int, int, int, int]  # left, top, right, bottom
 
 
 class Views:
@@ -37,7 +38,8 @@ class Views:
 
     ``url`` gives the address of a picture's file and ``thumb`` that of its small copy, each from
     its path and the (height, width) of its annotations, if any; without them the pictures go
-    into the answers.
+    into the answers. ``seen`` is the system's, where it does not see the whole of a picture:
+    then that part is shown, as heat maps lie over no more.
     """
 
     def __init__(
@@ -45,8 +47,9 @@ class Views:
         atlas: Atlas,
         url: Callable[[Path, tuple[int, int] | None], str] = data_uri,
         thumb: Callable[[Path, tuple[int, int] | None], str] = thumbnail,
+        seen: Callable[[tuple[int, int]], Box] = lambda size: (0, 0, *size),
     ) -> None:
-        self.atlas, self.url, self.thumb = atlas, url, thumb
+        self.atlas, self.url, self.thumb, self.seen = atlas, url, thumb, seen
         self._read: dict[str, Picture] = {}
 
     def ask(self, name: str, args: Mapping[str, Any]) -> Answer:
@@ -89,25 +92,36 @@ class Views:
 
     def thumbs(self, images: Sequence[str]) -> Answer:
         """Give the address of a small copy of each picture: {id: URL}."""
-        return {image: self.thumb(*self.file(image)) for image in images}
+        return {image: self._thumb(*self.file(image)) for image in images}
+
+    def _thumb(self, path: Path, annotated: tuple[int, int] | None) -> str:
+        size = size_of(path, annotated)
+        box = self.seen(size)
+        if box == (0, 0, *size):
+            return self.thumb(path, annotated)
+        return part_uri(path, annotated, box, THUMB)  # marks of patches lie over no more
 
     def picture(self, image: str) -> Answer:
-        """Show a picture with its caption, the caption's nouns and the annotated objects."""
+        """Show a picture with its caption, the caption's nouns and the annotated objects.
+
+        Of a picture that the system sees in part, that part.
+        """
         found = self._image(image)
         nouns, file = [noun.noun for noun in found.nouns], self.file(image)
-        width, height = size_of(*file)
+        size = size_of(*file)
+        box, whole = self.seen(size), (0, 0, *size)
         return {
             "id": image,
-            "src": self.url(*file),
-            "width": width,
-            "height": height,
+            "src": self.url(*file) if box == whole else part_uri(*file, box),
+            "width": box[2] - box[0],
+            "height": box[3] - box[1],
             "caption": found.caption,
             "pieces": pieces(found.caption, nouns),
             "nouns": nouns,
             "human": list(found.human),
             "masks": [
                 {"category": m.category, "crowd": m.crowd, "size": list(m.size), "runs": m.runs}
-                for m in found.masks
+                for m in (found.masks if box == whole else (one.part(box) for one in found.masks))
             ],
             "own": False,
         }

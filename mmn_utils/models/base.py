@@ -300,6 +300,13 @@ class VisionLanguageModel(ABC):
             )
         return self.image_tokens.grid
 
+    def seen(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        """Return the part of a picture of (width, height) that the encoder sees: all of it.
+
+        (left, top, right, bottom); an adapter that cuts the middle out says so.
+        """
+        return (0, 0, *size)
+
     def require_editable(self) -> None:
         """Raise ``ValueError`` where write vectors cannot be changed: quantised weights."""
         weight = self.act_module(0).weight

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from mmn_utils.models.architectures import Architecture
 from mmn_utils.models.base import ImageTokens, VisionLanguageModel
-from mmn_utils.models.pixels import to_pixels
+from mmn_utils.models.pixels import seen_box, to_pixels
 
 
 class JoinedModel(VisionLanguageModel):
@@ -47,6 +47,9 @@ class JoinedModel(VisionLanguageModel):
         return to_pixels(
             images, side, facts.mean, facts.std, fit=facts.fit, resample=facts.resample
         )
+
+    def seen(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        return seen_box(size, self.facts.fit)
 
     def beside(self, part: nn.Module) -> nn.Module:
         """Put a part where the language model is: in float32, frozen, in evaluation mode."""

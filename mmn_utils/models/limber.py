@@ -103,6 +103,9 @@ class Limber(JoinedModel):
         """Turn pictures of any mode into (B, 3, pixels, pixels) float32; see ``pixels``."""
         return to_pixels(images, self.image_tokens.pixels, self.facts.mean, self.facts.std)
 
+    def seen(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
+        return (0, 0, *size)
+
     @torch.no_grad()
     def image_features(self, images: Sequence[Image.Image]) -> Tensor:
         """Encode pictures: (B, patches, encoder width) float32."""

@@ -109,6 +109,18 @@ def to_square(
     return scaled.crop((left, top, left + side, top + side))
 
 
+def seen_box(size: tuple[int, int], fit: str = "square") -> tuple[int, int, int, int]:
+    """Return the part of a picture of (width, height) that ``to_square`` keeps.
+
+    (left, top, right, bottom), in the picture's own pixels.
+    """
+    if fit == "square":
+        return (0, 0, *size)
+    side = min(size)
+    left, top = ((length - side) // 2 for length in size)
+    return left, top, left + side, top + side
+
+
 def to_pixels(
     images: Sequence[Image.Image],
     side: int,

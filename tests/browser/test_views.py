@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import io
 import json
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from pycocotools import mask as coco_mask
 
 from mmn_utils.browser.atlas.files import write_atlas
 from mmn_utils.browser.atlas.query import Atlas
@@ -185,6 +188,23 @@ def test_a_picture_has_its_caption_nouns_masks_and_size(tiny, made):
     thumbs = tiny.thumbs(["0", "3"])
     assert list(thumbs) == ["0", "3"]
     assert all(url.startswith("data:image/jpeg;base64,") for url in thumbs.values())
+
+
+def test_of_a_picture_that_is_seen_in_part_that_part_is_shown(tiny, made):
+    views = Views(made.atlas, seen=lambda size: (1, 2, size[0] - 3, size[1] - 4))
+    for photograph in made.photographs:
+        whole, part = tiny.picture(photograph.id), plain(views.picture(photograph.id))
+        small = views.thumbs([photograph.id])[photograph.id].removeprefix("data:image/jpeg;base64,")
+        cut = photograph.open().crop((1, 2, whole["width"] - 3, whole["height"] - 4))
+        assert (part["width"], part["height"]) == cut.size
+        content = base64.b64decode(part["src"].removeprefix("data:image/jpeg;base64,"))
+        assert Image.open(io.BytesIO(content)).size == cut.size
+        assert Image.open(io.BytesIO(base64.b64decode(small))).size == cut.size  # as small already
+        for before, after in zip(whole["masks"], part["masks"], strict=True):
+            pixels, left = (
+                coco_mask.decode({"size": m["size"], "counts": m["runs"]}) for m in (before, after)
+            )
+            assert (left == pixels[2:-4, 1:-3]).all()
 
 
 def test_addresses_of_pictures_are_those_that_are_asked_for(made):

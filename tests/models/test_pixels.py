@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from transformers.models.beit.image_processing_pil_beit import BeitImageProcessorPil
 
-from mmn_utils.models.pixels import open_image, to_pixels, to_rgb
+from mmn_utils.models.pixels import open_image, seen_box, to_pixels, to_rgb, to_square
 from tests.tiny import tiny_images
 
 
@@ -119,3 +119,13 @@ def test_unreadable_files_are_named(tmp_path):
         with pytest.raises(ValueError, match=f"{name} cannot be read as a picture"):
             open_image(tmp_path / name)
     assert open_image(tmp_path / "whole.png").mode == "RGB"
+
+
+@pytest.mark.parametrize("size", [(40, 16), (16, 41), (16, 16), (17, 16)])
+@pytest.mark.parametrize("fit", ["square", "crop"])
+def test_the_part_that_is_seen_is_what_the_encoder_gets(size, fit):
+    image = tiny_images(1)[0].resize(size)
+    part = image.crop(seen_box(size, fit))
+    assert (part.size == size) == (fit == "square" or size == (16, 16))
+    square = to_square(image, 16, fit)
+    assert np.array_equal(np.asarray(part.resize((16, 16), Image.BILINEAR)), np.asarray(square))

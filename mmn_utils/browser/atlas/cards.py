@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import pandas as pd
+from pycocotools import mask as coco_mask
 
 from mmn_utils.datasets.base import decode_mask
 from mmn_utils.neurons.table import Neuron
@@ -106,6 +107,13 @@ class Mask:
     def pixels(self) -> np.ndarray:
         """Decode the mask: bool (height, width)."""
         return decode_mask({"size": list(self.size), "counts": self.runs}, self.size)
+
+    def part(self, box: tuple[int, int, int, int]) -> Mask:
+        """Return what lies in a box (left, top, right, bottom), of the box's size."""
+        left, top, right, bottom = box
+        pixels = np.asfortranarray(self.pixels()[top:bottom, left:right].astype(np.uint8))
+        runs = coco_mask.encode(pixels)["counts"].decode("ascii")
+        return replace(self, size=pixels.shape, runs=runs)
 
 
 @dataclass(frozen=True, eq=False)

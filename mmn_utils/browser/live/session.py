@@ -23,7 +23,7 @@ from mmn_utils.browser.live.outcome import Stack
 from mmn_utils.browser.live.own import OWN, Folder, OwnPictures
 from mmn_utils.browser.live.system import System
 from mmn_utils.browser.live.work import Job, watched
-from mmn_utils.browser.pictures import jpeg_uri
+from mmn_utils.browser.pictures import LARGEST, jpeg_uri
 from mmn_utils.browser.views import QUESTIONS, SHOWN, Answer, Views, pieces
 from mmn_utils.datasets import Photograph, load_dataset
 from mmn_utils.datasets.base import read_image
@@ -33,7 +33,6 @@ from mmn_utils.neurons.targets import Target
 from mmn_utils.presets import ROOT, Preset, resolve
 
 LIVE = ("maps", "patch", "own", "word", "exact", "undo", "remove")  # what the atlas cannot answer
-LARGEST = 1024  # pixels of the longer side of a person's own picture, as it is shown
 
 
 class Session:
@@ -56,7 +55,8 @@ class Session:
     ) -> None:
         if model is not None:
             atlas.check_model(model)
-        self.model, self.atlas, self.views = model, atlas, Views(atlas)
+        self.model, self.atlas = model, atlas
+        self.views = Views(atlas) if model is None else Views(atlas, seen=model.seen)
         self.missing = missing or (
             f"this needs {atlas.facts.model} itself, and only its atlas is open; open both with "
             f"Browser({atlas.facts.run!r})"
@@ -231,7 +231,8 @@ class Session:
     # --- inside -------------------------------------------------------------------------
 
     def _picture(self, image: str) -> Answer:
-        opened, system = self.open(image), self.system
+        system, whole = self.system, self.open(image)
+        opened = whole.crop(self.model.seen(whole.size))  # heat maps lie over no more
         caption, nouns = system.caption(image).text, [t.noun for t in system.targets(image)]
         return {
             "id": image,

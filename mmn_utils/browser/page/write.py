@@ -133,7 +133,7 @@ def write_page(
             )
     folder = Path(folder or figures_root() / run)
     url = partial(data_uri, side=SIDE) if standalone else partial(relative_url, folder)
-    views = Views(atlas, url)
+    views = Views(atlas, url) if model is None else Views(atlas, url, seen=model.seen)
     plans = plans_of(atlas, standalone)
     packer = Packer(views, maps_of(views, model, plans[0], progress))
     most = limit or (STANDALONE_LIMIT if standalone else LIMIT)

@@ -25,6 +25,7 @@ from mmn_utils.interventions.receipts import weights_hash
 from mmn_utils.interventions.scaling import Scaling, scale
 from mmn_utils.models.base import ImageTokens
 from mmn_utils.models.capture import capture
+from mmn_utils.models.pixels import seen_box
 from mmn_utils.neurons.attribution import attribution_layers_field
 from mmn_utils.neurons.captions import Caption, generate
 from mmn_utils.neurons.methods import by_methods
@@ -605,6 +606,14 @@ def test_texts_stay_as_they_are(session):
     assert session.picture(image)["id"] == f"own:{HOSTILE}"
     found = session.ask("word", {"image": image, "noun": "<b>&amp;</b>", "k": 1})
     assert found["rows"]
+
+
+def test_of_ones_own_picture_what_the_system_sees_is_shown(made, monkeypatch):
+    """Heat maps lie over that part, and no more."""
+    monkeypatch.setattr(made.model, "seen", lambda size: seen_box(size, "crop"), raising=True)
+    session = Session(made.model, made.atlas, made.photographs)
+    shown = session.own("wide.png", png(tiny_images(1, seed=8)[0].resize((90, 30))))
+    assert (shown["width"], shown["height"]) == (30, 30)
 
 
 @pytest.mark.weights
