@@ -140,6 +140,13 @@ def test_the_same_results_give_the_same_bytes(tmp_path, folder, capsys):
         assert mark not in first
 
 
+def test_a_bar_alone_leaves_nothing(tmp_path, folder, capsys):
+    """A first run shows it, and the next, which finds everything in the cache, does not."""
+    with bar("captions", 40, progress=True) as progress:
+        progress.update(40)
+    assert page(tmp_path, said(capsys.readouterr().out)) == page(tmp_path)
+
+
 def test_what_is_printed_is_shown_as_text(tmp_path, folder):
     html = page(tmp_path, said("a < b\n"), said("beware\n", "stderr"), shown(plain="<object>"))
     assert '<pre class="output stream stdout">a &lt; b</pre>' in html
