@@ -8,7 +8,6 @@ one's own, interventions) is answered elsewhere.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -23,7 +22,7 @@ from mmn_utils.browser.atlas.query import Atlas
 from mmn_utils.browser.atlas.words import ENDS, NORMS
 from mmn_utils.browser.pictures import THUMB, data_uri, part_uri, size_of, thumbnail
 from mmn_utils.neurons.table import Neuron, check_neurons
-from mmn_utils.neurons.text import noun_places
+from mmn_utils.neurons.text import noun_places, whole_word
 from mmn_utils.presets import ROOT
 
 METHODS = ("attribution", "contribution", "activation")  # in the order in which they are shown
@@ -95,11 +94,15 @@ class Views:
         return {image: self._thumb(*self.file(image)) for image in images}
 
     def _thumb(self, path: Path, annotated: tuple[int, int] | None) -> str:
-        size = size_of(path, annotated)
-        box = self.seen(size)
-        if box == (0, 0, *size):
+        part = self._part(size_of(path, annotated))
+        if part is None:
             return self.thumb(path, annotated)
-        return part_uri(path, annotated, box, THUMB)  # marks of patches lie over no more
+        return part_uri(path, annotated, part, THUMB)  # marks of patches lie over no more
+
+    def _part(self, size: tuple[int, int]) -> Box | None:
+        """Return the part of a picture that the system sees, None for all of it."""
+        box = self.seen(size)
+        return None if box == (0, 0, *size) else box
 
     def picture(self, image: str) -> Answer:
         """Show a picture with its caption, the caption's nouns and the annotated objects.
@@ -109,19 +112,21 @@ class Views:
         found = self._image(image)
         nouns, file = [noun.noun for noun in found.nouns], self.file(image)
         size = size_of(*file)
-        box, whole = self.seen(size), (0, 0, *size)
+        part = self._part(size)
+        left, top, right, bottom = part or (0, 0, *size)
+        masks = found.masks if part is None else [one.part(part) for one in found.masks]
         return {
             "id": image,
-            "src": self.url(*file) if box == whole else part_uri(*file, box),
-            "width": box[2] - box[0],
-            "height": box[3] - box[1],
+            "src": self.url(*file) if part is None else part_uri(*file, part),
+            "width": right - left,
+            "height": bottom - top,
             "caption": found.caption,
             "pieces": pieces(found.caption, nouns),
             "nouns": nouns,
             "human": list(found.human),
             "masks": [
                 {"category": m.category, "crowd": m.crowd, "size": list(m.size), "runs": m.runs}
-                for m in (found.masks if box == whole else (one.part(box) for one in found.masks))
+                for m in masks
             ],
             "own": False,
         }
@@ -315,8 +320,7 @@ def pieces(caption: str, nouns: Sequence[str]) -> list[list]:
         if word.casefold() in wanted:
             places.setdefault(word.casefold(), (start, start + len(word)))
     for key, noun in wanted.items():
-        alone = re.compile(rf"(?<!\w){re.escape(noun)}(?!\w)", re.IGNORECASE)
-        if key not in places and (match := alone.search(caption)):
+        if key not in places and (match := whole_word(noun).search(caption)):
             places[key] = match.span()
     found, done = [], 0
     for (start, end), key in sorted((place, key) for key, place in places.items()):

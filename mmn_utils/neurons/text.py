@@ -94,7 +94,7 @@ def word_in(caption: Caption, word: str, model: Any) -> Noun | None:
     With its own step and token, as of ``nouns``; None where the caption does not have it.
     """
     text, starts = _decode(caption, model.tokenizer)
-    found = _whole(word.strip()).search(text) if word.strip() else None
+    found = whole_word(word.strip()).search(text) if word.strip() else None
     if found is None:
         return None
     step = _step_at(found.start(), starts)
@@ -236,10 +236,11 @@ def is_interpretable(tokens: Sequence[str]) -> bool:
 
 def says(text: str, word: str) -> bool:
     """Say whether a text has a word, or several in a row, as a whole and in any case."""
-    return _whole(word).search(text) is not None
+    return whole_word(word).search(text) is not None
 
 
-def _whole(word: str) -> re.Pattern[str]:
+def whole_word(word: str) -> re.Pattern[str]:
+    """Return what finds a word, or several in a row, as a whole and in any case."""
     return re.compile(rf"(?<!\w){re.escape(word)}(?!\w)", re.IGNORECASE)
 
 

@@ -15,15 +15,13 @@ import ipywidgets
 import traitlets
 
 from mmn_utils.browser import front
-from mmn_utils.browser.live.stack import KINDS, Intervention, named
+from mmn_utils.browser.live.stack import FIELDS, KINDS, Intervention, named
 from mmn_utils.interventions.editing import METHODS
 from mmn_utils.interventions.scaling import LEAST, MOST
 from mmn_utils.neurons.table import Neuron
 
 _PLAIN = front.FOLDER / "plain.js"
 _NOTE = "Heat maps and scores are those of the untouched system; the stack changes the outcome."
-_FIELDS = {"ablate": (), "scale": ("factor",), "perturb": ("sigma", "seed"),
-           "edit": ("word", "method", "beta")}  # fmt: skip
 
 
 class Plain(anywidget.AnyWidget):
@@ -89,7 +87,7 @@ class Panel(ipywidgets.VBox):
     def asked(self) -> dict[str, Any]:
         """Return what the controls say: ``kind`` and its fields."""
         kind = self.kind.value
-        return {"kind": kind, **{name: self.fields[name].value for name in _FIELDS[kind]}}
+        return {"kind": kind, **{name: self.fields[name].value for name in FIELDS[kind]}}
 
     # --- what it shows ------------------------------------------------------------------
 
@@ -130,7 +128,7 @@ class Panel(ipywidgets.VBox):
     def _choose(self) -> None:
         """Show the fields of the chosen kind."""
         for name, field in self.fields.items():
-            field.layout.display = "" if name in _FIELDS[self.kind.value] else "none"
+            field.layout.display = "" if name in FIELDS[self.kind.value] else "none"
 
 
 def _fields() -> dict[str, ipywidgets.Widget]:

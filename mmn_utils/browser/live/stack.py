@@ -23,7 +23,11 @@ from mmn_utils.interventions.weights import WeightReceipt, adding, fingerprint
 from mmn_utils.neurons.table import Neuron, check_neurons
 from mmn_utils.neurons.targets import Target
 
-KINDS = ("ablate", "scale", "perturb", "edit")
+FIELDS = {
+    "ablate": (), "scale": ("factor",), "perturb": ("sigma", "seed"),
+    "edit": ("word", "method", "beta"),
+}  # fmt: skip
+KINDS = tuple(FIELDS)
 _NAMED = 4  # neurons that a text lists
 
 

@@ -13,7 +13,7 @@ from PIL import Image, ImageColor
 from mmn_utils.browser.address import View
 from mmn_utils.browser.live.own import OWN
 from mmn_utils.browser.live.session import Session
-from mmn_utils.browser.live.stack import Ready
+from mmn_utils.browser.live.stack import FIELDS, Ready
 from mmn_utils.browser.pictures import jpeg_uri
 from mmn_utils.exhibits.plots import COLOURS
 from mmn_utils.neurons.receptive_fields import upsample
@@ -83,11 +83,7 @@ def code(session: Session, view: View, stack: Sequence[Ready] = ()) -> str:
 
 def _intervention(one: Ready) -> str:
     asked = one.intervention
-    needed = {
-        "ablate": (), "scale": ("factor",), "perturb": ("sigma", "seed"),
-        "edit": ("word", "method", "beta"),
-    }  # fmt: skip
-    named = "".join(f", {name}={getattr(asked, name)!r}" for name in needed[asked.kind])
+    named = "".join(f", {name}={getattr(asked, name)!r}" for name in FIELDS[asked.kind])
     neurons = f"map(mmn.Neuron.parse, {list(map(str, asked.neurons))!r})"
     return f"Intervention({asked.kind!r}, {neurons}{named})"
 

@@ -17,6 +17,7 @@ import pandas as pd
 
 from mmn_utils.browser.page.maps import HeatMap
 from mmn_utils.browser.views import Views
+from mmn_utils.neurons.table import Neuron
 
 DIGITS = 3
 Maps = Mapping[str, Mapping[str, HeatMap]]
@@ -58,7 +59,7 @@ class Packer:
     def pack(self, plan: Plan) -> dict[str, Any]:
         """Return what a page of a plan holds; neurons without a card are only named by others."""
         tops = self._all[self._all["rank"] < plan.top]
-        shown = sorted(set(tops["address"]), key=_order)
+        shown = sorted(set(tops["address"]), key=Neuron.parse)
         carded = self._every() if plan.every else [*shown, *map(self.control, shown)]
         carded = list(dict.fromkeys(carded))
         self._gather(carded, shown)
@@ -94,7 +95,7 @@ class Packer:
 
     def _every(self) -> list[str]:
         layers, units = self.facts["layers"], self.facts["units"]
-        return [f"L{layer}.u{unit}" for layer in range(layers) for unit in range(units)]
+        return [str(Neuron(layer, unit)) for layer in range(layers) for unit in range(units)]
 
     def _gather(self, neurons: Sequence[str], shown: Sequence[str]) -> None:
         """Fetch the cards and neighbours that are not here yet."""
@@ -179,7 +180,7 @@ def mapped(views: Views, tops: pd.DataFrame, plan: Plan) -> dict[str, list[str]]
             some.add(row.address)
         if row.rank < plan.beside:
             some.add(views.control(row.address)["address"])
-    return {image: sorted(some, key=_order) for image, some in wanted.items()}
+    return {image: sorted(some, key=Neuron.parse) for image, some in wanted.items()}
 
 
 def _first_of_each_noun(places: Sequence[list], most: int) -> list[list]:
@@ -199,11 +200,6 @@ def _picture(answer: dict[str, Any]) -> dict[str, Any]:
 
 def _pairs(rows: Iterable[Sequence], digits: int = DIGITS) -> list[list]:
     return [[text, short(value, digits)] for text, value in rows]
-
-
-def _order(address: str) -> tuple[int, int]:
-    layer, unit = address[1:].split(".u")
-    return int(layer), int(unit)
 
 
 def short(value: float, digits: int = DIGITS) -> float | int:

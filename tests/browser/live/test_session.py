@@ -32,8 +32,9 @@ from mmn_utils.neurons.methods import by_methods
 from mmn_utils.neurons.receptive_fields import activation_maps
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.neurons.targets import Target, caption_targets, objective, teacher_forced
-from tests.browser.live.hooks import hooks
 from tests.tiny import tiny_images
+
+pytestmark = pytest.mark.usefixtures("untouched")
 
 NEURONS = (Neuron(0, 5), Neuron(1, 77), Neuron(2, 3))
 ADDRESSES = [str(neuron) for neuron in NEURONS]
@@ -43,16 +44,6 @@ HOSTILE = "<img src=x onerror=alert(1)> $x$ &amp; `y` [own].png"
 @pytest.fixture
 def session(made):
     return Session(made.model, made.atlas, made.photographs)
-
-
-@pytest.fixture(autouse=True)
-def untouched(made):
-    """Whatever a test does, the system is afterwards bit for bit what it was."""
-    before, revision = weights_hash(made.model), made.model.revision
-    yield
-    assert weights_hash(made.model) == before
-    assert made.model.revision == revision
-    assert hooks(made.model) == 0
 
 
 def png(image) -> bytes:
