@@ -8,9 +8,10 @@ from pathlib import Path
 from mmn_utils.datasets.base import Instance, Photograph
 from mmn_utils.datasets.coco import CocoDataset, open_coco, open_scenes
 from mmn_utils.datasets.imagenet import ClassFolders
+from mmn_utils.datasets.words import Words
 from mmn_utils.presets import data_path
 
-__all__ = ["ClassFolders", "CocoDataset", "Instance", "Photograph", "load_dataset"]
+__all__ = ["ClassFolders", "CocoDataset", "Instance", "Photograph", "Words", "load_dataset"]
 
 # Name: its split. The miniature's scenes are in COCO's format, too.
 MINIATURE = {"miniature": "val", "miniature/looks": "looks"}

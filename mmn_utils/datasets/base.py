@@ -44,7 +44,7 @@ class Instance:
 class Photograph:
     """A photograph with what is known about it.
 
-    ``id`` is unique in its data set; ``captions`` are the human ones; ``label`` the
+    ``id`` is unique in its data set; ``captions`` are those that come with it; ``label`` the
     class where the data set has one; ``size`` the annotated (height, width), if any.
     """
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from pycocotools.coco import COCO
 
 from mmn_utils.datasets.base import Instance, Photograph, draw
+from mmn_utils.datasets.words import words_from
 
 COCO_IMAGES = "http://images.cocodataset.org/zips/{split}.zip"
 COCO_ANNOTATIONS = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
@@ -21,7 +22,8 @@ class CocoDataset:
 
     Read through pycocotools. Ordered by COCO's image number; the ids are those numbers
     as strings ("139"). Masks are decoded when asked for. A photograph without objects
-    or without captions stays, with none.
+    or without captions stays, with none. ``words`` are its nouns, which its ``info`` may
+    give under ``words`` (``datasets.words``).
     """
 
     def __init__(
@@ -42,11 +44,13 @@ class CocoDataset:
             raise FileNotFoundError(f"no folder of images at {self.images_folder} ({name})")
         self._instances = _read(Path(instances_json), ("images", "annotations", "categories"))
         self._captions = _read(Path(captions_json), ("images", "annotations"))
+        card = self._instances.dataset.get("info") or {}
+        self.words = words_from(card.get("words"), instances_json)
         self.ids: tuple[str, ...] = tuple(str(i) for i in sorted(self._instances.getImgIds()))
         self._index = {image_id: i for i, image_id in enumerate(self.ids)}
 
     def __repr__(self) -> str:
-        return f"CocoDataset({self.name!r}, {len(self)} photographs)"
+        return f"CocoDataset({self.name!r}, {len(self)} {self.words.pictures})"
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -105,7 +109,8 @@ class CocoDataset:
 
         ValueError where the set is smaller than ``n``.
         """
-        return [self.by_id(i) for i in draw(self.ids, n, seed, f"photographs in {self.name}")]
+        what = f"{self.words.pictures} in {self.name}"
+        return [self.by_id(i) for i in draw(self.ids, n, seed, what)]
 
     def _category_number(self, category: str) -> int:
         for number, record in self._instances.cats.items():

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from pathlib import Path
 
 from mmn_utils.datasets.base import Photograph, draw
+from mmn_utils.datasets.words import words_from
 
 SPLITS = ("train", "val")
 SUFFIXES = {".jpg", ".jpeg", ".png"}
+WORDS = "words.json"
 
 
 class ClassFolders:
@@ -16,7 +19,8 @@ class ClassFolders:
 
     ``classes`` are the folders' names, sorted, the same in both splits: synsets
     ("n02084071") in ImageNet, words in the miniature. ``names`` gives them readable
-    names; both are accepted wherever a class is asked for.
+    names; both are accepted wherever a class is asked for. ``words`` are the set's nouns, which
+    <root>/words.json may give (``datasets.words``).
     """
 
     def __init__(
@@ -36,6 +40,9 @@ class ClassFolders:
             raise ValueError(f"classes in only one of {SPLITS} below {root}: {differ[:5]}")
         self.classes: tuple[str, ...] = found["train"]
         self.names: dict[str, str] = _names(names, self.classes)
+        card = self.root / WORDS
+        told = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else None
+        self.words = words_from(told, card)
 
     def __repr__(self) -> str:
         return f"ClassFolders({str(self.root)!r}, {len(self.classes)} classes)"
