@@ -1,32 +1,22 @@
 """Measured numbers with their intervals, ready for prose, tables and claims.
 
-The cases are images: every interval is over them, by a percentile bootstrap or by leaving
-each out, so what is computed inside an image (its patches, its units) never counts as more
-than one case.
+The cases are images: every 95 % interval is over them, so what is computed inside an image
+(its patches, its units) never counts as more than one case. ``intervals`` and ``distance``
+say how each is made.
 """
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from statistics import NormalDist
-from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
 from numpy.typing import ArrayLike
 
+from mmn_utils.measures import distance, intervals
+
 RESAMPLES = 1000
-LEVEL = 0.95
-RESAMPLES_AT_ONCE = 1 << 22  # bootstrap indices held in memory together
-
-
-class Interval(NamedTuple):
-    """A confidence interval; unpacks to (low, high)."""
-
-    low: float
-    high: float
 
 
 @dataclass(frozen=True)
@@ -40,7 +30,7 @@ class Estimate:
 
     @property
     def ci(self) -> tuple[float, float]:
-        """The interval, as ``Run.claim`` wants it."""
+        """The interval."""
         return self.low, self.high
 
     def covers(self, number: float) -> bool:
@@ -58,21 +48,108 @@ class Estimate:
 
 
 def mean_of(values: ArrayLike, seed: int = 0) -> Estimate:
-    """Return the mean of one value per image."""
-    values = np.asarray(values, dtype=float)
-    interval = bootstrap_interval(values, RESAMPLES, LEVEL, seed)
-    return Estimate(float(values.mean()), *interval, len(values))
+    """Return the mean of one value per image: Student's t, corrected for skewness.
+
+    A single image has no interval: its bounds are NaN. Where all values are equal the width is
+    0; for shares, which may well be equal by chance, take ``share_of``. ``seed`` is there as in
+    all estimates and changes nothing, since nothing is drawn. ValueError for no values or NaN.
+    """
+    values = _finite(values, "values")
+    return _estimate(values.mean(), intervals.of_means(values), len(values))
+
+
+def share_of(values: ArrayLike, seed: int = 0) -> Estimate:
+    """Return the mean of a share per image, or of yes and no: Wilson's interval.
+
+    In [0, 1] and never of width 0, for one image neither. See ``intervals.of_shares`` for
+    images that are shares of several things. ValueError for no values, NaN, and values
+    outside [0, 1]; ``seed`` changes nothing.
+    """
+    values = _finite(values, "values")
+    outside = (values < 0) | (values > 1)
+    if outside.any():
+        where = int(outside.argmax())
+        raise ValueError(f"values[{where}] is {values[where]}, no share: take mean_of")
+    return _estimate(values.mean(), intervals.of_shares(values), len(values))
 
 
 def difference_of(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Estimate:
     """Return the mean of ``first - second``, image by image: both in the same order.
 
-    ValueError where lengths differ.
+    The interval of ``mean_of``, but where pairs are yes and no or often alike; see
+    ``intervals.of_differences``. Between values in [0, 1] never of width 0. NaN bounds for a
+    single pair, unless it is of yes and no. ValueError where lengths differ; ``seed`` changes
+    nothing.
     """
-    first, second = _finite(first, "first"), _finite(second, "second")
-    if len(first) != len(second):
-        raise ValueError(f"{len(first)} and {len(second)} values are no pairs: align them first")
-    return mean_of(first - second, seed)
+    first, second = _pairs(first, second)
+    found = intervals.of_differences(first, second)
+    return _estimate((first - second).mean(), found, len(first))
+
+
+def ratio_of(first: ArrayLike, second: ArrayLike, seed: int = 0) -> Estimate:
+    """Return the ratio of the mean of ``first`` to that of ``second`` over the same images.
+
+    Fieller's interval. All NaN where the mean of ``second`` cannot be told from 0, so for a
+    single image: what is divided by chance is no number to be read out. ValueError where
+    lengths differ; ``seed`` changes nothing.
+    """
+    first, second = _pairs(first, second)
+    found = intervals.of_ratios(first, second)
+    value = first.mean() / second.mean() if np.isfinite(found.low) else np.nan
+    return _estimate(value, found, len(first))
+
+
+def share_of_gap(
+    floor: ArrayLike, values: ArrayLike, ceiling: ArrayLike, seed: int = 0
+) -> Estimate:
+    """Return how far the values have come on the way from the floor's mean to the ceiling's.
+
+    0 at the floor, 1 at the ceiling: comparable between metrics of different scale. NaN
+    where the ceiling does not lie above the floor, within the images' chance: then there
+    is no way to go. The interval is ``ratio_of``'s.
+    """
+    floor, values = _pairs(floor, values)
+    floor, ceiling = _pairs(floor, ceiling)
+    found = ratio_of(values - floor, ceiling - floor, seed)
+    if not ceiling.mean() > floor.mean():
+        return Estimate(np.nan, np.nan, np.nan, found.n)
+    return found
+
+
+def falls_of(table: ArrayLike, seed: int = 0) -> Estimate:
+    """Return the share of steps at which the mean falls, from each column to the next.
+
+    ``table``: images by columns. The columns are what they are, the images a sample. So the
+    interval goes from the share of steps that surely fall to that of steps that do not surely
+    rise or stay, by Student's t for all steps together (Bonferroni), and half a step further
+    on either side, as finely as a count of steps can tell. ``n`` counts images. ValueError
+    for fewer than two columns, no images or NaN; ``seed`` changes nothing.
+    """
+    table = np.asarray(table, dtype=float)
+    if table.ndim != 2 or table.shape[1] < 2 or not len(table) or not np.isfinite(table).all():
+        raise ValueError(f"a table of shape {table.shape} has no steps, or holds NaN")
+    n, steps = len(table), table.shape[1] - 1
+    change = np.diff(table, axis=1)
+    mean = change.mean(0)
+    reach = np.full(steps, np.inf)
+    if n > 1:
+        reach = intervals.student(n, steps) * change.std(0, ddof=1) / np.sqrt(n)
+    low = ((mean + reach < 0).sum() - 0.5) / steps
+    high = (steps - (mean - reach >= 0).sum() + 0.5) / steps
+    return Estimate(float((mean < 0).mean()), max(float(low), 0.0), min(float(high), 1.0), n)
+
+
+def ks_of(first: ArrayLike, second: ArrayLike, seed: int = 0) -> tuple[Estimate, float]:
+    """Return Kolmogorov and Smirnov's D of two samples over the same images, and its p.
+
+    p is the test, the interval tells how large D is. It is of those D that make the observed
+    one usual (``distance.interval_of``), and holds 0 where the samples may be of one
+    distribution. ValueError where lengths differ; ``seed`` changes nothing, what is simulated
+    is the same for all.
+    """
+    first, second = _pairs(first, second)
+    d, p = distance.kolmogorov_smirnov(first, second)
+    return Estimate(d, *distance.interval_of(d, first, second), len(first)), p
 
 
 def bootstrap(
@@ -80,22 +157,33 @@ def bootstrap(
 ) -> Estimate:
     """Return any statistic of columns whose first axis are the images, resampled together.
 
-    ``statistic`` gets the columns and returns one number, NaN where it has none; the
-    interval is over the resamples that have one. ValueError for columns of unequal or
-    no length, and where fewer than half of the resamples have a number.
+    For what has no estimate of its own here. ``statistic`` gets the columns and returns one
+    number, NaN where it has none; the interval (BCa) is over the resamples that have one.
+    NaN bounds for a single image. ValueError for columns of unequal or no length, and where
+    fewer than half of the resamples have a number.
     """
     arrays, n = _aligned(columns)
     rng = np.random.default_rng(seed)
     rows = rng.integers(0, n, size=(resamples, n))
-    drawn = np.array([statistic(*(array[row] for array in arrays)) for row in rows], dtype=float)
+    drawn = _of_rows(statistic, arrays, rows)
     drawn = drawn[np.isfinite(drawn)]
     if len(drawn) < resamples / 2:
         raise ValueError(
             f"the statistic is a number in only {len(drawn)} of {resamples} resamples; "
             "take more images, or a statistic without a vanishing denominator"
         )
-    low, high = np.quantile(drawn, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
-    return Estimate(float(statistic(*arrays)), float(low), float(high), n)
+    value = float(statistic(*arrays))
+    if n < 2:
+        return Estimate(value, np.nan, np.nan, n)
+    left = _of_rows(statistic, arrays, ~np.eye(n, dtype=bool))
+    return Estimate(value, *intervals.bca(value, drawn, left), n)
+
+
+def _of_rows(
+    statistic: Callable[..., float], arrays: Sequence[np.ndarray], rows: np.ndarray
+) -> np.ndarray:
+    """Compute a statistic of the images of each row, given by number or as a mask."""
+    return np.array([statistic(*(array[row] for array in arrays)) for row in rows], dtype=float)
 
 
 def jackknife(statistic: Callable[..., float], *columns: ArrayLike) -> Estimate:
@@ -109,15 +197,14 @@ def jackknife(statistic: Callable[..., float], *columns: ArrayLike) -> Estimate:
     arrays, n = _aligned(columns)
     if n < 2:
         raise ValueError("one image alone has no spread: give at least two")
-    kept = ~np.eye(n, dtype=bool)
-    left = np.array([statistic(*(array[rows] for array in arrays)) for rows in kept], dtype=float)
+    left = _of_rows(statistic, arrays, ~np.eye(n, dtype=bool))
     if not np.isfinite(left).all():
         raise ValueError(
             f"the statistic is no number without image {int(np.isfinite(left).argmin())}; "
             "take more images, or a statistic without a vanishing denominator"
         )
     value, spread = float(statistic(*arrays)), float(left.std() * np.sqrt(n - 1))
-    reach = NormalDist().inv_cdf((1 + LEVEL) / 2) * spread
+    reach = intervals.Z * spread
     return Estimate(value, value - reach, value + reach, n)
 
 
@@ -130,94 +217,17 @@ def _aligned(columns: Sequence[ArrayLike]) -> tuple[list[np.ndarray], int]:
     return arrays, lengths.pop()
 
 
-def bootstrap_interval(
-    values: Sequence[float] | np.ndarray,
-    n: int = 1000,
-    level: float = 0.95,
-    seed: int = 0,
-    statistic: Callable[..., np.ndarray] = np.mean,
-) -> Interval:
-    """Return the percentile bootstrap interval of a statistic of the values.
-
-    ``n`` resamples with replacement; ``statistic`` takes ``axis=`` as numpy's do (mean,
-    median). The same seed gives the same interval. A single value gives an interval of
-    width 0. ValueError for no values, NaN, or a level outside (0, 1).
-    """
-    values = _finite(values, "values")
-    if n < 1 or not 0 < level < 1:
-        raise ValueError(f"n={n}, level={level}: n must be positive, level between 0 and 1")
-    rng = np.random.default_rng(seed)
-    at_once = max(1, RESAMPLES_AT_ONCE // len(values))
-    parts = []
-    for start in range(0, n, at_once):
-        rows = min(at_once, n - start)
-        drawn = rng.integers(0, len(values), size=(rows, len(values)))
-        parts.append(statistic(values[drawn], axis=1))
-    tail = (1 - level) / 2
-    low, high = np.quantile(np.concatenate(parts), [tail, 1 - tail])
-    return Interval(float(low), float(high))
-
-
-def ks_of(first: ArrayLike, second: ArrayLike, seed: int = 0) -> tuple[Estimate, float]:
-    """Return Kolmogorov and Smirnov's D of two samples over the same images, and its p.
-
-    A resampled D can only gain from chance, so the interval leans upwards; p is the
-    test, the interval tells how large D is.
-    """
-    statistic, pvalue = kolmogorov_smirnov(first, second)
-    interval = bootstrap(_largest_gap, np.asarray(first), np.asarray(second), seed=seed)
-    return Estimate(statistic, *interval.ci, interval.n), pvalue
-
-
-def kolmogorov_smirnov(
-    a: Sequence[float] | np.ndarray, b: Sequence[float] | np.ndarray
-) -> tuple[float, float]:
-    """Test whether two samples come from one distribution: D and p (two-sided, scipy's).
-
-    Paper A, section 2.1, for decoded prompts against random ones. The p-value is exact
-    where scipy can compute it, else asymptotic. ValueError for an empty sample or NaN.
-    """
-    from scipy import stats  # here, since it costs most notebooks half a second for nothing
-
-    a, b = _finite(a, "a"), _finite(b, "b")
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "ks_2samp: Exact calculation unsuccessful")
-        result = stats.ks_2samp(a, b)
-    return float(result.statistic), float(result.pvalue)
-
-
-def _largest_gap(first: np.ndarray, second: np.ndarray) -> float:
-    """Return the largest distance between two empirical distribution functions."""
-    first, second = np.sort(first), np.sort(second)
-    both = np.concatenate([first, second])
-    shares = [np.searchsorted(part, both, side="right") / len(part) for part in (first, second)]
-    return float(np.abs(shares[0] - shares[1]).max())
-
-
-def share_of_gap(
-    floor: ArrayLike, values: ArrayLike, ceiling: ArrayLike, seed: int = 0
-) -> Estimate:
-    """Return how far the values have come on the way from the floor's mean to the ceiling's.
-
-    0 at the floor, 1 at the ceiling: comparable between metrics of different scale. NaN
-    where the ceiling does not lie above the floor, within the images' chance: then there
-    is no way to go.
-    """
-
-    def share(low: np.ndarray, value: np.ndarray, high: np.ndarray) -> float:
-        return (value.mean() - low.mean()) / (high.mean() - low.mean())
-
-    if not difference_of(ceiling, floor, seed).low > 0:
-        return Estimate(np.nan, np.nan, np.nan, len(np.asarray(values)))
-    return bootstrap(share, floor, values, ceiling, seed=seed)
-
-
 # --- many at once ----------------------------------------------------------------------
 
 
 def means_of(columns: Mapping[Hashable, ArrayLike], seed: int = 0) -> dict[Hashable, Estimate]:
     """Return ``mean_of`` each column of a table, or each entry of a mapping, by its name."""
     return {name: mean_of(values, seed) for name, values in columns.items()}
+
+
+def shares_of(columns: Mapping[Hashable, ArrayLike], seed: int = 0) -> dict[Hashable, Estimate]:
+    """Return ``share_of`` each column of a table, or each entry of a mapping, by its name."""
+    return {name: share_of(values, seed) for name, values in columns.items()}
 
 
 def frame_of(
@@ -232,6 +242,19 @@ def frame_of(
     if any(len(row) != len(columns) for row in rows):
         raise ValueError(f"names = {list(names)} do not fit the keys {list(found)[:3]} ...")
     return pd.DataFrame(rows, columns=columns)
+
+
+def _estimate(value: float, interval: intervals.Interval, n: int) -> Estimate:
+    """Make an estimate of numpy's numbers."""
+    return Estimate(float(value), float(interval.low), float(interval.high), n)
+
+
+def _pairs(first: ArrayLike, second: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
+    """Return both as arrays of finite numbers; ValueError unless they are equally long."""
+    first, second = _finite(first, "first"), _finite(second, "second")
+    if len(first) != len(second):
+        raise ValueError(f"{len(first)} and {len(second)} values are no pairs: align them first")
+    return first, second
 
 
 def _finite(values: Sequence[float] | np.ndarray, name: str) -> np.ndarray:
