@@ -19,7 +19,6 @@ from mmn_utils.models.capture import capture, spare_last
 from mmn_utils.neurons.ranking import TopK
 from mmn_utils.neurons.table import neuron_table
 from mmn_utils.neurons.targets import (
-    Consume,
     Positions,
     Target,
     embedded,
@@ -29,6 +28,10 @@ from mmn_utils.neurons.targets import (
     shared_captions,
     teacher_forced,
 )
+
+# Takes a layer, its field of Eq. 2, and its activation of the same shape; None for the
+# activation where the pass spared it.
+Consume = Callable[[int, torch.Tensor, torch.Tensor | None], None]
 
 
 def attribution(
@@ -48,7 +51,8 @@ def attribution(
     the batch and reaches activations only; targets of one caption share its forward pass.
     ``rank_by``: ``max``, units by their maximum over patches, ``patch`` where it lies;
     ``sum`` over patches, ``patch`` -1; ``pair``, the (unit, patch) pairs themselves, as in
-    Table S.1. ``positions`` of the prompt other than the image tokens' may be given;
+    Table S.1. ``activation`` is the exact one, the input of the MLP's second matrix, at that
+    patch or summed. ``positions`` of the prompt other than the image tokens' may be given;
     ``patch`` then counts within them.
     """
     options = {"k": k, "target": target, "ranks": (rank_by,), "positions": positions}
@@ -70,9 +74,9 @@ def attributions(
         return _attributions_of_captions(model, images, targets, k, target, ranks)
     tops = {rank: TopK(k, rank) for rank in ranks}
 
-    def consume(layer: int, field: torch.Tensor) -> None:
+    def consume(layer: int, field: torch.Tensor, activation: torch.Tensor | None) -> None:
         for top in tops.values():
-            top.add(layer, field)
+            top.add(layer, field, activation)
 
     backward(model, embedded(model, images), targets, consume, target=target, positions=positions)
     return {rank: top.table(targets) for rank, top in tops.items()}
@@ -82,11 +86,11 @@ def _attributions_of_captions(model, images, targets, k, target, ranks) -> dict[
     """Score as ``attributions``, with a forward pass for each caption, not for each target."""
     tops: dict[tuple[int, ...], dict[str, TopK]] = {}
 
-    def consume(turn: tuple[int, ...], layer: int, field: torch.Tensor) -> None:
+    def consume(turn: tuple[int, ...], layer: int, field, activation) -> None:
         if turn not in tops:
             tops[turn] = {rank: TopK(k, rank) for rank in ranks}
         for top in tops[turn].values():
-            top.add(layer, field)
+            top.add(layer, field, activation)
 
     backward_by_turns(model, images, targets, consume, target=target)
     found = {}
@@ -101,7 +105,11 @@ def attribution_layers_field(
 ) -> dict[int, torch.Tensor]:
     """Return the whole field of Eq. 2 as {layer: (B, P, units)}, for small models and tests."""
     field: dict[int, torch.Tensor] = {}
-    backward(model, prompt, targets, field.__setitem__, target=target, positions=positions)
+
+    def consume(layer: int, values: torch.Tensor, _activation) -> None:
+        field[layer] = values
+
+    backward(model, prompt, targets, consume, target=target, positions=positions)
     return dict(sorted(field.items()))
 
 
@@ -118,18 +126,25 @@ def backward(
 
     ``prompt`` ends before the captions. Rows do not see each other, so the gradient of the
     sum of all y is each row's own. Fields are (B, P, units) float32 and are freed as soon
-    as ``consume`` lets go of them. Returns y (B) float32.
+    as ``consume`` lets go of them; with each comes the layer's activation there. Returns y
+    (B) float32.
     """
     where = positions_of(model, prompt, positions)
     ends = int(prompt.ends.min())
     spared = spare_last(model, ends) if positions is None else nullcontext()
     prompt = teacher_forced(model, prompt, [t.prefix for t in targets])
     length = prompt.embeds.shape[1]
-    with torch.enable_grad(), spared, capture(model, "pre", grad=True) as seen:
+    with (
+        torch.enable_grad(),
+        spared,
+        capture(model, "pre", grad=True) as seen,
+        capture(model) as active,
+    ):
         logits, _ = model.forward(prompt)
         y = objective(logits, targets, target)
         for layer, z in seen.values.items():
-            z.register_hook(_hand_over(consume, layer, z.detach(), where, length))
+            both = z.detach(), active.values[layer]
+            z.register_hook(_hand_over(consume, layer, both, where, length))
         lowest = seen.values[min(seen.values)]
         torch.autograd.grad(y.sum(), lowest)  # all layers above lie on the way there
     return y.detach()
@@ -139,14 +154,15 @@ def backward_by_turns(
     model,
     images: Sequence | Prompt,
     targets: Sequence[Target],
-    consume: Callable[[tuple[int, ...], int, torch.Tensor], None],
+    consume: Callable[[tuple[int, ...], int, torch.Tensor, torch.Tensor | None], None],
     *,
     target: str = "logit",
 ) -> torch.Tensor:
     """Run each caption once, then backwards from the first target of all, the second, ...
 
-    ``consume`` gets a turn (indices into ``targets``), a layer and the field (len(turn), P,
-    units) float32 at the image tokens, as ``backward`` hands it over. Returns y (targets).
+    ``consume`` gets a turn (indices into ``targets``), a layer, the field (len(turn), P,
+    units) float32 at the image tokens and the activation there, as ``backward`` hands them
+    over. Returns y (targets).
     """
     prompt, rows, places = shared_captions(model, images, targets)
     where, span = rows.tolist(), positions_of(model, prompt, None)
@@ -155,6 +171,7 @@ def backward_by_turns(
         torch.enable_grad(),
         spare_last(model, int(places.min())),
         capture(model, "pre", grad=True) as seen,
+        capture(model) as active,
         final_norm_reads(model, "output") as normed,
     ):
         model.forward(prompt)
@@ -165,8 +182,8 @@ def backward_by_turns(
             mine = torch.tensor([where[i] for i in turn], device=y.device)
             with ExitStack() as hooks:
                 for layer, z in seen.values.items():
-                    give = partial(consume, turn)
-                    hand_over = _hand_over(give, layer, z.detach(), span, length, mine)
+                    give, both = partial(consume, turn), (z.detach(), active.values[layer])
+                    hand_over = _hand_over(give, layer, both, span, length, mine)
                     hooks.callback(z.register_hook(hand_over).remove)
                 torch.autograd.grad(y[list(turn)].sum(), lowest, retain_graph=turn is not turns[-1])
     return y.detach()
@@ -184,11 +201,17 @@ def _turns(rows: Sequence[int]) -> list[tuple[int, ...]]:
     return [tuple(turn) for turn in turns]
 
 
-def _hand_over(consume: Consume, layer: int, z: torch.Tensor, where, length: int, rows=slice(None)):
-    """Make the gradient hook of one layer's Z, of a pass of ``length`` tokens."""
+def _hand_over(consume: Consume, layer: int, both, where, length: int, rows=slice(None)):
+    """Make the gradient hook of one layer's Z; ``both`` are Z and the activation.
+
+    ``length`` is the pass's, in tokens; a shorter activation begins behind the image.
+    """
+    z, activation = both
+    spared = activation.shape[1] < length
 
     def hook(gradient: torch.Tensor) -> None:
-        consume(layer, attributed(z[rows], gradient[rows], where, length))
+        field = attributed(z[rows], gradient[rows], where, length)
+        consume(layer, field, None if spared else activation[rows][:, where])
 
     return hook
 

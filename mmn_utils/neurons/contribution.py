@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 
 import pandas as pd
 import torch
@@ -10,7 +11,7 @@ import torch
 from mmn_utils.models.base import Prompt
 from mmn_utils.neurons.final_norm import frozen_norm
 from mmn_utils.neurons.ranking import TopK
-from mmn_utils.neurons.targets import Target, at_steps, target_tokens
+from mmn_utils.neurons.targets import ACTIVATIONS, Target, at_steps, target_tokens
 
 
 @torch.no_grad()
@@ -31,20 +32,40 @@ def contribution(
     the MLP writes; ``gate``: one factor of it, as the paper's published code has it.
     ``contribution_norm`` ``none``: as printed; ``final``: through the final norm, its scale
     held at what it is there, so that scores are shares of the logit. One column of the
-    unembedding per target; the (units, vocabulary) product is never formed.
+    unembedding per target; the (units, vocabulary) product is never formed. The table's
+    ``activation`` is the one that was read.
     """
-    top, norm = TopK(k, "sum"), frozen_norm(model, contribution_norm)
+    options = {"k": k, "readings": (activation,), "contribution_norm": contribution_norm}
+    return contribution_readings(model, images, targets, **options)[activation]
+
+
+@torch.no_grad()
+def contribution_readings(
+    model,
+    images: Sequence | Prompt,
+    targets: Sequence[Target],
+    *,
+    k: int = 100,
+    readings: Sequence[str] = tuple(ACTIVATIONS),
+    contribution_norm: str = "none",
+) -> dict[str, pd.DataFrame]:
+    """Score as ``contribution`` by several readings of the activation, off one pass.
+
+    A neuron table for each of ``readings``, ``gated`` and ``gate`` by default.
+    """
+    tops, norm = {name: TopK(k, "sum") for name in readings}, frozen_norm(model, contribution_norm)
     rows = unembedding_rows(model, targets, norm)
-    residual = at_steps(
-        model,
-        images,
-        targets,
-        lambda layer, act: top.add(layer, contributions(model, layer, act, rows)[:, None]),
-        activation=activation,
-    )
+
+    def add(top: TopK, layer: int, act: torch.Tensor) -> None:
+        top.add(layer, contributions(model, layer, act, rows)[:, None], act[:, None])
+
+    takers = {name: partial(add, top) for name, top in tops.items()}
+    residual = at_steps(model, images, targets, takers)
     if norm is not None:
-        top.divide(norm.scale(residual))  # positive, the same for all units: ranks stay
-    return top.table(targets)
+        scale = norm.scale(residual)  # positive, the same for all units: ranks stay
+        for top in tops.values():
+            top.divide(scale)
+    return {name: top.table(targets) for name, top in tops.items()}
 
 
 @torch.no_grad()

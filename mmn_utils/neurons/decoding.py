@@ -3,12 +3,19 @@
 Paper A, section 2.2: decoder(W_out^k) = softmax(W_d w_k), where w_k is the write vector
 of the neuron. The paper leaves open whether the final norm and the unembedding's bias
 belong to the decoder; as printed they do not.
+
+What a neuron writes has a sign: its activation times its write vector, so that one with a
+negative activation pushes against the tokens of its vector and for those at the vector's
+other end. Wherever functions here take neurons, a neuron stands for its write vector as it
+is, and a pair (neuron, -1) for the opposite. ``signed`` makes such pairs of a neuron table,
+and results are keyed by what was given. Where no activation is at hand, ``both_ends``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import pandas as pd
 import torch
 import torch.nn.functional as F
@@ -19,16 +26,58 @@ from mmn_utils.neurons.text import is_interpretable
 WORDS = 10  # tokens that describe a neuron in the papers
 _LOGITS_AT_ONCE = 1 << 25  # bounds the (rows, vocabulary) block: 128 MB in float32
 
+Signed = tuple[Neuron, int]  # a neuron and the sign of its activation, 1 or -1
+SIGN = {1: "+", -1: "−"}  # as tables show it
 
-def write_vectors(model, neurons: Sequence[Neuron]) -> torch.Tensor:
-    """Gather the write vectors of neurons in their order: (N, d), the model's dtype."""
+
+def signs_of(activations: Sequence[float]) -> np.ndarray:
+    """Return the signs of activations: int (N,), 1 or -1.
+
+    An activation of exactly 0 writes nothing; it counts as 1, so that its neuron is decoded
+    as the paper prints it. ``ValueError`` for NaN: there was no activation at hand.
+    """
+    values = np.asarray(activations, dtype=float)
+    if np.isnan(values).any():
+        raise ValueError(
+            f"{np.isnan(values).sum()} of {values.size} neurons have no activation (NaN), so it "
+            "is unknown which end of their vectors they write: score them by attribution, "
+            "contribution or activation, or decode them with both_ends"
+        )
+    return np.where(values < 0, -1, 1)
+
+
+def signed(table: pd.DataFrame) -> list[Signed]:
+    """Pair the neurons of a neuron table, row by row, with the sign of their activation.
+
+    What such a pair decodes to was written where the score was taken. Signs as ``signs_of``.
+    """
+    columns = table["layer"].tolist(), table["unit"].tolist()
+    neurons = [Neuron(*pair) for pair in zip(*columns, strict=True)]
+    return list(zip(neurons, signs_of(table["activation"]).tolist(), strict=True))
+
+
+def write_vectors(model, neurons: Sequence[Neuron | Signed]) -> torch.Tensor:
+    """Gather the write vectors of neurons in their order: (N, d), the model's dtype.
+
+    Of a pair (neuron, sign) the vector times the sign; ``ValueError`` for others than 1, -1.
+    """
+    neurons, signs = _apart(neurons)
     check_neurons(neurons, model.sizes.layers, model.sizes.units)
     gathered = torch.empty(len(neurons), model.sizes.width, device=model.device, dtype=model.dtype)
     for layer in by_layer(neurons):
         rows = [row for row, neuron in enumerate(neurons) if neuron.layer == layer]
         units = torch.tensor([neurons[row].unit for row in rows], device=model.device)
         gathered[rows] = model.write_vectors(layer)[units].detach().to(gathered)
-    return gathered
+    return gathered * torch.tensor(signs).to(gathered)[:, None]
+
+
+def _apart(neurons: Sequence[Neuron | Signed]) -> tuple[list[Neuron], list[int]]:
+    """Take neurons and signs apart; a neuron by itself has the sign 1."""
+    pairs = [(one, 1) if isinstance(one, Neuron) else one for one in neurons]
+    for neuron, sign in pairs:
+        if sign not in (1, -1):
+            raise ValueError(f"sign {sign!r} of {neuron}: give 1 or -1")
+    return [neuron for neuron, _ in pairs], [int(sign) for _, sign in pairs]
 
 
 @torch.no_grad()
@@ -77,14 +126,14 @@ def _unembedding(model, with_bias: bool) -> tuple[torch.Tensor, torch.Tensor | N
 
 def decode(
     model,
-    neurons: Sequence[Neuron],
+    neurons: Sequence[Neuron | Signed],
     k: int = WORDS,
     decode_norm: str = "none",
     decode_bias: bool = False,
 ) -> pd.DataFrame:
-    """Decode neurons to their ``k`` most probable tokens, only the rows asked for.
+    """Decode neurons, or (neuron, sign) pairs, to their ``k`` most probable tokens.
 
-    One row per (neuron, rank), neurons in their order, ranks from 0: layer, unit, rank
+    One row per (neuron, rank), neurons in their order, ranks from 0: layer, unit, sign, rank
     (int32), token (int64), text (with its leading blank), probability (float32).
     """
     ids, probabilities = decode_vectors(
@@ -109,20 +158,21 @@ def decode_layer(
     return _rows(model, [Neuron(layer, unit) for unit in range(len(ids))], ids, probabilities)
 
 
-def _rows(model, neurons: Sequence[Neuron], ids: torch.Tensor, probabilities: torch.Tensor):
+def _rows(model, neurons: Sequence[Neuron | Signed], ids: torch.Tensor, probabilities):
     """Lay decoded tokens (N, k) out as a table of N x k rows."""
     count, k = ids.shape
-    tokens = ids.flatten().tolist()
+    tokens, (neurons, signs) = ids.flatten().tolist(), _apart(neurons)
     table = {
         "layer": [n.layer for n in neurons for _ in range(k)],
         "unit": [n.unit for n in neurons for _ in range(k)],
+        "sign": [sign for sign in signs for _ in range(k)],
         "rank": list(range(k)) * count,
         "token": tokens,
         "text": [model.token_strings[token] for token in tokens],
         "probability": probabilities.flatten().tolist(),
     }
     kinds = {
-        "layer": "int32", "unit": "int32", "rank": "int32",
+        "layer": "int32", "unit": "int32", "sign": "int32", "rank": "int32",
         "token": "int64", "text": "str", "probability": "float32",
     }  # fmt: skip
     return pd.DataFrame(table).astype(kinds)
@@ -130,25 +180,79 @@ def _rows(model, neurons: Sequence[Neuron], ids: torch.Tensor, probabilities: to
 
 def decoded_words(
     model,
-    neurons: Sequence[Neuron],
+    neurons: Sequence[Neuron | Signed],
     k: int = WORDS,
     decode_norm: str = "none",
     decode_bias: bool = False,
-) -> dict[Neuron, list[str]]:
-    """Name the ``k`` tokens that each neuron writes, most probable first."""
+) -> dict[Neuron | Signed, list[str]]:
+    """Name the ``k`` tokens that each neuron, or (neuron, sign) pair, writes, most probable first.
+
+    Each different one once, by what was given.
+    """
     neurons = list(dict.fromkeys(neurons))
     ids, _ = decode_vectors(model, write_vectors(model, neurons), k, decode_norm, decode_bias)
     strings = model.token_strings
     return {n: [strings[i] for i in row] for n, row in zip(neurons, ids.tolist(), strict=True)}
 
 
-def interpretable(
+def both_ends(
     model,
     neurons: Sequence[Neuron],
+    k: int = WORDS,
     decode_norm: str = "none",
     decode_bias: bool = False,
-) -> dict[Neuron, bool]:
-    """Say which neurons have 7 dictionary words or more in their top 10 tokens (paper A, 2.2)."""
+) -> pd.DataFrame:
+    """Name both ends of neurons' write vectors, whichever their activation makes them write.
+
+    One row per neuron, in their order: layer, unit (int32), ``writes`` the ``k`` tokens of the
+    vector and ``suppresses`` those of the negated one, lists of texts: what the neuron writes
+    and suppresses where its activation is positive, and the reverse where it is negative.
+    """
+    vectors = write_vectors(model, neurons)
+    if decode_norm == "none" and not decode_bias:
+        ends = extreme_tokens(model, vectors, k)
+    else:  # a norm's shift and a bias do not turn with the vector
+        options = (k, decode_norm, decode_bias)
+        ends = [decode_vectors(model, sign * vectors, *options)[0] for sign in (1, -1)]
+    strings = model.token_strings
+    writes, suppresses = ([[strings[i] for i in row] for row in ids.tolist()] for ids in ends)
+    columns = {"layer": [n.layer for n in neurons], "unit": [n.unit for n in neurons]}
+    table = pd.DataFrame(columns, dtype="int32")
+    return table.assign(
+        writes=pd.Series(writes, dtype=object), suppresses=pd.Series(suppresses, dtype=object)
+    )
+
+
+@torch.no_grad()
+def extreme_tokens(
+    model, vectors: torch.Tensor, k: int = WORDS, chunk: int | None = None
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Find the ``k`` tokens of the highest and those of the lowest logit: ids (N, k) long, twice.
+
+    What a vector and its negative decode to, off one product W_d w.
+    """
+    weight, _ = _unembedding(model, with_bias=False)
+    if not 1 <= k <= len(weight):
+        raise ValueError(f"k={k}: give a number of tokens from 1 to {len(weight)}")
+    chunk = chunk or max(1, _LOGITS_AT_ONCE // len(weight))
+    highest, lowest = [torch.empty(0, k, dtype=torch.long)], [torch.empty(0, k, dtype=torch.long)]
+    for rows in vectors.to(weight).split(chunk):
+        logits = F.linear(rows, weight).float()
+        highest.append(logits.topk(k, dim=-1).indices.cpu())
+        lowest.append(logits.topk(k, dim=-1, largest=False).indices.cpu())
+    return torch.cat(highest), torch.cat(lowest)
+
+
+def interpretable(
+    model,
+    neurons: Sequence[Neuron | Signed],
+    decode_norm: str = "none",
+    decode_bias: bool = False,
+) -> dict[Neuron | Signed, bool]:
+    """Say which neurons have 7 dictionary words or more in their top 10 tokens (paper A, 2.2).
+
+    Of a (neuron, sign) pair, whether the end that it writes has them.
+    """
     words = decoded_words(model, neurons, WORDS, decode_norm, decode_bias)
     return {neuron: is_interpretable(tokens) for neuron, tokens in words.items()}
 

@@ -90,12 +90,10 @@ def integrated_gradients(
     straight line; ``steps`` points of Gauss-Legendre quadrature, a forward and a backward
     pass each. Other arguments as ``attribution``. Needs the whole field in memory.
     """
-    top = TopK(k, rank_by)
-    field = path_field(
-        model, embedded(model, images), targets, steps=steps, target=target, positions=positions
-    )
+    top, prompt = TopK(k, rank_by), embedded(model, images)
+    field, ends = _path(model, prompt, targets, steps, target, positions)
     for layer in list(field):
-        top.add(layer, field.pop(layer))
+        top.add(layer, field.pop(layer), ends.pop(layer))
     return top.table(targets)
 
 
@@ -106,6 +104,11 @@ def path_field(
 
     Sums to y minus y with every activation at the positions set to zero, up to quadrature.
     """
+    return _path(model, prompt, targets, steps, target, positions)[0]
+
+
+def _path(model, prompt, targets, steps: int, target: str, positions: Positions):
+    """Return the field of ``path_field``, and where the path ends: the activations."""
     where = positions_of(model, prompt, positions)
     prompt = teacher_forced(model, prompt, [t.prefix for t in targets])
     ends: dict[int, torch.Tensor] = {}
@@ -122,7 +125,7 @@ def path_field(
         gradients = torch.autograd.grad(y.sum(), list(points.values()))
         for layer, gradient in zip(points, gradients, strict=True):
             field[layer] += float(weight) * gradient.float() * ends[layer].float()
-    return field
+    return field, ends
 
 
 def _put(values: torch.Tensor, where) -> Callable:

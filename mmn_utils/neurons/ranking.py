@@ -16,7 +16,11 @@ from mmn_utils.neurons.targets import Target
 
 
 class TopK:
-    """The running top k of every row over layers, kept on the device."""
+    """The running top k of every row over layers, kept on the device.
+
+    With each score goes the activation where it was taken: at its patch, or summed over
+    patches as the score is.
+    """
 
     def __init__(self, k: int, rank_by: str):
         if k < 1:
@@ -24,12 +28,17 @@ class TopK:
         if rank_by not in RANKS:
             raise ValueError(f"rank_by={rank_by!r}: give one of {', '.join(RANKS)}")
         self.k, self.reduce = k, RANKS[rank_by]
-        self.best: tuple[torch.Tensor, ...] | None = None  # scores, layers, units, patches (B, k)
+        # scores, layers, units, patches, activations (B, k)
+        self.best: tuple[torch.Tensor, ...] | None = None
 
-    def add(self, layer: int, field: torch.Tensor) -> None:
-        """Merge the field (B, P, units) of one more layer."""
+    def add(self, layer: int, field: torch.Tensor, activation: torch.Tensor | None) -> None:
+        """Merge the field (B, P, units) of one more layer, and its activation of that shape.
+
+        Without an activation, that of its rows is NaN.
+        """
         scores, units, patches = self.reduce(field, self.k)
-        new = (scores, torch.full_like(units, layer), units, patches)
+        active = _at(activation, units, patches)
+        new = (scores, torch.full_like(units, layer), units, patches, active)
         if self.best is not None:
             new = tuple(torch.cat(pair, dim=1) for pair in zip(self.best, new, strict=True))
         order = new[0].topk(min(self.k, new[0].shape[1]), dim=1).indices
@@ -43,8 +52,19 @@ class TopK:
         """Lay the result out as a neuron table."""
         if self.best is None:
             raise RuntimeError("no layer was scored; the model's modules were not reached")
-        scores, layers, units, patches = (values.cpu().numpy() for values in self.best)
-        return scored(targets, layers, units, patches, scores)
+        scores, layers, units, patches, active = (values.cpu().numpy() for values in self.best)
+        return scored(targets, layers, units, patches, scores, active)
+
+
+def _at(
+    activation: torch.Tensor | None, units: torch.Tensor, patches: torch.Tensor
+) -> torch.Tensor:
+    """Gather activations (B, P, units) of units (B, k) at their patches, or over all: (B, k)."""
+    if activation is None:
+        return torch.full(units.shape, torch.nan, device=units.device)
+    chosen = activation.gather(2, units[:, None].expand(-1, activation.shape[1], -1)).float()
+    own = chosen.gather(1, patches.clamp(min=0)[:, None])[:, 0]
+    return torch.where(patches == NO_PATCH, chosen.sum(1), own)
 
 
 def _by_max(field: torch.Tensor, k: int):
@@ -76,6 +96,7 @@ def scored(
     units: np.ndarray,
     patches: np.ndarray,
     scores: np.ndarray,
+    activations: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Lay scores (targets, n) of so many neurons for each target out as a neuron table."""
     repeat = scores.shape[1]
@@ -86,4 +107,6 @@ def scored(
         "layer": layers.ravel(), "unit": units.ravel(), "patch": patches.ravel(),
         "score": scores.ravel(),
     }  # fmt: skip
+    if activations is not None:
+        columns["activation"] = activations.ravel()
     return neuron_table(columns)

@@ -21,6 +21,7 @@ SCHEMA = {
     "unit": "int32",
     "patch": "int32",
     "score": "float32",
+    "activation": "float32",
 }
 COLUMNS = tuple(SCHEMA)
 NO_PATCH = -1  # value of `patch` in a row that is not about one patch
@@ -52,7 +53,9 @@ def neuron_table(rows: Iterable[Mapping] | Mapping[str, Sequence] | pd.DataFrame
     """Build a neuron table from rows, from columns, or from another table.
 
     One row per (image, target token, layer, unit[, patch]) with its score; columns and
-    types as in ``SCHEMA``, ``patch`` -1 where the score is not about one patch. Rows are
+    types as in ``SCHEMA``, ``patch`` -1 where the score is not about one patch.
+    ``activation`` is the neuron's where the score was taken (summed as the score was), NaN
+    where none was at hand; rows that come without the column get NaN. Rows are
     sorted by image, target and falling score; equal scores by address, so that the
     order never depends on how the rows came. ``ValueError`` for missing or unknown
     columns, values that do not fit their type, and scores that are not finite.
@@ -60,13 +63,19 @@ def neuron_table(rows: Iterable[Mapping] | Mapping[str, Sequence] | pd.DataFrame
     table = pd.DataFrame(rows if isinstance(rows, (Mapping, pd.DataFrame)) else list(rows))
     if table.empty and not len(table.columns):
         table = pd.DataFrame({name: [] for name in COLUMNS})
+    if "activation" not in table:
+        table = table.assign(activation=np.nan)
     table = _typed(table)
-    if not np.isfinite(table["score"]).all():
-        bad = table.loc[~np.isfinite(table["score"])].iloc[0]
-        raise ValueError(
-            f"score {bad.score} of L{bad.layer}.u{bad.unit} on image {bad.image!r} is not finite; "
-            "compute in float32 or bfloat16 and check the pictures"
-        )
+    for name, wrong in (
+        ("score", ~np.isfinite(table["score"])),
+        ("activation", np.isinf(table["activation"])),
+    ):
+        if wrong.any():
+            bad = table.loc[wrong].iloc[0]
+            raise ValueError(
+                f"{name} {bad[name]} of L{bad.layer}.u{bad.unit} on image {bad.image!r} is not "
+                "finite; compute in float32 or bfloat16 and check the pictures"
+            )
     keys = ["image", "target", "score", "layer", "unit", "patch"]
     return table.sort_values(keys, ascending=[name != "score" for name in keys], ignore_index=True)
 

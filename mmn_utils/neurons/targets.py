@@ -6,9 +6,10 @@ teacher-forced; all nouns of a caption are read off one such pass, each at its o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
@@ -124,24 +125,30 @@ def at_steps(
     model,
     images: Sequence | Prompt,
     targets: Sequence[Target],
-    consume: Consume,
+    consume: Consume | Mapping[str, Consume],
     *,
     activation: str = "gated",
 ) -> torch.Tensor:
     """Run each caption once and hand over the activations that predict its targets.
 
     ``consume`` takes a layer and (targets, units) float32, in the order of ``targets``;
-    nothing else of the pass is kept. Returns what the final norm reads there, the residual
-    stream (targets, d) float32. ``ValueError`` for an unknown ``activation``.
+    nothing else of the pass is kept. Several readings come off one pass: give a function for
+    each, {activation: consume}. Returns what the final norm reads there, the residual stream
+    (targets, d) float32. ``ValueError`` for an unknown ``activation``.
     """
-    if activation not in ACTIVATIONS:
-        raise ValueError(f"activation={activation!r}: give one of {', '.join(ACTIVATIONS)}")
+    takers = consume if isinstance(consume, Mapping) else {activation: consume}
+    for reading in takers:
+        if reading not in ACTIVATIONS:
+            raise ValueError(f"activation={reading!r}: give one of {', '.join(ACTIVATIONS)}")
     prompt, rows, places = shared_captions(model, images, targets)
 
-    def at_places(layer: int, values: torch.Tensor) -> None:
-        consume(layer, values[rows, places].float())
+    def at_places(taker: Consume, layer: int, values: torch.Tensor) -> None:
+        taker(layer, values[rows, places].float())
 
-    with watch(model, at_places, ACTIVATIONS[activation]), final_norm_reads(model) as residual:
+    with ExitStack() as stack:
+        for reading, taker in takers.items():
+            stack.enter_context(watch(model, partial(at_places, taker), ACTIVATIONS[reading]))
+        residual = stack.enter_context(final_norm_reads(model))
         model.forward(prompt)
         return residual[-1][rows, places].float()
 

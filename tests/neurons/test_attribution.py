@@ -203,7 +203,13 @@ def test_attribution_works_where_gradients_are_switched_off(model):
 
 def test_fields_are_handed_over_once_per_layer_and_y_comes_back(model, prompt):
     seen = []
-    y = backward(model, prompt, TARGETS, lambda layer, field: seen.append((layer, field.shape)))
+
+    def consume(layer, field, activation):
+        assert (activation is None) == (layer == model.sizes.layers - 1)  # spared at the image
+        assert activation is None or activation.shape == field.shape
+        seen.append((layer, field.shape))
+
+    y = backward(model, prompt, TARGETS, consume)
     shape = (4, model.image_tokens.count, model.sizes.units)
     assert sorted(seen) == [(layer, shape) for layer in range(model.sizes.layers)]
     logits, _ = model.forward(teacher_forced(model, prompt, [t.prefix for t in TARGETS]))

@@ -33,7 +33,7 @@ def test_nouns_of_one_caption_share_a_forward_pass_and_leave_no_hooks(any_model,
         lambda self, prompt, **named: rows.append(len(prompt)) or forward(self, prompt, **named),
     )
     before = {id(m): len(m._forward_hooks) for m in any_model.language_model.modules()}
-    y = backward_by_turns(any_model, IMAGES, TARGETS, lambda turn, layer, field: None)
+    y = backward_by_turns(any_model, IMAGES, TARGETS, lambda *_: None)
     assert rows == [ROWS]
     assert before == {id(m): len(m._forward_hooks) for m in any_model.language_model.modules()}
     for value, goal in zip(y, TARGETS, strict=True):

@@ -70,7 +70,9 @@ def test_switches_change_what_is_decoded(model):
 
 def test_neurons_decode_as_their_layers_do(model):
     table = decode(model, NEURONS, k=4)
-    assert list(table.columns) == ["layer", "unit", "rank", "token", "text", "probability"]
+    assert list(table.columns) == [
+        "layer", "unit", "sign", "rank", "token", "text", "probability",
+    ]  # fmt: skip
     for place, neuron in enumerate(NEURONS):
         whole = decode_layer(model, neuron.layer, 4)
         whole = whole[whole.unit == neuron.unit].reset_index(drop=True)

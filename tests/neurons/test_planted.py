@@ -20,10 +20,11 @@ from mmn_utils.interventions.ablation import Ablation, ablate
 from mmn_utils.interventions.sweeps import sweep
 from mmn_utils.models.architectures import GPTJ
 from mmn_utils.models.base import ImageTokens, VisionLanguageModel
+from mmn_utils.models.capture import capture
 from mmn_utils.neurons.attribution import attribution
 from mmn_utils.neurons.captions import generate
 from mmn_utils.neurons.contribution import contribution
-from mmn_utils.neurons.decoding import decode, decoded_words
+from mmn_utils.neurons.decoding import decode, decoded_words, signed
 from mmn_utils.neurons.effects import exact_ablation
 from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
 from mmn_utils.neurons.table import Neuron, unique_neurons
@@ -233,3 +234,39 @@ def test_a_sweep_finds_it_among_the_ranked_and_not_at_random(system):
 def test_contribution_sees_what_is_written_at_the_last_token_only(system):
     image, goal = picture({"horse": 3}), target("horse")
     assert planted("horse") not in unique_neurons(contribution(system, [image], [goal], k=3))
+
+
+@torch.no_grad()
+def dented(word: str) -> tuple[Colours, Neuron]:
+    """Build a system in which a unit writes the word in GELU's negative part, by a vector of -word.
+
+    The unit that was planted for the word writes nothing.
+    """
+    system, unit = planted_system(), Neuron(LAYER, 33)
+    block = system.language_model.transformer.h[LAYER].mlp
+    with capture(system, "pre", layers=[LAYER]) as seen:
+        system.forward(system.prompt([picture({word: 7})]))
+    along = seen.values[LAYER][0, 7 * GRID[1], UNITS[word]] + 4  # of the colour, without the bias
+    block.fc_in.weight[unit.unit] = block.fc_in.weight[UNITS[word]]
+    block.fc_in.bias[unit.unit] = -0.4 - along  # where GELU still rises: -0.14
+    block.fc_out.weight[:, unit.unit] = -30 * block.fc_out.weight[:, UNITS[word]]
+    block.fc_out.weight[:, UNITS[word]] = 0
+    return system, unit
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_unit_in_gelus_negative_part_decodes_to_what_it_wrote(word):
+    system, unit = dented(word)
+    image, goal = picture({word: 7}), target(word)
+    assert generate(system, system.prompt([image]), 5)[0].text == word
+    for rank_by in ("max", "sum"):
+        table = attribution(system, [image], [goal], k=5, rank_by=rank_by)
+        (first, sign), *_ = signed(table)
+        assert (first, sign) == (unit, -1)
+    at_patch = attribution(system, [image], [goal], k=1)["activation"].item()
+    assert -0.17 < at_patch < -0.05  # GELU's least is -0.17; patches differ in their ground
+    words = decoded_words(system, [unit, (unit, -1)], 1)
+    assert words[unit, -1][0].strip() == word
+    assert words[unit][0].strip() != word
+    lost = exact_ablation(system, system.prompt([image]), goal, [unit])
+    assert lost["score"].item() > 5  # without it the word's logit falls, as the sign says

@@ -26,6 +26,7 @@ from mmn_utils.models.doctor import CHECKS, doctor
 from mmn_utils.neurons.activation import last_activation
 from mmn_utils.neurons.captions import generate
 from mmn_utils.neurons.contribution import contribution, contribution_layers_field
+from mmn_utils.neurons.decoding import both_ends, decoded_words, signed
 from mmn_utils.neurons.effects import exact_ablation
 from mmn_utils.neurons.table import Neuron, unique_neurons
 from mmn_utils.neurons.targets import Target
@@ -179,6 +180,55 @@ def test_the_base_knows_what_fires_and_not_what_it_writes(system, word):
     wrong = Target(word.strip(), other.noun, other.token, ())
     assert unique_neurons(last_activation(system, [picture(word)], [wrong], k=1)) == ranked
     assert unique_neurons(contribution(system, [picture(word)], [wrong], k=1)) != ranked
+
+
+@pytest.mark.parametrize("reading", ["gated", "gate"])
+@pytest.mark.parametrize("word", WORDS)
+def test_units_decode_to_what_they_wrote(system, word, reading):
+    """By the table's activation: the double one's is negative, and so is its write vector."""
+    asked = {"k": 288, "activation": reading}
+    table = contribution(system, [picture(word)], [target(word)], **asked)
+    sign = dict(signed(table))
+    words = decoded_words(system, list(sign.items()), 1)
+    written = {n: words[n, s][0] == word for n, s in sign.items()}
+    planted_sign = [sign[planted(kind, word)] for kind in ("planted", "contrary", "double")]
+    if reading == "gated":
+        assert planted_sign == [1, -1, -1]
+        assert written[planted("planted", word)]
+        assert written[planted("double", word)]
+        assert not written[planted("contrary", word)]
+    else:  # the gate alone is positive, and misses both that are turned round
+        assert planted_sign == [1, 1, 1]
+        assert written[planted("contrary", word)]
+        assert not written[planted("double", word)]
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_ablating_a_unit_changes_the_word_as_its_sign_says(system, word):
+    """The reference is the pass without it: what it wrote is lost, what it suppressed returns."""
+    table = contribution(system, [picture(word)], [target(word)], k=288)
+    sign = dict(signed(table))
+    units = [planted(kind, word) for kind in ("planted", "contrary", "double")]
+    truth = exact_ablation(system, system.prompt([picture(word)]), target(word), units)
+    lost = {Neuron(row.layer, row.unit): row.score for row in truth.itertuples()}
+    ends = both_ends(system, units, 1)
+    for neuron, row in zip(units, ends.itertuples(), strict=True):
+        writes, suppresses = (row.writes, row.suppresses)[:: sign[neuron]]
+        assert word in (writes[0], suppresses[0])
+        assert (lost[neuron] > 0) == (writes[0] == word)
+        assert abs(lost[neuron]) > 0.1
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_a_negative_unit_is_specific_to_what_it_promotes(system, word):
+    asked = (system, [picture(word)], [target(word)], [planted("double", word)])
+    found = specificity(*asked, ms=[1, 5])
+    assert found.scores["activation"][0] < 0
+    assert found.scores["token"][0] == token(word)
+    assert found.at(1)[word.strip()] > 0
+    assert found.at(1)[word.strip()] > 3 * abs(found.at(5, "random")[word.strip()])
+    printed = specificity(*asked, ms=[1, 5], related_by="write")
+    assert printed.at(1)[word.strip()] < 0
 
 
 def test_planted_units_are_specific(system):

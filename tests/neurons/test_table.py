@@ -26,8 +26,9 @@ from mmn_utils.neurons.table import (
 quick = settings(max_examples=15, deadline=None)
 
 
-def row(image="a", target="cat", token=3, layer=0, unit=0, patch=-1, score=1.0):
-    return dict(zip(COLUMNS, (image, target, token, layer, unit, patch, score), strict=True))
+def row(image="a", target="cat", token=3, layer=0, unit=0, patch=-1, score=1.0, activation=-0.5):
+    values = (image, target, token, layer, unit, patch, score, activation)
+    return dict(zip(COLUMNS, values, strict=True))
 
 
 @quick
@@ -75,6 +76,8 @@ def test_rows_columns_and_tables_make_the_same_table():
     ("change", "said"),
     [
         ({"score": float("nan")}, "not finite"),
+        ({"activation": float("-inf")}, "activation -inf of L0.u0 .* not finite"),
+        ({"activation": "high"}, "activation"),
         ({"unit": 1.5}, "unit"),
         ({"layer": "first"}, "layer"),
         ({"colour": "red"}, "colour"),
@@ -91,6 +94,16 @@ def test_a_missing_column_is_named():
     del short["token"]
     with pytest.raises(ValueError, match="token"):
         neuron_table([short])
+
+
+def test_rows_without_an_activation_have_none():
+    bare = row()
+    del bare["activation"]
+    table = neuron_table([bare, bare | {"unit": 1}])
+    assert table["activation"].isna().all()
+    assert table["activation"].dtype == "float32"
+    mixed = neuron_table([row(unit=2), row(unit=3) | {"activation": float("nan")}])
+    assert mixed["activation"].isna().tolist() == [False, True]
 
 
 def test_parquet_gives_back_the_same_table_and_the_same_bytes(tmp_path):
