@@ -15,8 +15,8 @@ from outputs import with_outputs
 
 import mmn_utils
 from mmn_utils.exhibits.entries import PAPERS, SHIPPED, Exhibit, load_exhibits
-from mmn_utils.exhibits.ledger import claims
 from mmn_utils.exhibits.pages import BROWSER, notebook_pages
+from mmn_utils.exhibits.verdicts import PAPERS_CLAIMS, came_out, counts, kinds, ledger_of
 from mmn_utils.presets import NOTEBOOKS, ROOT, load_preset
 
 TEMPLATES = Path(__file__).parent / "pages"
@@ -69,15 +69,17 @@ def _write(path: Path, text: str) -> None:
 
 def facts(figures: Path) -> dict[str, Any]:
     """Return what the pages tell: nothing in it is typed, all is read from the runs."""
-    ledgers = pd.concat({run: claims(run, figures) for run in SHIPPED}, names=["run"])
-    papers = ledgers[ledgers["paper"] != "C"]
+    ledgers = pd.concat({run: ledger_of(run, figures) for run in SHIPPED}, names=["run"])
+    papers = kinds(ledgers)[PAPERS_CLAIMS]
     notebooks = sorted({exhibit.notebook for exhibit in load_exhibits().values()})
     runs = {stem: [run for run in SHIPPED if load_preset(run).runs(stem)] for stem in notebooks}
     return {
         "claim": lambda id, run=SHIPPED[0]: ledgers.loc[run].set_index("id").loc[id],
         "caption": lambda id, run=SHIPPED[0]: _record(figures / run / f"{id}.json")["caption"],
-        "counts": {run: _counts(part) for run, part in papers.groupby("run", sort=False)},
-        "total": _counts(papers),
+        "measured": lambda measure: _measured(figures / SHIPPED[0], measure),
+        "came_out": lambda exhibit, runs: came_out(exhibit, runs, figures),
+        "counts": {run: counts(part) for run, part in papers.groupby("run", sort=False)},
+        "total": counts(papers),
         "notebooks": {stem: there[0] for stem, there in runs.items()},
         "others": {stem: there[1:] for stem, there in runs.items()},
         "browsers": [run for run in SHIPPED if (figures / run / BROWSER).is_file()],
@@ -87,9 +89,10 @@ def facts(figures: Path) -> dict[str, Any]:
     }
 
 
-def _counts(ledger: pd.DataFrame) -> dict[str, int]:
-    """Count claims by verdict, most frequent first."""
-    return {str(verdict): int(n) for verdict, n in ledger["holds"].value_counts().items()}
+def _measured(folder: Path, measure: str) -> float:
+    """Return what the miniature's table of quality has of a measure."""
+    table = pd.read_csv(folder / "C-table-quality.csv", index_col="measure")
+    return float(table.loc[measure, "value"])
 
 
 def _exhibits(paper: str, figures: Path) -> list[tuple[Exhibit, list[str]]]:

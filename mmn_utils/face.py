@@ -90,15 +90,25 @@ def top_neurons(
 def decode(system: VisionLanguageModel, neurons: Neurons, k: int = 5) -> pd.DataFrame:
     """Read the write vectors of neurons as the ``k`` tokens that each writes (paper A, 2.2).
 
-    One row for each neuron: its address, its score where a neuron table was given, the tokens.
+    Of a neuron table, what each neuron wrote where it scored: address, score, the sign of its
+    activation there, and the tokens of sign times write vector. Of neurons by themselves both
+    ends, as which one they write depends on the picture: address, the tokens that they write
+    where their activation is positive, and those that they then suppress.
     """
+    if isinstance(neurons, pd.DataFrame) and _has_signs(neurons):
+        pairs = decoding.signed(neurons)
+        words = decoding.decoded_words(system, pairs, k)
+        columns = {
+            "neuron": [str(neuron) for neuron, _ in pairs],
+            "score": neurons["score"].to_numpy(),
+            "sign": [decoding.SIGN[sign] for _, sign in pairs],
+            "writes": [_in_one_line(words[pair]) for pair in pairs],
+        }
+        return pd.DataFrame(columns).drop_duplicates(["neuron", "sign"], ignore_index=True)
     some = _neurons(neurons)
-    words = decoding.decoded_words(system, some, k)
-    writes = [" ".join(token.strip() for token in words[neuron]) for neuron in some]
-    table = pd.DataFrame({"neuron": list(map(str, some)), "writes": writes})
-    if isinstance(neurons, pd.DataFrame) and "score" in neurons and len(neurons) == len(some):
-        table.insert(1, "score", neurons["score"].to_numpy())
-    return table
+    ends = decoding.both_ends(system, some, k)
+    texts = {name: ends[name].map(_in_one_line) for name in ("writes", "suppresses")}
+    return pd.DataFrame({"neuron": list(map(str, some)), **texts})
 
 
 def heat_map(
@@ -161,6 +171,15 @@ def doctor(system: VisionLanguageModel, pictures: Sequence[Picture] | None = Non
     """
     some = [example(0), example(1)] if pictures is None else [_opened(one) for one in pictures]
     return doctors.doctor(system, some)
+
+
+def _has_signs(table: pd.DataFrame) -> bool:
+    """Say whether every neuron of a table has an activation."""
+    return "activation" in table and bool(table["activation"].notna().all())
+
+
+def _in_one_line(tokens: Sequence[str]) -> str:
+    return " ".join(token.strip() for token in tokens)
 
 
 def _opened(picture: Picture) -> Image.Image:

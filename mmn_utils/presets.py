@@ -4,7 +4,11 @@ A notebook declares its parameters once, in the cell tagged ``parameters``: lite
 only, one per line, each with a trailing comment. That cell is the schema. A preset
 (``notebooks/presets/*.yaml``) and the command line may only give values for names
 that the cell has, in the type that the cell's default has; everything else is an
-error here, before a kernel starts. papermill alone would merely warn.
+error here, before a kernel starts. papermill alone would merely warn, and JupyterLab
+not even that: there ``begin``, with which every notebook opens, refuses the same.
+
+The cell's own ``run`` is ``scratch``, which git ignores. Published runs are named by
+presets alone, so that no experiment overwrites one.
 
 Paths are taken from the repository's root, never from the current directory.
 """
@@ -31,8 +35,10 @@ ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
 PRESETS = NOTEBOOKS / "presets"
 
-# Every notebook has these; what they mean is the same in each.
-REQUIRED = ("preset", "run", "model", "seed", "n_images")
+# Every notebook has these; what they mean, and their type, is the same in each.
+COMMON = {"preset": "", "run": "", "model": "", "seed": 0, "n_images": 1}
+REQUIRED = tuple(COMMON)
+INJECTED = "# Parameters"  # how the cell begins that papermill puts in
 PRESET_KEYS = ("name", "description", "only", "settings", "notebooks")
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
@@ -345,11 +351,59 @@ def resolve(
         name: conform(name, values.get(name, parameter.default), parameter.default)
         for name, parameter in parameters.items()
     }
-    check_run_name(resolved["run"])
-    for common, least in (("n_images", 1), ("seed", 0)):
-        if resolved[common] < least:
-            raise ValueError(f"{common} = {resolved[common]!r}: give {least} or more")
+    _check_common(resolved)
     return resolved
+
+
+def begin(notebook: str | Path, names: dict[str, Any]) -> np.random.Generator:
+    """Check what a notebook was given, seed everything, return a generator of the seed.
+
+    ``names`` are the notebook's ``globals()``; its parameters get the types of their
+    defaults there. ValueError as for ``resolve``, whoever started the kernel: for a name
+    that the parameters cell does not have, for one that has no value, for a wrong type.
+    """
+    path = notebook_path(notebook)
+    parameters = read_parameters(path)
+    _require_common(path.name, parameters)
+    _refuse_unknown(_given(names), parameters, f"a parameter of {path.name}")
+    absent = [name for name in parameters if name not in names]
+    if absent:
+        raise ValueError(f"{', '.join(absent)}: no value; run the parameters cell of {path.name}")
+    values = {name: conform(name, names[name], parameters[name].default) for name in parameters}
+    _check_common(values)
+    names.update(values)
+    return seed_everything(values["seed"])
+
+
+def _given(names: Mapping[str, Any]) -> list[str]:
+    """List the names that IPython's history of cells has as parameters: the cell's, as it was
+    run last, and those that papermill put in after it."""
+    given: list[str] = []
+    for source in names.get("In", ()):
+        assigned = _assigned_names(source)
+        if source.startswith(INJECTED):
+            given += assigned
+        elif {"preset", "run"} <= set(assigned):
+            given = assigned
+    return given
+
+
+def _assigned_names(source: str) -> list[str]:
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:  # a cell with a magic command holds no parameters
+        return []
+    targets = [target for one in body if isinstance(one, ast.Assign) for target in one.targets]
+    return [target.id for target in targets if isinstance(target, ast.Name)]
+
+
+def _check_common(values: Mapping[str, Any]) -> None:
+    for name, example in COMMON.items():
+        conform(name, values[name], example)
+    check_run_name(values["run"])
+    for name, least in (("n_images", 1), ("seed", 0)):
+        if values[name] < least:
+            raise ValueError(f"{name} = {values[name]!r}: give {least} or more")
 
 
 def _require_common(name: str, parameters: Mapping[str, Parameter]) -> None:

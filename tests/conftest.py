@@ -67,4 +67,5 @@ def own_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep tests away from the repository's figures, cached results and atlases."""
     monkeypatch.setenv("MMN_ATLAS", str(tmp_path / "atlas"))
     monkeypatch.setenv("MMN_FIGURES", str(tmp_path / "figures"))
+    monkeypatch.setenv("MMN_BUILD", str(tmp_path / "build"))
     monkeypatch.setenv("MMN_CACHE", str(tmp_path / "cache"))

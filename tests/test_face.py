@@ -63,7 +63,13 @@ def test_top_neurons_are_those_of_the_scores(system, picture):
     assert found.equals(expected)
     decoded = mmn.decode(system, found)
     assert decoded["score"].tolist() == found["score"].tolist()
-    assert mmn.decode(system, decoded["neuron"].tolist())["writes"].equals(decoded["writes"])
+    assert decoded["sign"].tolist() == ["−" if a < 0 else "+" for a in found["activation"]]
+    ends = mmn.decode(system, decoded["neuron"].tolist())
+    assert list(ends) == ["neuron", "writes", "suppresses"]
+    wrote = ends["writes"].where(found["activation"] >= 0, ends["suppresses"])
+    assert wrote.tolist() == decoded["writes"].tolist()
+    bare = found.assign(activation=float("nan"))
+    assert mmn.decode(system, bare).equals(ends)
 
 
 def test_heat_maps_have_the_pictures_size(system):

@@ -74,6 +74,16 @@ def test_has_one_parameters_cell_and_it_is_the_first_code_cell(path):
 
 
 @each_notebook
+def test_an_experiment_goes_to_a_run_of_its_own_and_is_checked_before_anything_else(path):
+    parameters = read_parameters(path)
+    assert parameters["run"].default == "scratch"
+    assert parameters["preset"].default == ""
+    lines = [line for cell in code_cells(path)[1:] for line in code_lines(cell)]
+    first = next(line for line in lines if not line.startswith(("import ", "from ")))
+    assert f'presets.begin("{path.stem}", globals())' in first
+
+
+@each_notebook
 def test_every_parameter_is_visible_to_papermill(path):
     seen = papermill.inspect_notebook(str(path))
     parameters = read_parameters(path)

@@ -13,10 +13,11 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
+import pandas as pd
 import pytest
 
 from mmn_utils.browser.page.write import pictures_beside, render
-from mmn_utils.exhibits.entries import SHIPPED, load_exhibits
+from mmn_utils.exhibits.entries import SHIPPED, exhibits_of, load_exhibits
 from mmn_utils.exhibits.ledger import claims
 from mmn_utils.exhibits.pages import BROWSER
 from mmn_utils.exhibits.report import build_report
@@ -80,6 +81,10 @@ def executed(stem: str, folder: Path, figures: Path) -> Path:
                 nbformat.v4.new_output("stream", text=f"this is {cell.id}"),
                 nbformat.v4.new_output("display_data", data),
             ]
+    code = next(cell for cell in notebook.cells if cell.cell_type == "code")
+    for exhibit in exhibits_of(stem):  # which reports lead to
+        shown = {"text/markdown": exhibit.title, "text/plain": exhibit.id}
+        code.outputs.append(nbformat.v4.new_output("display_data", shown))
     path = folder / f"{stem}.ipynb"
     nbformat.write(notebook, path)
     return path
@@ -129,9 +134,17 @@ def test_nothing_comes_from_outside(site, pages):
 @pytest.mark.slow
 def test_the_start_page_has_the_numbers_of_the_ledger(site, figures):
     html = (site / "index.html").read_text(encoding="utf-8")
-    ledger = claims(SHIPPED[0], figures).set_index("id")
-    for id in ("A-fig-6-top", "C-first-noun-is-in-the-scene"):
-        assert f"<strong>{ledger.loc[id, 'value']:.0%}</strong>" in html
+    ledgers = {run: claims(run, figures) for run in SHIPPED}
+    top = ledgers[SHIPPED[0]].set_index("id").loc["A-fig-6-top", "value"]
+    quality = pd.read_csv(figures / SHIPPED[0] / "C-table-quality.csv", index_col="measure")
+    for value in (top, float(quality.loc["first noun is in the scene", "value"])):
+        assert f"<strong>{value:.0%}</strong>" in html
+    for column in ("holds", "like_paper"):
+        yes = 0
+        for ledger in ledgers.values():
+            counted = (ledger["paper"] != "C") & ~ledger["id"].str.endswith("-gate")
+            yes += int((ledger[column][counted] == "yes").sum())
+        assert f"<strong>{yes}</strong> yes" in html
     assert html.count("<img src=") == 1
 
 

@@ -48,3 +48,5 @@ def test_of_the_runs_only_those_that_ship_are_kept():
     kept = {line.removeprefix("!figures/") for line in lines if line.startswith("!figures/")}
     assert "figures/*" in lines
     assert kept == set(SHIPPED)
+    assert "scratch" not in kept
+    assert "build/" in lines

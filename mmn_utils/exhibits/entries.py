@@ -39,7 +39,8 @@ class Exhibit:
         notebook: stem of the notebook that makes it.
         paper: ``A``, ``B``, or ``C`` for what neither paper has.
         title: a few words.
-        claim: what the paper says with it, in our own words; one sentence.
+        claim: what the paper says with it, in our own words, whatever came out here; of paper C
+            what it shows. One sentence.
     """
 
     id: str
@@ -98,3 +99,9 @@ def made_exhibits(run: str, notebook: str | Path, root: str | Path | None = None
 def figures_root() -> Path:
     """Return the folder of all runs: ``figures``, or what ``MMN_FIGURES`` names."""
     return Path(os.environ.get("MMN_FIGURES") or ROOT / "figures")
+
+
+def build_root() -> Path:
+    """Return the folder of what git ignores of all runs: ``build`` beside that of the runs, or
+    what ``MMN_BUILD`` names."""
+    return Path(os.environ.get("MMN_BUILD") or figures_root().with_name("build"))

@@ -105,20 +105,26 @@ def records(table: pd.DataFrame) -> dict[str, Any]:
     return {"columns": [str(column) for column in table.columns], "rows": rows}
 
 
-def format_number(cell: Any, digits: int = 6) -> str:
-    """Return a cell's text: floats with some digits, ints whole, None and NaN empty."""
+def format_number(cell: Any, digits: int = 5) -> str:
+    """Return a cell's text: floats with some digits, ints whole, None and NaN empty.
+
+    A float that is whole keeps all its digits: it is a count or a picture's number, in a column
+    that has gaps.
+    """
     if cell is None or (isinstance(cell, float | np.floating) and math.isnan(cell)):
         return ""
     if isinstance(cell, bool | np.bool_):
         return "yes" if cell else "no"
     if isinstance(cell, float | np.floating):
         # -0.0 and 0.0 are one number, and must not be two files
-        return f"{float(cell) + 0.0:.{digits}g}"
+        value = float(cell) + 0.0
+        exact = value.is_integer() and abs(value) < 2**53
+        return f"{value:.0f}" if exact else f"{value:.{digits}g}"
     return str(cell)
 
 
 def to_csv(table: pd.DataFrame) -> str:
-    """Return a table as CSV, floats to six significant digits."""
+    """Return a table as CSV, floats to five significant digits."""
     out = StringIO()
     table.map(format_number).to_csv(out, index=False, lineterminator="\n")
     return out.getvalue()

@@ -1,4 +1,4 @@
-"""The ledger of claims: what a paper states, what was measured, and the computed verdict.
+"""The ledger of claims: what a paper states, what was measured, and the computed verdicts.
 
 ``figures/<run>/claims.csv`` has a row for each claim; notebooks of one run may write it at the
 same time.
@@ -6,33 +6,42 @@ same time.
 
 from __future__ import annotations
 
-import math
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from mmn_utils.cache import locked
+from mmn_utils.datasets.published import PublishedClaim
 from mmn_utils.exhibits.entries import ALL_FILES, PAPERS, exhibits_of, figures_root
 from mmn_utils.exhibits.formats import format_number, to_csv, write_text
+from mmn_utils.exhibits.judging import NO, NOT_TESTED, OPEN, YES, Judged
 from mmn_utils.exhibits.pages import forget_page
+from mmn_utils.exhibits.provenance import circumstances_path
 from mmn_utils.presets import check_run_name
 
 CLAIM_COLUMNS = [
     "id",
     "exhibit",
     "paper",
-    "claim",
+    "statement",
+    "where",
+    "test",
     "paper_value",
     "value",
     "ci_low",
     "ci_high",
     "n",
     "holds",
+    "stability",
+    "like_paper",
+    "like_stability",
+    "ratio",
 ]
-VERDICTS = {True: "yes", False: "no", None: "not tested"}
+NUMERIC = ["value", "ci_low", "ci_high", "n", "stability", "like_stability", "ratio"]
+VERDICTS = (YES, NO, OPEN, NOT_TESTED)
 
 
 def claims(run: Any, root: str | Path | None = None) -> pd.DataFrame:
@@ -42,32 +51,48 @@ def claims(run: Any, root: str | Path | None = None) -> pd.DataFrame:
     """
     folder = getattr(run, "folder", None) or Path(root or figures_root()) / run
     table = pd.DataFrame(_claim_rows(folder), columns=CLAIM_COLUMNS)
-    for column in ("value", "ci_low", "ci_high", "n"):
+    for column in NUMERIC:
         table[column] = pd.to_numeric(table[column].where(table[column] != "")).astype(float)
     return table
 
 
-def enter(
-    folder: Path,
-    id: str,
-    exhibit: str,
-    *,
-    claim: str,
-    paper_value: str | float,
-    value: float | None,
-    ci: tuple[float, float] | None = None,
-    n: int | None = None,
-    holds: bool | None = None,
-) -> str:
-    """Enter one claim into a run's ledger, replacing one of the same id; return its verdict.
+def enter(folder: Path, exhibit: str, rows: Mapping[str, Mapping[str, str]]) -> None:
+    """Enter an exhibit's claims (``row_of``, by id) into a run's ledger, in place of its old ones.
 
-    What a paper states, and ``value`` with its interval ``ci`` over ``n`` cases. ``holds`` is the
-    result of a comparison, or None for not tested. The id begins with the paper.
+    The id begins with the paper.
     """
-    row = _claim_row(id, exhibit, claim, paper_value, value, ci, n, holds)
     with locked(folder):  # notebooks of one run may write claims at the same time
-        _write_claims(folder, [*_claim_rows(folder, without={id}), row])
-    return row["holds"]
+        kept = [row for row in _claim_rows(folder) if row["exhibit"] != exhibit]
+        _write_claims(folder, [*kept, *rows.values()])
+
+
+def row_of(
+    id: str, exhibit: str, paper: PublishedClaim, test: str, judged: Judged
+) -> dict[str, str]:
+    """Return a claim's row of the ledger as text; ValueError where its id names no paper."""
+    key = id.partition("-")[0]
+    if key not in PAPERS:
+        raise ValueError(f"claim id {id!r} must begin with its paper: {', '.join(PAPERS)}")
+    found = judged.estimate
+    cells = {
+        "id": id,
+        "exhibit": exhibit,
+        "paper": key,
+        "statement": paper.statement,
+        "where": f"{paper.where} (figure only)" if paper.shown == "figure" else paper.where,
+        "test": " ".join(test.split()),
+        "paper_value": paper.printed,
+        "value": found and found.value,
+        "ci_low": found and found.low,
+        "ci_high": found and found.high,
+        "n": found and found.n,
+        "holds": judged.holds.word,
+        "stability": judged.holds.stability,
+        "like_paper": judged.like.word,
+        "like_stability": judged.like.stability,
+        "ratio": judged.ratio,
+    }
+    return {name: format_number(cells[name]) for name in CLAIM_COLUMNS}
 
 
 def forget(run: str, notebook: str | Path, root: str | Path | None = None) -> None:
@@ -79,6 +104,7 @@ def forget(run: str, notebook: str | Path, root: str | Path | None = None) -> No
     for id in ids:
         for suffix in ALL_FILES:
             (folder / f"{id}{suffix}").unlink(missing_ok=True)
+        circumstances_path(run, id).unlink(missing_ok=True)
     _strike(folder, ids)
     forget_page(folder, Path(notebook).stem)
 
@@ -92,29 +118,11 @@ def _strike(folder: Path, exhibits: set[str]) -> None:
             _write_claims(folder, kept)
 
 
-def _claim_row(id, exhibit, claim, paper_value, value, ci, n, holds) -> dict[str, str]:
-    """Return one row of the ledger as text; ValueError where something was typed, not computed."""
-    paper = id.partition("-")[0]
-    if paper not in PAPERS:
-        raise ValueError(f"claim id {id!r} must begin with its paper: {', '.join(PAPERS)}")
-    if not (holds is None or isinstance(holds, bool | np.bool_)):
-        raise ValueError(f"claim {id}: holds = {holds!r} must be a computed truth value or None")
-    if ci is not None and not ci[0] <= ci[1]:
-        raise ValueError(f"claim {id}: the interval {ci!r} must be (low, high)")
-    if holds is not None and (value is None or not math.isfinite(value)):
-        raise ValueError(f"claim {id}: a verdict needs a finite value, got {value!r}")
-    low, high = ci if ci is not None else (None, None)
-    verdict = VERDICTS[None if holds is None else bool(holds)]
-    cells = [id, exhibit, paper, " ".join(claim.split()), paper_value, value, low, high, n, verdict]
-    return dict(zip(CLAIM_COLUMNS, map(format_number, cells), strict=True))
-
-
-def _claim_rows(folder: Path, without: set[str] | frozenset[str] = frozenset()) -> list[dict]:
+def _claim_rows(folder: Path) -> list[dict[str, str]]:
     path = folder / "claims.csv"
     if not path.is_file():
         return []
-    table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    return [row for row in table.to_dict("records") if row["id"] not in without]
+    return pd.read_csv(path, dtype=str, keep_default_na=False).to_dict("records")
 
 
 def _write_claims(folder: Path, rows: list[dict[str, str]]) -> None:

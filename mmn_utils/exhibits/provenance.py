@@ -1,4 +1,10 @@
-"""Where a number comes from: notebook, parameters, revisions, versions, commit, time."""
+"""Where a number comes from: what would move it, and the circumstances in which it was made.
+
+Notebook, parameters, seed and the revisions of model and data stand in each exhibit's JSON, the
+versions of the libraries once per run in ``versions.csv``, a column for each notebook. What differs
+whenever a run is made again, time, duration, commit, machine, lies in
+``build/<run>/provenance/<id>.json``, so that the same numbers are the same tracked files.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +16,14 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
+
+from mmn_utils.cache import locked
+from mmn_utils.exhibits.entries import build_root
+from mmn_utils.exhibits.formats import to_csv, to_json, write_text
 from mmn_utils.presets import ROOT
+
+VERSIONS = "versions.csv"
 
 # Whose version can move a number or a pixel.
 LIBRARIES = (
@@ -30,7 +43,6 @@ LIBRARIES = (
     "pycocotools",
     "papermill",
 )
-TIME_FIELDS = ("time", "duration_seconds")  # the fields that differ from run to run
 
 
 @lru_cache(maxsize=1)
@@ -102,19 +114,68 @@ def provenance(
     model: Any = None,
     data: Any = None,
     seed: int = 0,
-    begun: float | None = None,
 ) -> dict[str, Any]:
-    """Return what is known of a result's origin; ``begun`` is a ``time.monotonic()``."""
+    """Return what moves a result's numbers, but for the versions of libraries.
+
+    Of the device only its kind: which of several GPUs it was is a circumstance.
+    """
     model = describe(model)
     return {
         "notebook": Path(notebook).stem,
         "parameters": parameters,
-        "model": model,
+        "model": model and {name: model[name] for name in model if name != "device"},
         "data": describe(data),
         "seed": seed,
-        "device": (model or {}).get("device", "cpu"),
-        "versions": versions(),
-        "git": git_state(),
+        "device": (model or {}).get("device", "cpu").partition(":")[0],
+    }
+
+
+def circumstances(model: Any = None, begun: float | None = None) -> dict[str, Any]:
+    """Return what differs whenever a result is made again; ``begun`` is a ``time.monotonic()``."""
+    return {
         "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "duration_seconds": None if begun is None else round(time.monotonic() - begun, 1),
+        "git": git_state(),
+        "device": (describe(model) or {}).get("device", "cpu"),
+        "host": platform.node(),
+        "platform": platform.platform(),
+        "processor": platform.processor() or platform.machine(),
+        "versions": versions(),
     }
+
+
+def circumstances_path(run: str, id: str) -> Path:
+    """Return where the circumstances of a run's exhibit are written."""
+    return build_root() / run / "provenance" / f"{id}.json"
+
+
+def record_making(
+    folder: Path, id: str, notebook: str, model: Any = None, begun: float | None = None
+) -> None:
+    """Write an exhibit's circumstances beside the run in ``folder``, and the versions into it."""
+    beside = {"id": id, "notebook": notebook, **circumstances(model, begun)}
+    write_text(circumstances_path(folder.name, id), to_json(beside))
+    enter_versions(folder, notebook)
+
+
+def enter_versions(folder: Path, notebook: str) -> None:
+    """Enter the versions with which a notebook runs into those of its run."""
+    with locked(folder):  # notebooks of one run may write at the same time
+        known = read_versions(folder)
+        known[notebook] = pd.Series({name: _release(name, of) for name, of in versions().items()})
+        table = known.fillna("").sort_index(axis=1).rename_axis("library").reset_index()
+        write_text(folder / VERSIONS, to_csv(table))
+
+
+def read_versions(folder: Path) -> pd.DataFrame:
+    """Return the versions of a run: a row for each library, a column for each notebook."""
+    path = folder / VERSIONS
+    if not path.is_file():
+        return pd.DataFrame(index=list(versions()))
+    return pd.read_csv(path, dtype=str, keep_default_na=False, index_col="library")
+
+
+def _release(name: str, version: str | None) -> str:
+    """Return a version without what moves no number: the mark of a build, Python's third figure."""
+    release = (version or "").partition("+")[0]
+    return ".".join(release.split(".")[:2]) if name == "python" else release

@@ -1,11 +1,13 @@
 """The report of a run: every exhibit on one page, with the pictures that lie beside it.
 
-Everything is read from the run's folder and from ``data/golden``; nothing is computed
-here. The page holds no times, so the same run gives the same bytes.
+Beside each stand what the papers say with it and, from the ledger, what came out here. Everything
+is read from the run's folder and from ``data/golden``; nothing is computed here. The page holds no
+times and needs no script, so the same run gives the same bytes.
 """
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -18,19 +20,36 @@ import pandas as pd
 from mmn_utils.datasets.published import published
 from mmn_utils.exhibits.entries import ALL_FILES, PAPERS, Exhibit, figures_root, load_exhibits
 from mmn_utils.exhibits.formats import format_number, png_size, write_text
-from mmn_utils.exhibits.ledger import VERDICTS, claims
+from mmn_utils.exhibits.ledger import VERDICTS
 from mmn_utils.exhibits.pages import BROWSER, TEMPLATES, notebook_pages
+from mmn_utils.exhibits.provenance import VERSIONS
+from mmn_utils.exhibits.verdicts import (
+    NO_FIGURE,
+    OUR_CLAIMS,
+    Said,
+    counts,
+    kinds,
+    ledger_of,
+    said,
+)
 from mmn_utils.presets import PRESETS, load_preset
 
 TEMPLATE = "report.html.j2"
-MANY_ROWS = 12  # longer tables of numbers are folded
-SHOWN_ROWS = 60  # and of still longer ones the first are shown
+SHORT = 24  # letters
+SHOWN_ROWS = 24  # of the numbers beneath an exhibit; all of them are in the file
+NAMES = {".pdf": "PDF", ".png": "PNG", ".tex": "LaTeX", ".md": "Markdown", ".json": "record",
+         ".numbers.csv": "numbers", ".csv": "CSV"}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Cell:
     text: str
     number: bool
+
+    @property
+    def kind(self) -> str:
+        """How it is laid out: a number, a short text that stays on its line, or any other."""
+        return "number" if self.number else "short" if len(self.text) <= SHORT else ""
 
 
 @dataclass(frozen=True)
@@ -41,10 +60,6 @@ class Table:
     rows: list[list[Cell]]
     total: int
 
-    @property
-    def long(self) -> bool:
-        return len(self.rows) > MANY_ROWS
-
 
 @dataclass(frozen=True)
 class Shown:
@@ -53,11 +68,20 @@ class Shown:
     entry: Exhibit
     record: dict[str, Any] | None = None
     size: tuple[int, int] = (0, 0)
-    files: tuple[str, ...] = ()
+    files: dict[str, str] = field(default_factory=dict)  # by name
     table: Table | None = None
     numbers: Table | None = None
     paper: Table | None = None
-    claims: list[dict[str, str]] = field(default_factory=list)
+    said: list[Said] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
+class Origin:
+    """What the exhibits of one notebook have in common."""
+
+    notebook: str
+    exhibits: list[str]
+    record: dict[str, Any]
 
 
 def render(folder: Path, beside: Sequence[str] = ()) -> str:
@@ -67,25 +91,27 @@ def render(folder: Path, beside: Sequence[str] = ()) -> str:
     """
     if not folder.is_dir():
         raise ValueError(f"no run in {folder}; make one with 'make figures'")
-    ledger = _claims(folder)
-    shown = [_show(folder, entry, ledger) for entry in _entries(folder)]
-    made = [exhibit.record for exhibit in shown if exhibit.record]
-    return (
-        _environment()
-        .get_template(TEMPLATE)
-        .render(
-            run=folder.name,
-            beside=list(beside),
-            browser=BROWSER if (folder / BROWSER).is_file() else None,
-            notebooks=sorted(path.stem for path in notebook_pages(folder)),
-            papers=_by_paper(shown),
-            claims=ledger,
-            verdicts=_count_verdicts(ledger),
-            made=len(made),
-            total=len(shown),
-            origin=made[0] if made else None,
-        )
-    )
+    ledger = ledger_of(folder.name, folder.parent)
+    entries = _entries(folder)
+    made = [entry for entry in entries if (folder / f"{entry.id}.json").is_file()]
+    shown = [_show(folder, entry, ledger) for entry in made]
+    known = {
+        "run": folder.name,
+        "beside": list(beside),
+        "browser": BROWSER if (folder / BROWSER).is_file() else None,
+        "notebooks": [path.stem for path in notebook_pages(folder)],
+        "papers": _by_paper(shown),
+        "missing": [entry for entry in entries if entry not in made],
+        "said": said(ledger),
+        "counts": {kind: counts(part) for kind, part in kinds(ledger).items()},
+        "verdicts": VERDICTS,
+        "ours": OUR_CLAIMS,
+        "no_figure": NO_FIGURE,
+        "origins": _origins(shown),
+        "versions": _read(folder / VERSIONS) if (folder / VERSIONS).is_file() else None,
+        "total": len(entries),
+    }
+    return _environment().get_template(TEMPLATE).render(known)
 
 
 def _entries(folder: Path) -> list[Exhibit]:
@@ -111,23 +137,6 @@ def _environment() -> jinja2.Environment:
     )
 
 
-def _claims(folder: Path) -> list[dict[str, str]]:
-    rows = claims(folder.name, folder.parent).to_dict("records")
-    return [
-        {
-            **row,
-            **{name: format_number(row[name], 4) for name in ("value", "ci_low", "ci_high", "n")},
-        }
-        for row in rows
-    ]
-
-
-def _count_verdicts(ledger: list[dict[str, str]]) -> dict[str, int]:
-    return {
-        verdict: sum(row["holds"] == verdict for row in ledger) for verdict in VERDICTS.values()
-    }
-
-
 def _by_paper(shown: list[Shown]) -> list[tuple[str, str, list[Shown]]]:
     groups = [
         (key, title, [exhibit for exhibit in shown if exhibit.entry.paper == key])
@@ -136,53 +145,71 @@ def _by_paper(shown: list[Shown]) -> list[tuple[str, str, list[Shown]]]:
     return [group for group in groups if group[2]]
 
 
-def _show(folder: Path, entry: Exhibit, ledger: list[dict[str, str]]) -> Shown:
-    path = folder / f"{entry.id}.json"
-    paper = published(entry.id)
-    printed = None if paper is None else _table(paper)
-    if not path.is_file():
-        return Shown(entry, paper=printed)
-    record = json.loads(path.read_text(encoding="utf-8"))
-    if record["paper"] is not None:
-        printed = _table(pd.DataFrame(record["paper"]["rows"], columns=record["paper"]["columns"]))
-    picture = folder / f"{entry.id}.png"
+def _origins(shown: list[Shown]) -> list[Origin]:
+    """Gather the exhibits by the notebook that made them, in the notebooks' order."""
+    by_notebook: dict[str, Origin] = {}
+    for exhibit in sorted(shown, key=lambda one: one.record["notebook"]):
+        name = exhibit.record["notebook"]
+        origin = by_notebook.setdefault(name, Origin(name, [], exhibit.record))
+        origin.exhibits.append(exhibit.entry.id)
+    return list(by_notebook.values())
+
+
+def _show(folder: Path, entry: Exhibit, ledger: pd.DataFrame) -> Shown:
+    record = json.loads((folder / f"{entry.id}.json").read_text(encoding="utf-8"))
+    picture, numbers = folder / f"{entry.id}.png", folder / f"{entry.id}.numbers.csv"
+    files = [end for end in ALL_FILES if (folder / f"{entry.id}{end}").is_file()]
     return Shown(
         entry,
         record,
         size=png_size(picture.read_bytes()) if entry.kind == "figure" else (0, 0),
-        files=tuple(end for end in ALL_FILES if (folder / f"{entry.id}{end}").is_file()),
+        files={NAMES[end]: f"{entry.id}{end}" for end in files},
         table=_read(folder / f"{entry.id}.csv") if entry.kind == "table" else None,
-        numbers=_read(folder / f"{entry.id}.numbers.csv", SHOWN_ROWS),
-        paper=printed,
-        claims=[row for row in ledger if row["exhibit"] == entry.id],
+        numbers=_read(numbers, SHOWN_ROWS),
+        paper=_paper(entry, record),
+        said=said(ledger[ledger["exhibit"] == entry.id]),
     )
 
 
+def _paper(entry: Exhibit, record: dict[str, Any]) -> Table | None:
+    """Return the paper's own numbers: those that the run recorded, or those of the exhibit."""
+    if record["paper"] is not None:
+        printed = record["paper"]
+        return _table(pd.DataFrame(printed["rows"], columns=printed["columns"]))
+    printed = published(entry.id)
+    return None if printed is None else _table(printed)
+
+
 def _read(path: Path, most: int | None = None) -> Table:
-    return _table(pd.read_csv(path, dtype=str, keep_default_na=False), most)
+    """Read a CSV with its columns named as they are: pandas would name a blank one itself."""
+    with path.open(newline="", encoding="utf-8") as file:
+        columns, *rows = csv.reader(file)
+    return _table(pd.DataFrame(rows, columns=columns), most)
 
 
 def _table(frame: pd.DataFrame, most: int | None = None) -> Table:
     total, frame = len(frame), frame.head(most or len(frame)).map(format_number)
-    numeric = [_is_numeric(frame[column]) for column in frame.columns]
+    numeric = [_is_numeric(frame.iloc[:, place]) for place in range(frame.shape[1])]
     columns = [Cell(str(name), number) for name, number in zip(frame.columns, numeric, strict=True)]
     rows = [
         [
             Cell(_short(text) if number else text, number)
             for text, number in zip(row, numeric, strict=True)
         ]
-        for row in frame.itertuples(index=False)
+        for row in frame.itertuples(index=False, name=None)
     ]
     return Table(columns, rows, total)
 
 
 def _is_numeric(texts: pd.Series) -> bool:
-    return bool(len(texts)) and pd.to_numeric(texts, errors="coerce").notna().all()
+    """Whether all of a column's texts are numbers, but for blanks."""
+    filled = texts[texts != ""]
+    return bool(len(filled)) and pd.to_numeric(filled, errors="coerce").notna().all()
 
 
 def _short(text: str) -> str:
     """Cut a number's text to four significant digits; whole numbers stay whole."""
-    return text if text.lstrip("-").isdigit() else format_number(float(text), 4)
+    return text if not text or text.lstrip("-").isdigit() else format_number(float(text), 4)
 
 
 def build_report(run: Any, root: str | Path | None = None, together: Sequence[str] = ()) -> Path:

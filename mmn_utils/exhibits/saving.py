@@ -4,14 +4,16 @@
 notebook opens a ``Run`` and saves into it by exhibit id; everything lands in ``figures/<run>/``:
 
     <id>.png <id>.pdf            of a figure
-    <id>.csv <id>.tex <id>.md    of a table
-    <id>.numbers.csv             the plotted or tabulated numbers
+    <id>.csv <id>.tex <id>.md    of a table; of a figure, the means or the like that it draws
+    <id>.numbers.csv             the rows beneath, from which every claim can be computed again
     <id>.json                    caption and provenance
     claims.csv                   what the papers state and what was measured
+    versions.csv                 of the libraries, for each notebook
     report.html                  all of it on one page
     notebooks/<name>.html        the executed notebook, where it ran headless
 
-Bytes are deterministic: same numbers, same files. Only the JSON holds times.
+Bytes are deterministic: same numbers, same files. What differs whenever a run is made again, time,
+commit, machine, lies in ``build/<run>/provenance/<id>.json``.
 """
 
 from __future__ import annotations
@@ -19,12 +21,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mmn_utils.datasets.published import published
+from mmn_utils.datasets.published import PublishedClaim, published, published_claim
+from mmn_utils.datasets.words import Words
 from mmn_utils.exhibits.entries import Exhibit, exhibits_of, figures_root, load_exhibits
 from mmn_utils.exhibits.formats import (
     records,
@@ -36,10 +40,10 @@ from mmn_utils.exhibits.formats import (
     write_figure,
     write_text,
 )
-from mmn_utils.exhibits.ledger import claims, enter
-from mmn_utils.exhibits.provenance import provenance
-from mmn_utils.exhibits.texts import SAYS, Text, judge, load_texts, render
-from mmn_utils.measures.estimates import Estimate
+from mmn_utils.exhibits.judging import Judged, facts_of, judge_claim, read_numbers
+from mmn_utils.exhibits.ledger import claims, enter, row_of
+from mmn_utils.exhibits.provenance import provenance, record_making
+from mmn_utils.exhibits.texts import SAYS, Text, load_texts, render
 from mmn_utils.presets import check_run_name, read_parameters
 
 if TYPE_CHECKING:  # who only looks exhibits up needs no matplotlib
@@ -83,11 +87,22 @@ class Reading:
         return self.text
 
 
+@dataclass(frozen=True)
+class Judgement:
+    """An exhibit's rows as they are stored, the facts that its claims use, and what came out."""
+
+    stored: str
+    facts: dict[str, Any]
+    claims: dict[str, dict[str, str]]
+
+
 class Run:
     """The exhibits of one preset, as one notebook adds to them.
 
     What a caption, a claim or a reading says stands in ``notebooks/texts``; the notebook hands over
-    the facts. Those given with an exhibit are kept for what is said of it later.
+    the facts. Those given with an exhibit are kept for what is said of it later. The data set's
+    nouns are facts too: ``picture``, ``pictures``, ``reference``, ``references``
+    (``datasets.words``), photographs with human captions where it gives none.
     """
 
     def __init__(
@@ -114,7 +129,7 @@ class Run:
         self._list = exhibits
         self._texts = load_texts(self.notebook, exhibits)
         self._facts: dict[str, dict[str, Any]] = {}
-        self._verdicts: dict[str, str] = {}
+        self._verdicts: dict[str, Judged] = {}
         self._begun = time.monotonic()
         self._provenance()  # what cannot be recorded is an error now, not after the work
 
@@ -139,20 +154,26 @@ class Run:
         fig: Figure,
         numbers: pd.DataFrame,
         caption: str | None = None,
+        plotted: pd.DataFrame | None = None,
         paper: pd.DataFrame | None = None,
         **facts: Any,
     ) -> Saved:
-        """Write a figure as PNG and PDF, its plotted numbers and its origin.
+        """Write a figure as PNG and PDF, the rows beneath it and its origin; judge its claims.
 
-        Returns what shows it. ``caption`` replaces the one of the texts, which the facts fill;
-        ``paper`` the paper's own numbers (``published``).
+        Returns what shows it. ``numbers`` are the rows, a case and condition each, by which its
+        claims are judged; ``plotted`` what is drawn of them, where that is something else, such
+        as means. ``caption`` replaces the one of the texts, which the facts fill; ``paper`` the
+        paper's own numbers (``published``).
         """
         exhibit = self._check(id, "figure")
+        rows = self._judge(id, numbers, facts)
         caption = self._caption(exhibit, caption, facts)
         png = self.folder / f"{id}.png"
         write_figure(fig, png)
         _close(fig)
-        self._write_rest(id, numbers, caption, paper)
+        if plotted is not None:
+            write_text(self.folder / f"{id}.csv", to_csv(plotted))
+        self._write_rest(id, rows, caption, paper)
         return Saved(id, png)
 
     def save_table(
@@ -164,18 +185,19 @@ class Run:
         paper: pd.DataFrame | None = None,
         **facts: Any,
     ) -> Saved:
-        """Write a table as CSV, LaTeX and Markdown, its numbers and its origin.
+        """Write a table as CSV, LaTeX and Markdown, its rows and its origin; judge its claims.
 
-        Returns what shows it. ``numbers`` are what the table was made from, by default the table
-        itself; ``caption`` and ``paper`` as for figures.
+        Returns what shows it. ``numbers`` are the rows by which its claims are judged, by default
+        the table itself; ``caption`` and ``paper`` as for figures.
         """
         exhibit = self._check(id, "table")
+        rows = self._judge(id, table if numbers is None else numbers, facts)
         caption = self._caption(exhibit, caption, facts)
         markdown = to_markdown(table)
         texts = {".csv": to_csv(table), ".md": markdown, ".tex": to_latex(table, caption, id)}
         for suffix, text in texts.items():
             write_text(self.folder / f"{id}{suffix}", text)
-        self._write_rest(id, table if numbers is None else numbers, caption, paper)
+        self._write_rest(id, rows, caption, paper)
         return Saved(id, self.folder / f"{id}.csv", markdown)
 
     def show(self, fig: Figure) -> Drawn:
@@ -184,40 +206,13 @@ class Run:
         _close(fig)
         return Drawn(png)
 
-    def claim(self, id: str, found: Estimate | float | None, **facts: Any) -> str:
-        """Judge a claim of the texts by what was measured; enter it and return the verdict.
-
-        ``found`` is the measured value with its interval, a bare number, or None for not tested; a
-        number's interval ``ci`` and count ``n`` may be among the facts.
-        """
-        name = next((name for name, text in self._texts.items() if id in text.claims), None)
-        if name is None:
-            raise ValueError(f"claim {id!r} is not in the texts of {self.notebook}")
-        self._check(name)
-        entry, known = self._texts[name].claims[id], self._known(name, facts)
-        estimate = found if isinstance(found, Estimate) else None
-        value, n = (estimate.value, estimate.n) if estimate else (found, facts.get("n"))
-        ci = estimate.ci if estimate else facts.get("ci")
-        low, high = ci or (None, None)
-        measured = {"value": value, "low": low, "high": high, "n": n}
-        self._verdicts[id] = enter(
-            self.folder,
-            id,
-            name,
-            claim=render(entry.claim, known, id),
-            paper_value=render(entry.paper_value, known, id),
-            value=value,
-            ci=ci,
-            n=n,
-            holds=None if value is None else judge(entry.holds, {**known, **measured}, id),
-        )
-        return self._verdicts[id]
-
     def say(self, name: str, **facts: Any) -> Reading:
         """Return what the texts read out of the facts, under an exhibit's id or another name.
 
-        In a text, ``verdict("A-fig-6-top")`` is the claim's yes, no or not tested, and
-        ``says("A-fig-6-top")`` the same as a part of a sentence.
+        In a text, ``verdict("A-fig-6-top")`` is the claim's direction: yes, no, open or not
+        tested; ``says("A-fig-6-top")`` the same as a part of a sentence; ``like("A-fig-6-top")``
+        says whether its size is the paper's; ``estimate`` gives the measured number with its
+        interval, ``paper`` the paper's side.
         """
         text = self._text(name)
         if not text.reading:
@@ -246,15 +241,38 @@ class Run:
             **self.parameters,
             "system": self.model,
             "data": self.data,
-            "verdict": self._verdict,
-            "says": lambda id: SAYS[self._verdict(id)],
+            **getattr(self.data, "words", Words()).facts(),
+            "verdict": lambda id: self._judged(id).holds.word,
+            "says": lambda id: SAYS[self._judged(id).holds.word],
+            "like": lambda id: self._judged(id).like.word,
+            "estimate": lambda id: self._judged(id).estimate,
+            "paper": self._paper,
             **kept,
         }
 
-    def _verdict(self, id: str) -> str:
+    def _judged(self, id: str) -> Judged:
         if id not in self._verdicts:
-            raise ValueError(f"claim {id!r} has no verdict yet; judge it with claim() before")
+            raise ValueError(f"claim {id!r} has no verdict yet; save its exhibit before")
         return self._verdicts[id]
+
+    def _paper(self, id: str) -> PublishedClaim:
+        return published_claim(id, self.parameters.get("paper_model"))
+
+    def _judge(self, id: str, numbers: pd.DataFrame, facts: Mapping[str, Any]) -> Judgement:
+        """Judge an exhibit's claims by its rows as they will be stored."""
+        stored, known = to_csv(numbers), self._known(id, facts)
+        rows = read_numbers(StringIO(stored))
+        entries: dict[str, dict[str, str]] = {}
+        used: dict[str, Any] = {}
+        for name, claim in self._texts[id].claims.items() if id in self._texts else ():
+            own = facts_of(claim, rows.columns, known)
+            paper = self._paper(name)
+            self._verdicts[name] = judge_claim(claim, paper, rows, own, self.seed)
+            test = render(claim.test, own, name)
+            entries[name] = row_of(name, id, paper, test, self._verdicts[name])
+            used.update(own)
+        to_json(used)  # what cannot be stored is an error now
+        return Judgement(stored, used, entries)
 
     def _check(self, id: str, kind: str | None = None) -> Exhibit:
         known = load_exhibits(self._list)
@@ -282,24 +300,27 @@ class Run:
             model=self.model,
             data=self.data,
             seed=self.seed,
-            begun=self._begun,
         )
         to_json(origin)
         return origin
 
     def _write_rest(
-        self, id: str, numbers: pd.DataFrame, caption: str, paper: pd.DataFrame | None
+        self, id: str, rows: Judgement, caption: str, paper: pd.DataFrame | None
     ) -> None:
-        write_text(self.folder / f"{id}.numbers.csv", to_csv(numbers))
+        write_text(self.folder / f"{id}.numbers.csv", rows.stored)
         paper = published(id) if paper is None else paper
         record = {
             "id": id,
             "run": self.name,
             "caption": caption,
             "paper": None if paper is None else records(paper),
+            "facts": rows.facts,
+            "paper_model": self.parameters.get("paper_model"),
             **self._provenance(),
         }
         write_text(self.folder / f"{id}.json", to_json(record))
+        enter(self.folder, id, rows.claims)
+        record_making(self.folder, id, self.notebook, self.model, self._begun)
 
 
 def _close(fig: Figure) -> None:

@@ -1,4 +1,4 @@
-"""Tables of measured means beside the paper's own, with the numbers behind them."""
+"""Tables of measured means beside the paper's own."""
 
 from __future__ import annotations
 
@@ -16,41 +16,33 @@ Printed = Mapping[str, Mapping[str, float]]
 
 def texts_by_judges(
     measured: Measured, printed: Printed, names: Mapping[str, str]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> pd.DataFrame:
     """Lay means out with a row for each kind of text and the judges side by side (A, Table 1).
 
-    ``names`` says how the kinds of text are called, in their order. Returns the table and its
-    numbers: text, judge, mean, low, high, n.
+    ``names`` says how the kinds of text are called, in their order.
     """
-    rows, numbers = [], []
+    rows = []
     for kind, name in names.items():
         row = {"": name}
         for judge, means in measured.items():
             title, spec = JUDGES[judge]
             row[title] = format(means[kind], spec)
             row[f"{title}, paper"] = format(printed[judge][kind], spec)
-            numbers.append({"text": name, "judge": judge, **vars(means[kind])})
         rows.append(row)
-    return pd.DataFrame(rows), _means(numbers)
+    return pd.DataFrame(rows)
 
 
 def judges_by_texts(
     measured: Measured, printed: Printed, names: Mapping[str, str]
-) -> tuple[pd.DataFrame, pd.DataFrame]:
+) -> pd.DataFrame:
     """Lay means out with two rows for each judge, ours over the paper's (A, Table 2).
 
-    Blank where the paper has no such kind of text. Returns the table and its numbers: judge,
-    text, mean, low, high, n.
+    Blank where the paper has no such kind of text.
     """
-    rows, numbers = [], []
+    rows = []
     for judge, means in measured.items():
         (title, spec), theirs = JUDGES[judge], printed[judge]
         ours = {name: format(means[kind], spec) for kind, name in names.items()}
         paper = {n: format(theirs[k], spec) if k in theirs else "" for k, n in names.items()}
         rows += [{"": title, **ours}, {"": f"{title}, paper", **paper}]
-        numbers += [{"judge": title, "text": n, **vars(means[k])} for k, n in names.items()]
-    return pd.DataFrame(rows), _means(numbers)
-
-
-def _means(rows: list[dict]) -> pd.DataFrame:
-    return pd.DataFrame(rows).rename(columns={"value": "mean"})
+    return pd.DataFrame(rows)

@@ -7,30 +7,43 @@ are read out under a name of their own:
       caption: Probability of the noun, over {{ n }} photographs.
       claims:
         A-fig-6-top:
-          claim: Ablating top units takes 80 % of the noun's probability (mean loss)
-          paper_value: 0.8
-          holds: value >= 0.8
-      reading: The noun loses {{ loss | fmt(".0%") }}; that it is 80 % {{ says("A-fig-6-top") }}.
+          test: mean loss with {{ largest }} top units off, over photographs; above 0
+          rows: k == {{ largest }}
+          value: mean(1 - top)
+          gap: difference(random, top)
+          holds: low > 0
+      reading: The noun loses {{ loss | fmt(".0%") }}; that it does {{ says("A-fig-6-top") }}.
     opening:
       reading: ...
 
 Texts are Jinja templates over the notebook's parameters and the facts that it hands over; ``fmt``
 is Python's ``format``, and ``fmt(".0%", "unknown")`` has words for what could not be measured;
 ``table`` prints a data frame. A reading is Markdown, what is filled in is not: a token that
-looks like markup is shown as it is. ``holds`` is an expression over ``value``, ``low``, ``high``,
-``n`` and the facts: true, false, or none where there is nothing to test. No verdict can be typed.
+looks like markup is shown as it is.
+
+A claim is tested on the exhibit's rows (``<id>.numbers.csv``), and what the paper says stands in
+``data/golden/claims.csv`` under the same id. No verdict can be typed.
+
+    test    the test and its bar, in words (a template)
+    rows    which rows, as a pandas query (a template); all, where it is absent
+    case    a column: rows are averaged within each of its values, and these are the cases
+    wide    three columns (index, columns, values): the rows laid out, a case for each index
+    value   the estimate: a measure (``judging.MEASURES``) of expressions over columns
+    holds   true, false, or none for nothing to test: an expression over value, low, high, n, p of
+            that estimate, further estimates under names of their own, and the facts
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import jinja2
+from jinja2 import meta
 
 from mmn_utils.exhibits.entries import LIST
 from mmn_utils.exhibits.formats import as_markdown, to_markdown
@@ -38,16 +51,36 @@ from mmn_utils.presets import load_yaml
 
 FOLDER = "texts"
 _BEGIN, _END = "\ue000", "\ue001"  # of Unicode's private signs
-SAYS = {"yes": "holds", "no": "does not hold", "not tested": "was not tested"}
+SAYS = {
+    "yes": "holds",
+    "no": "does not hold",
+    "open": "is open",
+    "not tested": "was not tested",
+}
 
 
 @dataclass(frozen=True)
 class Claim:
-    """A sentence of a paper with the rule by which it is judged; see the module."""
+    """The test of one statement of a paper; see the module."""
 
-    claim: str
-    paper_value: str | float
+    id: str
+    test: str
+    value: str
     holds: str
+    rows: str = ""
+    case: str = ""
+    wide: tuple[str, ...] = ()
+    estimates: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def estimated(self) -> tuple[str, ...]:
+        """The expressions over columns."""
+        return self.value, *self.estimates.values()
+
+    @property
+    def rules(self) -> tuple[str, ...]:
+        """All expressions."""
+        return *self.estimated, self.holds
 
 
 @dataclass(frozen=True)
@@ -77,10 +110,22 @@ def _load_texts(path: Path) -> dict[str, Text]:
 
 def _text(name: str, entry: Mapping[str, Any], path: Path) -> Text:
     try:
-        claims = {id: Claim(**claim) for id, claim in (entry.get("claims") or {}).items()}
+        claims = {id: _claim(id, claim) for id, claim in (entry.get("claims") or {}).items()}
         return Text(**{**entry, "claims": claims})
-    except (TypeError, AttributeError) as error:
+    except (TypeError, AttributeError, ValueError) as error:
         raise ValueError(f"{path}, {name}: {error}") from None
+
+
+def _claim(id: str, entry: Mapping[str, Any]) -> Claim:
+    own = {"test", "value", "holds", "rows", "case", "wide"}
+    further = {name: rule for name, rule in entry.items() if name not in own}
+    wide = tuple(entry.get("wide") or ())
+    if len(wide) not in (0, 3) or (wide and entry.get("case")):
+        raise ValueError(f"{id}: wide = {list(wide)}: give index, columns and values, and no case")
+    given = {name: value for name, value in entry.items() if name in own and name != "wide"}
+    if not all(isinstance(text, str) for text in (*given.values(), *further.values())):
+        raise ValueError(f"{id}: every field but wide must be text")
+    return Claim(id, **given, wide=wide, estimates=further)
 
 
 def render(
@@ -98,15 +143,34 @@ def render(
     return "\n\n".join(re.sub(r"[ \t]+", " ", paragraph.strip()) for paragraph in paragraphs)
 
 
-def judge(rule: str, facts: Mapping[str, Any], where: str = "claim") -> bool | None:
-    """Return what a claim's rule says of the facts: true, false, or None for nothing to test."""
+def compiled(rule: str, where: str = "claim") -> Callable[..., Any]:
+    """Return an expression as a function of the facts by name; ValueError names what it lacks."""
     try:
-        found = _environment().compile_expression(rule, undefined_to_none=False)(**facts)
+        call = _environment().compile_expression(rule, undefined_to_none=False)
     except jinja2.TemplateError as error:
-        raise ValueError(f"{where}: holds = {rule!r}: {error}") from error
-    if isinstance(found, jinja2.Undefined):
-        raise ValueError(f"{where}: holds = {rule!r} has no value; a fact is missing")
-    return None if found is None else bool(found)
+        raise ValueError(f"{where}: {rule!r}: {error}") from error
+
+    def evaluate(**facts: Any) -> Any:
+        try:
+            found = call(**facts)
+        except (jinja2.TemplateError, TypeError) as error:
+            raise ValueError(f"{where}: {rule!r}: {error}") from error
+        if isinstance(found, jinja2.Undefined):
+            raise ValueError(f"{where}: {rule!r} has no value; a fact is missing")
+        return found
+
+    return evaluate
+
+
+def names_in_text(template: str) -> set[str]:
+    """Return the names that a template asks for."""
+    environment = _environment()
+    return meta.find_undeclared_variables(environment.parse(template)) - set(environment.globals)
+
+
+def names_in_expression(rule: str) -> set[str]:
+    """Return the names that an expression asks for."""
+    return names_in_text("{{ " + rule + " }}")
 
 
 def _fmt(value: Any, spec: str = "", missing: str | None = None) -> str:

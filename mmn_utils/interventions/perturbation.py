@@ -11,8 +11,10 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mmn_utils.interventions.drafts import Drafts, captions_now
+from mmn_utils.interventions.edit import Edit
 from mmn_utils.interventions.weights import WeightReceipt, adding, entry_size, fingerprint
-from mmn_utils.neurons.captions import Caption, caption_images, generate
+from mmn_utils.neurons.decoding import write_vectors
 from mmn_utils.neurons.table import RANDOM, TOP, Neuron, random_like
 from mmn_utils.neurons.targets import Target
 from mmn_utils.neurons.text import says
@@ -69,53 +71,71 @@ def perturb(
 
 def perturbation_table(
     model,
-    images: Sequence,
+    drafts: Drafts,
     targets: Sequence[Target],
     neurons: Sequence[Sequence[Neuron]],
     *,
     sigma: float = PAPER_SIGMA,
     seed: int = 0,
     relative: bool = False,
-    captions: Sequence[Caption] | None = None,
-    max_new_tokens: int = 20,
     batch_size: int = 16,
 ) -> pd.DataFrame:
     """Perturb each target's neurons, and as many random ones of the same layers (Table 5).
 
-    ``images[i]``, ``targets[i]`` and ``neurons[i]`` belong together. Both conditions get the
-    same noise; draws depend on seed, image and noun alone. Two rows per target: image,
+    ``targets[i]``, a word of one of the drafts' captions, and ``neurons[i]`` belong together.
+    Both conditions get the same noise; draws depend on seed, image and noun alone. Each is put
+    in for its own row of a batch (``drafts.captions_now``). Two rows per target: image,
     target, condition, neurons, ``norm`` of the noise in the mean of the neurons, ``relative``
     the same over the write vectors' norms, captions before and after, ``changed``, and
-    ``kept``: the noun is still said. ``captions`` before, if they are known.
+    ``kept``: the noun is still said. ``ValueError`` for lists of different lengths,
+    ``KeyError`` for an image without a draft.
     """
-    lengths = {len(part) for part in (images, targets, neurons, captions or images)}
-    if lengths != {len(targets)}:
-        raise ValueError(f"lists of {sorted(lengths)} entries; give one of each for every target")
-    if captions is None:
-        captions = caption_images(model, images, max_new_tokens, batch_size)
-    rows = []
-    for image, target, chosen, before in zip(images, targets, neurons, captions, strict=True):
+    if len(targets) != len(neurons):
+        raise ValueError(f"{len(targets)} targets, {len(neurons)} lists of neurons: give one each")
+    before = dict(zip(drafts.images, drafts.captions, strict=True))
+    owners, noises = [], []
+    for target, chosen in zip(targets, neurons, strict=True):
         rng = np.random.default_rng([seed, zlib.crc32(f"{target.image} {target.noun}".encode())])
         noise_seed = int(rng.integers(2**31))
         control = random_like(chosen, model.sizes.units, rng)
-        prompt = model.prompt([image])
-        for condition, some in zip(CONDITIONS, (list(chosen), control), strict=True):
-            with perturb(model, some, sigma, noise_seed, relative, hash_weights=False) as receipt:
-                after = generate(model, prompt, max_new_tokens)[0]
-            rows.append(_row(target, condition, receipt, before, after))
-    return pd.DataFrame(rows)
+        owners += [(target, condition) for condition in CONDITIONS]
+        noises += [_noise_on(model, some, sigma, noise_seed, relative)
+                   for some in (chosen, control)]  # fmt: skip
+    images = [target.image for target, _ in owners]
+    after, _ = captions_now(model, drafts, images, batch_size=batch_size, edits=noises)
+    rows = zip(owners, noises, _relative(model, noises), after, strict=True)
+    return pd.DataFrame([_row(*owner, before, *rest) for owner, *rest in rows])
 
 
-def _row(target: Target, condition: str, receipt: WeightReceipt, before, after) -> dict:
+def _noise_on(
+    model, neurons: Sequence[Neuron], sigma: float, seed: int, relative: bool
+) -> Edit:
+    """Put the noise of ``perturb`` into an edit of no concept."""
+    deltas = noise(model, neurons, sigma, seed, relative)
+    about = {"method": "noise", "sigma": sigma, "seed": seed, "relative": relative}
+    nothing = (math.nan,) * len(neurons)
+    return Edit(tuple(neurons), deltas, nothing, (), about, model.name, model.revision, model.sizes)
+
+
+def _relative(model, noises: Sequence[Edit]) -> list[float]:
+    """Return the length of each noise over that of its write vector, in the mean of neurons."""
+    every = [neuron for one in noises for neuron in one.neurons]
+    lengths = write_vectors(model, every).float().norm(dim=1).cpu()
+    parts = lengths.split([len(one.neurons) for one in noises])
+    return [float((one.norms / part).mean()) for one, part in zip(noises, parts, strict=True)]
+
+
+def _row(target: Target, condition: str, before, noises: Edit, relative: float, after) -> dict:
+    said = before[target.image]
     return {
         "image": target.image,
         "target": target.noun,
         "condition": condition,
-        "neurons": " ".join(map(str, receipt.neurons)),
-        "norm": float(np.mean(receipt.norms)),
-        "relative": float(np.mean(receipt.relative)),
-        "before": before.text,
+        "neurons": " ".join(map(str, noises.neurons)),
+        "norm": float(noises.norms.mean()),
+        "relative": relative,
+        "before": said.text,
         "after": after.text,
-        "changed": after.ids != before.ids,
+        "changed": after.ids != said.ids,
         "kept": says(after.text, target.noun),
     }

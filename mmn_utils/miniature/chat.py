@@ -25,7 +25,7 @@ from mmn_utils.miniature.commands import parser_of, world_and_scenes
 from mmn_utils.miniature.corpus import PROMPT
 from mmn_utils.miniature.language import Rows
 from mmn_utils.miniature.quality.captions import caption_quality
-from mmn_utils.miniature.quality.intervals import mean
+from mmn_utils.miniature.quality.intervals import share
 from mmn_utils.miniature.training import keep_freed_memory
 from mmn_utils.miniature.world import WORLD_FILE, World, load_world
 from mmn_utils.models import load_model
@@ -104,7 +104,7 @@ def record_training(folder: Path, options, trained: int) -> None:
 
 def first_noun(model, photographs: Sequence, world: World) -> dict[str, float]:
     """Return how often a caption's first noun is in its scene, with its interval."""
-    value, low, high, scenes = mean(caption_quality(model, photographs, world)["right"])
+    value, low, high, scenes = share(caption_quality(model, photographs, world)["right"])
     return {"first_noun": value, "low": low, "high": high, "scenes": scenes}
 
 

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 
 from mmn_utils.datasets import CocoDataset, Photograph
+from mmn_utils.datasets.base import draw
 from mmn_utils.miniature.quality.cards import background_of
 from mmn_utils.miniature.world import World
 from mmn_utils.neurons.receptive_fields import QUANTILE
@@ -27,9 +28,9 @@ def held_out(dataset: CocoDataset, world: World, seed: int) -> list[Photograph]:
     return [_first_on(pool, world, g.name, 1 + i % MOST_THINGS) for i, g in grounds]
 
 
-def strange(looks: CocoDataset, world: World, seed: int) -> list[Photograph]:
-    """Choose a scene of looks that were never trained on for each ground."""
-    pool = looks.sample(len(looks), seed)
+def strange(scenes: Sequence[Photograph], world: World, seed: int) -> list[Photograph]:
+    """Choose one for each ground of the scenes of looks that were never trained on."""
+    pool = draw(scenes, len(scenes), seed, "scenes")
     return [_first_on(pool, world, ground.name) for ground in world.backgrounds]
 
 

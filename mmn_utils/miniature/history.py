@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from mmn_utils.miniature.curves import items_seen, training_curve
@@ -19,70 +20,113 @@ TIME_COLUMNS = ("part", "paper", "minutes", "core_minutes", "processor")
 
 
 @dataclass(frozen=True)
-class Stored:
-    """Where a curve is stored: a file's stem, the unit of what was seen, the column drawn."""
+class Curve:
+    """A line of a figure, and where it is stored.
 
+    Attributes:
+        panel: what is trained.
+        line: what this line of the panel is; empty where it is the only one.
+        file: stem of the file that has it.
+        unit: of what was seen.
+        measure: what is measured, in a few words.
+        column: the one that has it.
+        stage: of the file's rows, those of this one; empty for all.
+        after: stem of the training that it went on from, and counts from.
+    """
+
+    panel: str
+    line: str
     file: str
     unit: str
+    measure: str
     column: str = "loss"
-
-    @property
-    def measure(self) -> str:
-        """What the column holds, in a word."""
-        return "loss" if self.column == "loss" else "accuracy"
+    stage: str = ""
+    after: str = ""
 
 
-#: Curves of LiMBeR's parts, in the order of the figure, by title.
-PARTS = {
-    "language model": Stored("language", "tokens"),
-    "encoder": Stored("vision", "pictures"),
-    "probe: a patch": Stored("vision", "pictures", "patch"),
-    "probe: a whole object": Stored("vision", "pictures", "object"),
-    "projection": Stored("projection", "pairs"),
-    "projection, control": Stored("projection_untrained_encoder", "pairs"),
-}
+NEXT_WORD, CODES, NAMED = "loss, next token", "loss, codes", "named rightly"
+SMOOTH = "projection_smooth", "projection_untrained_encoder_smooth"
+#: Curves of LiMBeR's parts, in the order of the figure.
+PARTS = (
+    Curve("language model", "", "language", "tokens", NEXT_WORD),
+    Curve("encoder", "codes of pixels", "vision", "pictures", CODES, stage="pixels"),
+    Curve("encoder", "codes of its own features", "vision", "pictures", CODES, stage="features"),
+    Curve("probe of the encoder", "whole object", "vision", "pictures", NAMED, "object"),
+    Curve("probe of the encoder", "single patch", "vision", "pictures", NAMED, "patch"),
+    Curve("projection", "trained encoder", "projection", "pairs", NEXT_WORD),
+    Curve(
+        "projection", "trained encoder, smooth labels", SMOOTH[0], "pairs", NEXT_WORD,
+        after="projection",
+    ),
+    Curve("projection", "control", "projection_untrained_encoder", "pairs", NEXT_WORD),
+    Curve(
+        "projection", "control, smooth labels", SMOOTH[1], "pairs", NEXT_WORD,
+        after="projection_untrained_encoder",
+    ),
+)  # fmt: skip
+PAIRS_APART = "loss, pairs apart"
 #: Those of paper B's systems.
-CHAT = {
-    "LLaMA": Stored("llama", "tokens"),
-    "CLIP's tower": Stored("clip_seeing", "pictures"),
-    "CLIP": Stored("clip", "pairs"),
-    "LLaVA: projector": Stored("llava_alignment", "pairs"),
-    "LLaVA: with language model": Stored("llava_tuning", "pairs"),
-    "InstructBLIP: contrast": Stored("instructblip_contrast", "pairs"),
-    "InstructBLIP: captions": Stored("instructblip_speaking", "pairs"),
-    "mPLUG-Owl2": Stored("mplug_owl2", "pairs"),
-}
+CHAT = (
+    Curve("LLaMA", "", "llama", "tokens", NEXT_WORD),
+    Curve("CLIP's tower", "", "clip_seeing", "pictures", "squared error"),
+    Curve("CLIP", "", "clip", "pairs", PAIRS_APART),
+    Curve("LLaVA: projector", "", "llava_alignment", "pairs", NEXT_WORD),
+    Curve("LLaVA: with language model", "", "llava_tuning", "pairs", NEXT_WORD),
+    Curve("InstructBLIP: contrast", "", "instructblip_contrast", "pairs", PAIRS_APART),
+    Curve("InstructBLIP: captions", "", "instructblip_speaking", "pairs", NEXT_WORD),
+    Curve("mPLUG-Owl2", "", "mplug_owl2", "pairs", NEXT_WORD),
+)
 
 
 # --- curves -----------------------------------------------------------------------------
 
 
-def curves(folder: Path, of: Mapping[str, Stored] = PARTS) -> dict[str, pd.DataFrame]:
-    """Read curves by title: two columns, named by their unit and measure; empty where none is."""
-    found = {}
-    for title, stored in of.items():
-        curve = training_curve(folder / f"{stored.file}.csv")
-        curve = curve.reindex(columns=["items", stored.column]).dropna(subset=stored.column)
-        found[title] = curve.set_axis([stored.unit, stored.measure], axis=1)
-    return found
+def points(folder: Path, of: Sequence[Curve] = PARTS) -> pd.DataFrame:
+    """Read curves point by point: panel, line, unit, measure, items (seen), value.
+
+    A curve that is not stored has one row, without items and value.
+    """
+    parts = [_points(folder, curve) for curve in of]
+    return pd.concat(parts, ignore_index=True).astype({"items": float, "value": float})
 
 
-def stacked(curves: Mapping[str, pd.DataFrame], value: str = "value") -> pd.DataFrame:
-    """Stack the points of all curves: curve, items, and what was measured, as ``value``."""
-    columns = ["curve", "items", value]
-    points = [
-        curve.set_axis(columns[1:], axis=1).assign(curve=title)[columns]
-        for title, curve in curves.items()
-        if len(curve)
+def _points(folder: Path, curve: Curve) -> pd.DataFrame:
+    table = training_curve(folder / f"{curve.file}.csv")
+    if curve.stage:
+        table = table[table.get("stage", "") == curve.stage]
+    columns = {"items": "items", curve.column: "value"}
+    table = table.reindex(columns=list(columns)).dropna().rename(columns=columns)
+    if curve.after:
+        table["items"] += items_seen(folder, [f"{curve.after}.csv"])
+    if table.empty:
+        table = pd.DataFrame({"items": [np.nan], "value": [np.nan]})
+    named = {name: getattr(curve, name) for name in ("panel", "line", "unit", "measure")}
+    return table.assign(**named)[[*named, "items", "value"]]
+
+
+def ends(points: pd.DataFrame) -> pd.DataFrame:
+    """Return of each stored curve what it measures, its first and last value, and what was seen.
+
+    Columns: curve, measure, first, last, seen (with its unit).
+    """
+    names = ["panel", "line", "measure", "unit"]
+    groups = points.dropna().groupby(names, sort=False)
+    table = groups.agg(first=("value", "first"), last=("value", "last"), seen=("items", "max"))
+    rows = [
+        (_name(panel, line), measure, row.first, row.last, f"{row.seen:,.0f} {unit}")
+        for (panel, line, measure, unit), row in table.iterrows()
     ]
-    return pd.concat(points) if points else pd.DataFrame({column: [] for column in columns})
+    return pd.DataFrame(rows, columns=["curve", "measure", "first", "last", "seen"])
 
 
-def ends(curves: Mapping[str, pd.DataFrame]) -> dict[str, dict[str, float]]:
-    """Return the first and the last value of each stored curve, and how much was seen by then."""
-    points = stacked(curves).groupby("curve", sort=False)
-    table = points.agg(first=("value", "first"), last=("value", "last"), seen=("items", "max"))
-    return table.to_dict("index")
+def missing(points: pd.DataFrame) -> list[str]:
+    """Name the curves that are not stored."""
+    absent = points[points["items"].isna()]
+    return [_name(*pair) for pair in absent[["panel", "line"]].to_numpy()]
+
+
+def _name(panel: str, line: str) -> str:
+    return f"{panel}, {line}" if line else panel
 
 
 # --- parts ------------------------------------------------------------------------------

@@ -11,14 +11,15 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from mmn_utils.datasets import CocoDataset, Photograph, load_dataset
-from mmn_utils.miniature.quality.measurement import CONTROLS, LOOKS, Quality, measure
+from mmn_utils.datasets import Photograph, load_dataset
+from mmn_utils.miniature import looks
+from mmn_utils.miniature.quality.measurement import ALIKE, CONTROLS, LOOKS, Quality, measure
 from mmn_utils.miniature.quality.table import quality_table
 from mmn_utils.miniature.world import World, load_world
 from mmn_utils.models import load_model
@@ -69,21 +70,23 @@ def again(
     kept: Quality,
     model,
     world: World,
-    others: Mapping[str, tuple[object, CocoDataset]],
-    dataset: CocoDataset,
+    others: Mapping[str, tuple[object, Iterable[Photograph]]],
+    pool: Iterable[Photograph],
     n: int,
     seed: int,
 ) -> Quality:
     """Measure the first ``n`` of the scenes that were kept once more, all systems.
 
-    ``others``: as for ``measure``, each with the data set that its scenes are in.
+    The scenes are found in ``pool``; ``others`` as for ``measure``, each with what its scenes are
+    found in.
     """
 
-    def scenes(name: str, pool: CocoDataset) -> list[Photograph]:
-        return [pool.by_id(image) for image in kept.captions[name]["image"][:n]]
+    def scenes(name: str, pool: Iterable[Photograph]) -> list[Photograph]:
+        known = {scene.id: scene for scene in pool}
+        return [known[image] for image in kept.captions[name]["image"][:n]]
 
-    few = {name: (other, scenes(name, pool)) for name, (other, pool) in others.items()}
-    return measure(model, scenes("trained", dataset), world, others=few, seed=seed)
+    few = {name: (other, scenes(name, its)) for name, (other, its) in others.items()}
+    return measure(model, scenes("trained", pool), world, others=few, seed=seed)
 
 
 def compare(kept: Quality, again: Quality) -> pd.DataFrame:
@@ -103,6 +106,13 @@ def compare(kept: Quality, again: Quality) -> pd.DataFrame:
     counted = ["patches", "named", "random"]
     rows.append(("patches near a word", *_same(kept.patches, again.patches, counted)))
     return pd.DataFrame(rows, columns=["what", "scenes", "same"])
+
+
+def strangers(model, world: World) -> dict[str, tuple[object, list[Photograph]]]:
+    """Return the shipped scenes of held-out looks for ``measure``, near copies apart."""
+    near = looks.near(looks.read(data_path("miniature", "looks.csv"), world))
+    parts = looks.split(load_dataset("miniature/looks"), near)
+    return {LOOKS: (model, parts["far"]), ALIKE: (model, parts["near"])}
 
 
 # --- inside -----------------------------------------------------------------------------
@@ -165,7 +175,7 @@ def main() -> None:
     world, model = load_world(data_path("miniature", "concepts.yaml")), load_model("miniature")
     scenes = load_dataset("miniature").sample(chosen.scenes, chosen.seed)
     others = {name: (load_model(system), scenes) for name, system in CONTROLS.items()}
-    others[LOOKS] = (model, list(load_dataset("miniature/looks")))
+    others |= strangers(model, world)
     found = measure(model, scenes, world, others=others, seed=chosen.seed)
     weights = {name: other.revision for name, (other, _) in others.items()}
     keep(found, chosen.folder, {"trained": model.revision, **weights}, chosen.seed)

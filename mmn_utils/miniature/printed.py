@@ -19,7 +19,7 @@ def quality(table: pd.DataFrame) -> pd.DataFrame:
             "95 % interval": _intervals(table, "{:.3g}"),
             "scenes": table["n"],
             "required": table["required"],
-            "meets": table["meets"],
+            "met": table["met"],
         }
     )
 

@@ -13,7 +13,7 @@ import pandas as pd
 from mmn_utils.datasets.base import Photograph
 from mmn_utils.miniature.curves import items_seen
 from mmn_utils.miniature.quality.captions import caption_quality
-from mmn_utils.miniature.quality.intervals import mean
+from mmn_utils.miniature.quality.intervals import difference, share
 from mmn_utils.miniature.world import World
 from mmn_utils.models import MissingParts, load_model
 from mmn_utils.presets import data_path
@@ -83,6 +83,37 @@ def captions_by_system(
     return {name: caption_quality(model, photographs, world) for name, model in models.items()}
 
 
+def rows(captions: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Lay out whether each system's first noun is in the scene: a row a scene, 1 or 0.
+
+    Columns: scene, and one for each of ``SYSTEMS`` (limber, llava, instructblip, mplug_owl2),
+    without values where a system is not there.
+    """
+    first = next(iter(captions.values()))
+    columns = {
+        name.lower().replace("-", "_"): captions[name]["right"].astype(int).to_numpy()
+        if name in captions
+        else np.full(len(first), np.nan)
+        for name in SYSTEMS
+    }
+    return pd.DataFrame({"scene": first["image"], **columns})
+
+
+def drawn(
+    captions: Mapping[str, pd.DataFrame],
+    photographs: Sequence[Photograph],
+    rng: np.random.Generator,
+    each: int = 3,
+) -> list[Photograph]:
+    """Draw scenes of which all systems name a thing rightly first, then some of which not all do.
+
+    At most ``each`` of either kind; ``captions`` as from ``captions_by_system``, of these scenes.
+    """
+    right = np.array([table["right"] for table in captions.values()], dtype=bool).all(axis=0)
+    groups = [np.flatnonzero(right), np.flatnonzero(~right)]
+    return [photographs[i] for group in groups for i in rng.permutation(group)[:each]]
+
+
 def said(captions: Mapping[str, pd.DataFrame], photographs: Sequence[Photograph]) -> pd.DataFrame:
     """Take from ``captions_by_system`` what is said of some scenes: its columns, and system."""
     rows = pd.concat([table.assign(system=name) for name, table in captions.items()])
@@ -139,10 +170,10 @@ def _words(captions: pd.DataFrame, limber: pd.DataFrame) -> dict:
     """Compare a system's captions with the scenes, and with LiMBeR's of the same scenes."""
     if not np.array_equal(captions["image"], limber["image"]):
         raise ValueError("the systems have to caption the same scenes, in the same order")
-    value, low, high, scenes = mean(captions["right"])
-    more, more_low, more_high, _ = mean(
-        captions["right"].astype(float) - limber["right"].astype(float)
-    )
+    value, low, high, scenes = share(captions["right"])
+    more, more_low, more_high = 0.0, 0.0, 0.0  # LiMBeR's own lead, exactly
+    if captions is not limber:
+        more, more_low, more_high, _ = difference(captions["right"], limber["right"])
     return {
         "first_noun": value, "ci_low": low, "ci_high": high, "recall": captions["recall"].mean(),
         "more": more, "more_low": more_low, "more_high": more_high, "scenes": scenes,

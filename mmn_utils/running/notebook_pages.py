@@ -42,7 +42,8 @@ LINKED = (".pdf", ".tex", ".numbers.csv")  # files of an exhibit that is shown
 class Page:
     """What the template knows of a page beside its cells, and the pictures that it takes.
 
-    ``pictures`` are those that are no exhibits, by the name of their file.
+    ``pictures`` are those that are no exhibits, by the name of their file; ``exhibits`` are
+    those that were shown so far.
     """
 
     name: str
@@ -51,6 +52,7 @@ class Page:
     title: str = ""
     sections: list[tuple[str, str]] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)
+    exhibits: set[str] = field(default_factory=set)
 
     @property
     def neighbours(self) -> list[tuple[str, str]]:
@@ -135,7 +137,15 @@ def _output(output: NotebookNode, page: Page) -> str:
         body = markdown(data["text/markdown"])
     else:
         body = f'<pre class="scroll">{escape(exhibit)}</pre>'
-    return f'<div class="output">\n{body}{_origin(exhibit, page)}</div>'
+    return f'<div class="output"{_address(exhibit, page)}>\n{body}{_origin(exhibit, page)}</div>'
+
+
+def _address(exhibit: str, page: Page) -> str:
+    """Return the attribute by which the report finds an exhibit, where it is shown first."""
+    if exhibit not in load_exhibits() or exhibit in page.exhibits:
+        return ""
+    page.exhibits.add(exhibit)
+    return f' id="{exhibit}"'
 
 
 def _without_style(html: str) -> str:

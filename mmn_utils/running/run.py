@@ -53,6 +53,7 @@ def execute(
     output = folder / "notebooks" / path.name
     output.parent.mkdir(parents=True, exist_ok=True)
     redirected = {"MMN_FIGURES": figures, "MMN_CACHE": cache, "MMN_ATLAS": atlas}
+    redirected["MMN_BUILD"] = output_root
     paths = {name: str(from_root(value)) for name, value in redirected.items() if value}
     # which the kernel inherits; nobody will touch what it shows
     with _environment({**with_defaults(), **paths, "MMN_HEADLESS": "1"}):

@@ -11,14 +11,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-import torch
 
 from mmn_utils.interventions.ablation import unit_means
 from mmn_utils.interventions.sweeps import sweep
-from mmn_utils.neurons.decoding import decode_vectors
 from mmn_utils.neurons.table import Neuron, random_like, unique_neurons
 from mmn_utils.neurons.targets import Target
-from mmn_utils.neurons.text import WORDS_NEEDED, is_dictionary_word
+from mmn_utils.studies.signs import Readable, interpretable_ends, interpretable_rows
 from mmn_utils.studies.store import by_content, digest, per_photograph
 from mmn_utils.studies.subjects import Subjects, top_neurons
 
@@ -41,14 +39,6 @@ def scaled_counts(
     if any(not 0 <= count <= of_units for count in counts):
         raise ValueError(f"counts={list(counts)}: give numbers from 0 to {of_units}")
     return list(dict.fromkeys(-(-count * total // of_units) for count in counts))
-
-
-@torch.no_grad()
-def interpretable_units(model) -> np.ndarray:
-    """Say which units are interpretable, as ``text`` defines it: bool (layers, units)."""
-    word = torch.tensor([is_dictionary_word(text) for text in model.token_strings])
-    layers = (decode_vectors(model, model.write_vectors(i))[0] for i in range(model.sizes.layers))
-    return torch.stack([word[ids].sum(1) >= WORDS_NEEDED for ids in layers]).numpy()
 
 
 def ablation_rows(
@@ -99,7 +89,7 @@ def ablation_table(
     batch_rows: int | None = None,
     progress: bool = True,
 ) -> pd.DataFrame:
-    """Ablate each image's top, interpretable and random units; computed or loaded.
+    """Ablate each image's top, interpretable (``signs``) and random units; computed or loaded.
 
     One row per (image, condition, k): ``probability`` and ``logit`` of the caption's noun
     at its step, the new ``caption``, whether it ``changed``, and there the ``margin`` of
@@ -109,7 +99,7 @@ def ablation_table(
     """
     if not ks or ks[0] != 0:
         raise ValueError(f"ks={list(ks)}: begin with 0, the whole model, to compare with")
-    readable = interpretable_units(model)
+    readable = interpretable_ends(model)
     reference = subjects.photographs[:mean_images]
     means = unit_means(model, [p.open() for p in reference]) if value == "mean" else None
     options = {"positions": positions, "value": value, "means": means, "batch_rows": batch_rows}
@@ -120,7 +110,7 @@ def ablation_table(
         frames = []
         for at, row in enumerate(rows):
             goal, image = subjects.targets[row], subjects.photographs[row].id
-            spec, labels = _conditions(goal, ranked[image], readable, ks, seed)
+            spec, labels = _conditions(goal, ranked[image], model.sizes.units, ks, seed)
             result = sweep(model, prompts.select([at]), goal, spec, max_new_tokens, **options)
             frames.append(_sweep_rows(image, labels, result))
         return pd.concat(frames, ignore_index=True)
@@ -135,33 +125,36 @@ def ablation_table(
 
 
 def _conditions(
-    target: Target, ranked: Sequence[Neuron], readable: np.ndarray, ks: Sequence[int], seed: int
+    target: Target, ranked: Mapping[Neuron, bool], units: int, ks: Sequence[int], seed: int
 ) -> tuple[list[list[Neuron]], pd.DataFrame]:
     """Make one image's rows; its random draw depends on seed and image alone."""
     rng = np.random.default_rng([seed, zlib.crc32(target.image.encode())])
-    words = {neuron: bool(readable[neuron.layer, neuron.unit]) for neuron in ranked}
-    return ablation_rows(ranked, words, ks, readable.shape[1], rng)
+    return ablation_rows(list(ranked), ranked, ks, units, rng)
 
 
 def _rank(
     model,
     subjects: Subjects,
-    readable: np.ndarray,
+    readable: Readable,
     most: int,
     target: str,
     rank_by: str,
     progress: bool,
-) -> dict[str, list[Neuron]]:
-    """Rank each image's units, deep enough that ``most`` of them are interpretable."""
-    total, depth = readable.size, min(readable.size, 2 * most)
-    ranked: dict[str, list[Neuron]] = {}
+) -> dict[str, dict[Neuron, bool]]:
+    """Rank each image's units, deep enough that ``most`` of them are interpretable.
+
+    {image: {unit, best first: is it interpretable?}}.
+    """
+    total = readable[1].size
+    depth = min(total, 2 * most)
+    ranked: dict[str, dict[Neuron, bool]] = {}
     left = subjects
     while True:
         table = top_neurons(
             model, left, k=max(depth, 1), target=target, rank_by=rank_by, progress=progress
         )
-        found = {image: unique_neurons(part) for image, part in table.groupby("image", sort=False)}
-        count = {i: sum(readable[n.layer, n.unit] for n in some) for i, some in found.items()}
+        found = {i: _readable(readable, rows) for i, rows in table.groupby("image", sort=False)}
+        count = {image: sum(some.values()) for image, some in found.items()}
         ranked |= {image: some for image, some in found.items() if count[image] >= most}
         short = [image for image in left.ids if image not in ranked]
         if not short:
@@ -170,6 +163,16 @@ def _rank(
             raise ValueError(f"{min(count.values())} interpretable units among all {total}, {most} "
                              "are to be ablated; lower the largest count")  # fmt: skip
         left, depth = left.select(short), min(total, 2 * depth)
+
+
+def _readable(readable: Readable, rows: pd.DataFrame) -> dict[Neuron, bool]:
+    """Say which of one image's units are interpretable where they scored best, best first."""
+    # So deep a ranking reaches units of a layer that nothing reads at the image, of score 0 and
+    # without an activation: they wrote nothing, like those of activation 0.
+    rows = rows.fillna({"activation": 0.0}).sort_values("score", ascending=False, kind="stable")
+    rows = rows.drop_duplicates(["layer", "unit"])
+    words = interpretable_rows(readable, rows).tolist()
+    return dict(zip(unique_neurons(rows), words, strict=True))
 
 
 def _sweep_rows(image: str, labels: pd.DataFrame, result) -> pd.DataFrame:

@@ -25,6 +25,19 @@ def named_by(photograph: Photograph, noun: str) -> list[Instance]:
     return [one for one in photograph.instances if same_word(noun, one.category)]
 
 
+def captioned_right(subjects: Subjects) -> dict[str, bool]:
+    """Say of each subject, by id, whether its generated caption is right about what is shown.
+
+    Each of its nouns ``mentions`` something that the photograph shows, and none is said twice.
+    """
+    found = {}
+    for photograph, caption in zip(subjects.photographs, subjects.captions, strict=True):
+        said = [word.lower() for word, _ in noun_places(caption.text)]
+        once = len(set(said)) == len(said)
+        found[photograph.id] = once and all(mentions(photograph, word) for word in said)
+    return found
+
+
 def human_nouns(photograph: Photograph, n: int, rng: np.random.Generator) -> list[str]:
     """Draw ``n`` different nouns from the human captions, all of them where there are fewer.
 

@@ -13,8 +13,10 @@ import pandas as pd
 from PIL import Image
 
 from mmn_utils.datasets import Photograph
+from mmn_utils.neurons.decoding import SIGN, WORDS, decode
 from mmn_utils.neurons.receptive_fields import QUANTILE, activation_maps, mask, upsample
 from mmn_utils.neurons.table import Neuron
+from mmn_utils.studies.agreement import writes_noun
 from mmn_utils.studies.annotations import mentions, patches_on
 from mmn_utils.studies.subjects import Subjects
 
@@ -22,15 +24,53 @@ from mmn_utils.studies.subjects import Subjects
 def telling(top: pd.DataFrame, subjects: Subjects) -> pd.Series:
     """Choose the row of ``ranked`` that Figure 1 shows, by rule and not by eye.
 
-    The best one that is interpretable and writes the caption's noun, of a photograph that
-    shows it; where there is none, of any photograph; then of the interpretable; then of all.
+    The best one that is interpretable and whose loudest word is the caption's noun, of a
+    photograph that shows it (``chosen`` "loudest"); where there is none, one that writes the noun
+    among its words ("writes"); then of any photograph ("unseen"); then of the interpretable
+    ("readable"); then of all ("first").
     """
     pairs = zip(subjects.photographs, subjects.targets, strict=True)
     shown = top["image"].map({p.id: mentions(p, word.noun) for p, word in pairs}).astype(bool)
     readable = top["interpretable"]
     writes = readable & top["writes_noun"]
-    choices = [top[writes & shown], top[writes], top[readable], top]
-    return next(rows for rows in choices if len(rows)).iloc[0]
+    said = zip(top["tokens"], top["target"], strict=True)
+    loudest = writes & np.array([writes_noun(tokens[:1], noun) for tokens, noun in said])
+    choices = {
+        "loudest": loudest & shown,
+        "writes": writes & shown,
+        "unseen": writes,
+        "readable": readable,
+        "first": readable | True,
+    }
+    chosen = next(name for name, rows in choices.items() if rows.any())
+    return pd.concat([top[choices[chosen]].iloc[0], pd.Series({"chosen": chosen})])
+
+
+@dataclass(frozen=True)
+class Spoken:
+    """What a unit wrote where it was found, and how loudly.
+
+    ``unit`` is its address, with a minus where its activation was negative; ``words`` as from
+    ``decoding.decode``, with the ``logit`` of each above the mean of all tokens, and ``is_noun``;
+    ``span`` holds the logits of 99 % of all tokens.
+    """
+
+    unit: str
+    words: pd.DataFrame
+    span: tuple[float, float]
+
+
+def spoken(model, row: pd.Series, k: int = WORDS, **decoder) -> Spoken:
+    """Decode the unit of a row of ``ranked`` to its ``k`` loudest words, beside all tokens'."""
+    neuron, sign, noun = row["neuron"], row["sign"], row["target"]
+    every = decode(model, [(neuron, sign)], k=model.sizes.vocabulary, **decoder)
+    logit = np.log(every["probability"].astype(float))
+    logit -= logit.mean()
+    words = every.assign(logit=logit).head(k)
+    words = words.assign(is_noun=[writes_noun([text], noun) for text in words["text"]])
+    low, high = np.quantile(logit, [0.005, 0.995])
+    unit = f"{neuron} (−)" if sign < 0 else str(neuron)
+    return Spoken(unit, words, (float(low), float(high)))
 
 
 def elsewhere(top: pd.DataFrame, row: pd.Series) -> pd.Series:
@@ -121,5 +161,6 @@ def pairs(
 def numbers(panels: Sequence[Panel]) -> pd.DataFrame:
     """Lay the units of panels out in one table, with their supercategory first."""
     table = pd.concat([panel.units.assign(supercategory=panel.title) for panel in panels])
-    columns = ["supercategory", "image", "target", "rank", "neuron", "patch", "score"]
+    table["sign"] = table["sign"].map(SIGN)
+    columns = ["supercategory", "image", "target", "rank", "neuron", "patch", "score", "sign"]
     return table[[*columns, "interpretable", "writes_noun", "text"]]

@@ -10,16 +10,6 @@ import pandas as pd
 from mmn_utils.neurons.table import top_k
 
 
-def unit_numbers(table: pd.DataFrame, units: int) -> np.ndarray:
-    """Number the units of a neuron table through all layers: int64 (rows,)."""
-    return table["layer"].to_numpy(np.int64) * units + table["unit"].to_numpy(np.int64)
-
-
-def units_per_layer(numbers: np.ndarray, units: int, layers: int) -> np.ndarray:
-    """Count the different ones among numbered units in each layer: int64 (layers,)."""
-    return np.bincount(np.unique(numbers) // units, minlength=layers)
-
-
 def layer_counts(
     tables: Mapping[str, pd.DataFrame], layers: int, ks: Sequence[int]
 ) -> pd.DataFrame:
@@ -44,3 +34,9 @@ def upper_share(table: pd.DataFrame, layers: int, k: int) -> pd.Series:
     """Return the share of each image's different top-``k`` neurons in the upper half of layers."""
     once = top_k(table, k).drop_duplicates(["image", "layer", "unit"])
     return (once["layer"] >= layers / 2).groupby(once["image"], sort=False).mean()
+
+
+def upper_rows(tables: Mapping[str, pd.DataFrame], layers: int, k: int) -> pd.DataFrame:
+    """Return ``upper_share`` of each method: a row an image, image and a column each method."""
+    shares = {method: upper_share(table, layers, k) for method, table in tables.items()}
+    return pd.DataFrame(shares).rename_axis("image").reset_index()

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from mmn_utils.measures.bertscore import bertscore
-from mmn_utils.measures.estimates import Estimate, bootstrap, difference_of, mean_of
+from mmn_utils.measures.estimates import Estimate, mean_of, share_of
+from mmn_utils.neurons.text import says
 from mmn_utils.studies.ablation import CONDITIONS
 
 CURVE = ["condition", "k", "mean", "low", "high", "n"]
@@ -76,25 +78,34 @@ def probability_curves(table: pd.DataFrame, of_units: int, seed: int = 0) -> pd.
     return both[[name for name in both if name != "share of units"] + ["share of units"]]
 
 
-def at(table: pd.DataFrame, condition: str, k: int, value: str) -> np.ndarray:
-    """Return one condition's values at one k, in the order of the images' ids."""
-    rows = table[(table["condition"] == condition) & (table["k"] == k)]
-    return rows.sort_values("image")[value].to_numpy(float)
+def by_condition(table: pd.DataFrame, value: str, **more: str) -> pd.DataFrame:
+    """Lay a column of the table out, a row for each (image, k), a column for each condition.
+
+    ``more`` names further columns of the table, laid out beside it: ``absolute="probability"``
+    gives ``absolute_top`` and so on.
+    """
+    blocks = []
+    for name, column in {"": value, **more}.items():
+        wide = table.pivot(index=["image", "k"], columns="condition", values=column)
+        blocks.append(wide[list(CONDITIONS)].add_prefix(f"{name}_" if name else ""))
+    laid = pd.concat(blocks, axis=1).rename_axis(columns=None).reset_index()
+    order = {image: place for place, image in enumerate(table["image"].unique())}
+    return laid.sort_values("image", key=lambda some: some.map(order), kind="stable",
+                            ignore_index=True)  # fmt: skip
 
 
 def means_at(table: pd.DataFrame, k: int, value: str, seed: int = 0) -> dict[str, Estimate]:
     """Average a column over images at one k, for each condition."""
-    return {name: mean_of(at(table, name, k, value), seed) for name in CONDITIONS}
+    wide = by_condition(table, value)
+    return {name: mean_of(wide.loc[wide["k"] == k, name], seed) for name in CONDITIONS}
 
 
-def gaps_at(table: pd.DataFrame, k: int, value: str, seed: int = 0) -> dict[str, Estimate]:
-    """Return by how much random units leave more of a value than top and interpretable ones do.
+def changed_at(table: pd.DataFrame, k: int, seed: int = 0) -> dict[str, Estimate]:
+    """Return the share of captions that change at one k, for each condition.
 
-    The mean difference at one k, image by image.
+    What rounding alone may have changed does not count.
     """
-    left = {name: at(table, name, k, value) for name in CONDITIONS}
-    chosen = [name for name in CONDITIONS if name != "random"]
-    return {name: difference_of(left["random"], left[name], seed) for name in chosen}
+    return {name: share_of(_changed(table, name, k), seed) for name in CONDITIONS}
 
 
 def first_below(table: pd.DataFrame, condition: str, value: str, level: float) -> int | None:
@@ -120,26 +131,45 @@ def changes(table: pd.DataFrame) -> dict[str, float]:
     }
 
 
-def example(table: pd.DataFrame) -> tuple[str, int | None]:
+@dataclass(frozen=True)
+class Example:
+    """The image whose captions Figure 6 shows.
+
+    ``changes_at`` is the k of top units at which its caption changes, None where no image is as
+    asked for; ``right`` says whether its caption names only what the image shows.
+    """
+
+    image: str
+    changes_at: int | None
+    right: bool
+
+
+def example(table: pd.DataFrame, is_right: Mapping[str, bool]) -> Example:
     """Choose the image whose captions Figure 6 shows: the first of the table that tells most.
 
-    One whose caption changes without top units, at the middle of all k or else at the largest,
-    and does not without as many random units as the largest k. Returned with the k at which it
-    changes, or None where no image is so and the first one has to do.
+    Its caption changes without top units, at the middle of all k or else at the largest, and does
+    not without as many random units as the largest k. It ``is_right``, if any such image is.
+    Where none is so, the first right one, or the first of all.
     """
     ks = sorted(table["k"].unique().tolist())
     calm = ~_changed(table, "random", ks[-1])
-    for k in (ks[len(ks) // 2], ks[-1]):
-        telling = _changed(table, "top", k) & calm
-        if telling.any():
-            return telling.idxmax(), k
-    return table["image"].iloc[0], None
+    right = calm.index.map(is_right).to_numpy(bool)
+    for kind in (right, ~right):
+        for k in (ks[len(ks) // 2], ks[-1]):
+            telling = _changed(table, "top", k) & calm & kind
+            if telling.any():
+                return Example(telling.idxmax(), k, is_right[telling.idxmax()])
+    first = calm.index[right.argmax()]
+    return Example(first, None, is_right[first])
 
 
 def _changed(table: pd.DataFrame, condition: str, k: int) -> pd.Series:
-    """Say of each image whether its caption changed, by image, in the order of the table."""
-    rows = table[(table["condition"] == condition) & (table["k"] == k)]
-    return rows.set_index("image")["changed"].astype(bool)
+    """Say of each image whether its caption changed, by image, in the order of the table.
+
+    What rounding alone may have changed has not.
+    """
+    some = table[(table["condition"] == condition) & (table["k"] == k)].set_index("image")
+    return some["changed"].astype(bool) & ~some["within_rounding"].astype(bool)
 
 
 def captions_along(table: pd.DataFrame, image: str) -> pd.DataFrame:
@@ -148,36 +178,36 @@ def captions_along(table: pd.DataFrame, image: str) -> pd.DataFrame:
     return wide[list(CONDITIONS)].rename_axis(columns=None).reset_index()
 
 
-def steps_down(table: pd.DataFrame, condition: str, value: str, seed: int = 0) -> Estimate:
-    """Return the share of steps from one k to the next at which the mean falls.
+def endings(table: pd.DataFrame, k: int, noun_of: Mapping[str, str]) -> pd.DataFrame:
+    """Say of each image's caption what is left of it without k units, a row an image.
 
-    Images are resampled whole, so that the curve of a resample is that of its images.
+    Columns image, ``noun`` (its first), ``caption`` (of the whole model), and for each condition
+    the new one, called as the condition, with three answers: ``<condition>_noun``, it still has the
+    noun as a word; ``_same``, it is the same text, but for what lies within rounding;
+    ``_opening``, it begins with the same word.
     """
-    wide = table[table["condition"] == condition].pivot(index="image", columns="k", values=value)
-    values = wide.sort_index(axis=1).to_numpy(float)
-    return bootstrap(lambda some: (np.diff(some.mean(0)) < 0).mean(), values, seed=seed)
+    whole = table[(table["k"] == 0) & (table["condition"] == CONDITIONS[0])]
+    before = whole.set_index("image")["caption"]
+    columns: dict[str, Any] = {
+        "image": list(before.index),
+        "noun": [noun_of[image] for image in before.index],
+        "caption": before.to_list(),
+    }
+    for name in CONDITIONS:
+        some = table[(table["condition"] == name) & (table["k"] == k)].set_index("image")
+        after = some["caption"].loc[before.index]
+        columns[name] = after.to_list()
+        pairs = list(zip(after, before, strict=True))
+        columns[f"{name}_noun"] = [
+            says(text, noun) for text, noun in zip(after, columns["noun"], strict=True)
+        ]
+        columns[f"{name}_same"] = (~_changed(table, name, k)).loc[before.index].to_list()
+        columns[f"{name}_opening"] = [_opening(new) == _opening(old) for new, old in pairs]
+    return pd.DataFrame(columns)
 
 
-def what_stays(
-    table: pd.DataFrame, condition: str, k: int, noun_of: Mapping[str, str]
-) -> pd.DataFrame:
-    """Say of each image's caption after ablation what is left of the whole model's.
-
-    Columns image, ``noun`` (the caption still holds the word ``noun_of`` the image) and
-    ``opening`` (it still begins with the same word), in the order of the table.
-    """
-    rows = table[table["condition"] == condition]
-    whole = rows[rows["k"] == 0].set_index("image")["caption"]
-    left = rows[rows["k"] == k].set_index("image")["caption"]
-    words = {image: re.findall(r"\w+", text.lower()) for image, text in left.items()}
-    before = {image: re.findall(r"\w+", text.lower()) for image, text in whole.items()}
-    return pd.DataFrame(
-        {
-            "image": list(words),
-            "noun": [noun_of[image].lower() in some for image, some in words.items()],
-            "opening": [some[:1] == before[image][:1] for image, some in words.items()],
-        }
-    )
+def _opening(text: str) -> list[str]:
+    return re.findall(r"\w+", text.lower())[:1]
 
 
 def caption_table(

@@ -204,7 +204,7 @@ def distances(means: pd.DataFrame, largest: pd.DataFrame, seed: int = 0) -> dict
         "best patch: prompts, random": (largest, "random"),
         "mean over patches: prompts, prompts of another picture": (means, "shuffled"),
         "best patch: prompts, prompts of another picture": (largest, "shuffled"),
-        "prompts, human nouns": (means, "coco"),
+        "prompts, reference nouns": (means, "coco"),
     }
     return {
         name: Apart(*estimates.ks_of(wide["prompts"], wide[other], seed))
@@ -213,9 +213,15 @@ def distances(means: pd.DataFrame, largest: pd.DataFrame, seed: int = 0) -> dict
 
 
 def score_columns(means: pd.DataFrame, largest: pd.DataFrame) -> pd.DataFrame:
-    """Lay the scores of Figure 3 out, one row per photograph."""
-    best = largest[["random", "prompts", "shuffled"]].add_prefix("best ")
-    return means.add_prefix("mean ").join(best).reset_index()
+    """Lay the scores of Figure 3 out, one row per photograph: the means, and the ``best_`` ones."""
+    best = largest[["random", "prompts", "shuffled"]].add_prefix("best_")
+    return means.join(best).reset_index()
+
+
+def by_judge(means: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
+    """Lay the scores of Table 2 out: judge, image, and a column for each of ``KINDS``."""
+    parts = [wide[list(KINDS)].reset_index().assign(judge=judge) for judge, wide in means.items()]
+    return pd.concat(parts)[["judge", "image", *KINDS]].reset_index(drop=True)
 
 
 @dataclass(frozen=True)

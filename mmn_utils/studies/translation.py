@@ -16,12 +16,11 @@ import pandas as pd
 from mmn_utils.datasets.published import published
 from mmn_utils.measures import estimates
 from mmn_utils.measures.estimates import Estimate
-from mmn_utils.models.base import Sizes
-from mmn_utils.neurons.decoding import decoded_words
-from mmn_utils.neurons.table import RANDOM, TOP, Neuron, controls
+from mmn_utils.neurons.decoding import SIGN, Signed, decoded_words, signed
+from mmn_utils.neurons.table import RANDOM, TOP, Neuron
 from mmn_utils.neurons.text import is_dictionary_word, is_interpretable
 from mmn_utils.studies.agreement import listed, writes_noun
-from mmn_utils.studies.layers import unit_numbers, units_per_layer
+from mmn_utils.studies.signs import signed_controls
 from mmn_utils.studies.subjects import Subjects, top_neurons
 
 BAND = (5 / 28, 11 / 28)  # the depths that GPT-J's layers 5 to 10 fill, where the paper has most
@@ -33,12 +32,14 @@ CAPTIONS = "captions"
 def with_controls(
     model, subjects: Subjects, neurons: pd.DataFrame, *, seed: int = 0, **decoder
 ) -> pd.DataFrame:
-    """Decode each photograph's top units, and as many random ones of the same layers.
+    """Decode what each photograph's top units wrote, and as many random ones of the same layers.
 
-    ``neurons`` is the subjects' neuron table; ``decoder`` are the switches of
-    ``decoding.decoded_words``. Columns as ``described``.
+    ``neurons`` is the subjects' neuron table. A top unit is decoded by the sign of its
+    activation where it scored, the random one beside it by that of its own at the same place
+    (``signs``). ``decoder`` are the switches of ``decoding.decoded_words``. Columns as
+    ``described``.
     """
-    sets = controls(neurons, model.sizes.units, seed)
+    sets = signed_controls(model, subjects, neurons, seed=seed)
     every = [n for conditions in sets.values() for some in conditions.values() for n in some]
     words = decoded_words(model, every, **decoder)
     nouns = {target.image: target.noun for target in subjects.targets}
@@ -46,26 +47,26 @@ def with_controls(
 
 
 def described(
-    sets: Mapping[str, Mapping[str, Sequence[Neuron]]],
-    words: Mapping[Neuron, Sequence[str]],
+    sets: Mapping[str, Mapping[str, Sequence[Signed]]],
+    words: Mapping[Signed, Sequence[str]],
     nouns: Mapping[str, str],
 ) -> pd.DataFrame:
     """Lay out what the neurons of each image and condition decode to.
 
-    ``sets`` as from ``table.controls``, ``words`` as from ``decoding``, ``nouns`` by
-    image. Columns image, condition, rank from 0, neuron, tokens, text (the tokens listed),
-    interpretable, writes_noun.
+    ``sets`` as from ``signs.signed_controls``, ``words`` as from ``decoding``, ``nouns`` by
+    image. Columns image, condition, rank from 0, neuron, sign (1 or -1), tokens, text (the
+    tokens listed), interpretable, writes_noun.
     """
-    text = {neuron: listed(tokens) for neuron, tokens in words.items()}
-    readable = {neuron: is_interpretable(tokens) for neuron, tokens in words.items()}
-    writes = cache(lambda neuron, noun: writes_noun(words[neuron], noun))
+    text = {pair: listed(tokens) for pair, tokens in words.items()}
+    readable = {pair: is_interpretable(tokens) for pair, tokens in words.items()}
+    writes = cache(lambda pair, noun: writes_noun(words[pair], noun))
     rows = [
-        (image, condition, rank, n, words[n], text[n], readable[n], writes(n, nouns[image]))
+        (image, condition, rank, *p, words[p], text[p], readable[p], writes(p, nouns[image]))
         for image, conditions in sets.items()
-        for condition, neurons in conditions.items()
-        for rank, n in enumerate(neurons)
+        for condition, pairs in conditions.items()
+        for rank, p in enumerate(pairs)
     ]
-    columns = ["image", "condition", "rank", "neuron", "tokens", "text"]
+    columns = ["image", "condition", "rank", "neuron", "sign", "tokens", "text"]
     return pd.DataFrame(rows, columns=[*columns, "interpretable", "writes_noun"])
 
 
@@ -96,7 +97,7 @@ def share(units: pd.DataFrame, column: str, top: int | None = None, seed: int = 
     """Measure for how many of each image's first ``top`` units, or all, a column is true."""
     wide = share_by_image(units, column, top)
     ours, chance = wide[TOP], wide[RANDOM]
-    means = (estimates.mean_of(values, seed) for values in (ours, chance))
+    means = (estimates.share_of(values, seed) for values in (ours, chance))
     return Share(*means, estimates.difference_of(ours, chance, seed))
 
 
@@ -107,7 +108,17 @@ def share_by_image(table: pd.DataFrame, column: str, top: int | None = None) -> 
     """
     some = table if top is None else table[table["rank"] < top]
     wide = some.groupby(["image", "condition"], sort=False)[column].mean().unstack()
-    return wide.reindex(dict.fromkeys(table["image"]))
+    return wide.reindex(dict.fromkeys(table["image"])).rename_axis("image")
+
+
+def noun_shares(units: pd.DataFrame, tops: Sequence[int]) -> pd.DataFrame:
+    """Return the share of each image's first units that write its noun, a row for each count.
+
+    Columns image, units (how many first ones), top, random.
+    """
+    parts = [share_by_image(units, "writes_noun", n).reset_index().assign(units=n) for n in tops]
+    table = pd.concat(parts).rename(columns={TOP: "top"})
+    return table[["image", "units", "top", RANDOM]].reset_index(drop=True)
 
 
 def words_among_tokens(model) -> float:
@@ -123,17 +134,19 @@ def pairs(
 ) -> pd.DataFrame:
     """List the ``n`` best pairs of unit and patch of each subject, decoded (paper A, Table S.1).
 
-    Columns image, target, neuron, patch, interpretable, writes noun, top five tokens, score.
+    Columns image, target, neuron, patch, sign (of the activation there, + or −; what the unit
+    wrote there is decoded), interpretable, writes noun, top five tokens, score.
     """
     table = top_neurons(model, subjects, k=n, target=target, rank_by="pair")
-    neurons = _addresses(table)
-    words = decoded_words(model, neurons, **decoder)
-    named = zip(neurons, table["target"], strict=True)
+    units = signed(table)
+    words = decoded_words(model, units, **decoder)
+    named = zip(units, table["target"], strict=True)
     columns = {
-        "neuron": neurons,
-        "interpretable": [is_interpretable(words[neuron]) for neuron in neurons],
-        "writes noun": [writes_noun(words[neuron], noun) for neuron, noun in named],
-        "top five tokens": [listed(words[neuron][:5]) for neuron in neurons],
+        "neuron": [neuron for neuron, _ in units],
+        "sign": [SIGN[sign] for _, sign in units],
+        "interpretable": [is_interpretable(words[unit]) for unit in units],
+        "writes noun": [writes_noun(words[unit], noun) for unit, noun in named],
+        "top five tokens": [listed(words[unit][:5]) for unit in units],
     }
     order = ["image", "target", "neuron", "patch", *list(columns)[1:], "score"]
     return table.assign(**columns)[order]
@@ -147,72 +160,46 @@ def different(table: pd.DataFrame, column: str) -> float:
 # --- in which layers -------------------------------------------------------------------
 
 
-def depths(layers: int) -> np.ndarray:
-    """Return the depth of each layer's centre, from 0 to 1: (layers,)."""
-    return (np.arange(layers) + 0.5) / layers
+def depth_shares(layers: int, low: float, high: float) -> np.ndarray:
+    """Return the share of each layer's depth that lies between two depths: (layers,).
 
-
-def layer_counts(top: pd.DataFrame, sizes: Sizes) -> pd.DataFrame:
-    """Count the rows of ``ranked`` by layer, all and interpretable (paper A, Figure S.4).
-
-    Columns layer, depth, and for "different units" and "entries in top lists" one of each
-    kind, such as "different units, interpretable".
+    Layer l of L spans the depths from l / L to (l + 1) / L.
     """
-    kinds = {"multimodal": top, "interpretable": top[top["interpretable"]]}
-    table = pd.DataFrame({"layer": range(sizes.layers), "depth": depths(sizes.layers)})
-    for kind, rows in kinds.items():
-        numbers = unit_numbers(rows, sizes.units)
-        table[f"different units, {kind}"] = units_per_layer(numbers, sizes.units, sizes.layers)
-    for kind, rows in kinds.items():
-        table[f"entries in top lists, {kind}"] = np.bincount(rows["layer"], minlength=sizes.layers)
-    return table
+    edges = np.arange(layers + 1) / layers
+    inside = np.minimum(edges[1:], high) - np.maximum(edges[:-1], low)
+    return np.clip(inside * layers, 0, 1)
 
 
-@dataclass(frozen=True)
-class Whereabouts:
-    """In which layers the different top units lie.
+def different_units(top: pd.DataFrame, layers: int) -> pd.DataFrame:
+    """List the different units of ``ranked``, and where in the depth they lie.
 
-    ``mode`` is the layer that has most, ``peak`` its depth; ``band`` the share of units in a
-    band of depths that holds ``inside`` of the layers; ``beyond`` the share at its beginning or
-    deeper.
+    Columns layer, unit, ``lists`` (photographs that have it among their top units),
+    ``readable`` (those where what it wrote is interpretable), and the shares of its layer's
+    depth before the paper's band, in it, and in as deep a band behind it: before, band, behind.
     """
+    low, high = BAND
+    spans = {"before": (0, low), "band": BAND, "behind": (high, 2 * high - low)}
+    shares = {name: depth_shares(layers, *span) for name, span in spans.items()}
+    found = top.groupby(["layer", "unit"])["interpretable"].agg(lists="size", readable="sum")
+    table = found.reset_index()
+    return table.assign(**{name: share[table["layer"]] for name, share in shares.items()})
 
-    mode: int
-    peak: Estimate
-    band: Estimate
-    beyond: float
-    inside: int
 
+def layer_counts(units: pd.DataFrame, layers: int) -> pd.DataFrame:
+    """Count ``different_units`` by layer, all and interpretable (paper A, Figure S.4).
 
-def whereabouts(
-    neurons: pd.DataFrame, sizes: Sizes, band: tuple[float, float] = BAND, seed: int = 0
-) -> Whereabouts:
-    """Measure in which layers the units of a neuron table lie, as often as each image has them.
-
-    The peak's interval is a bootstrap over images. Images that are drawn twice bring fewer
-    different units, which would move the band's share; there each image is left out in turn.
+    Columns layer, and for "different units" and "entries in top lists" one of each kind, such
+    as "different units, interpretable": those that are so in one of their lists or more.
     """
-    depth = depths(sizes.layers)
-    within = (depth >= band[0]) & (depth <= band[1])
-    images = neurons["image"].nunique()
-    lists = unit_numbers(neurons, sizes.units).reshape(images, -1)
-
-    def counts(some: np.ndarray) -> np.ndarray:
-        return units_per_layer(some, sizes.units, sizes.layers)
-
-    def part(some: np.ndarray, where: np.ndarray) -> float:
-        return counts(some)[where].sum() / counts(some).sum()
-
-    def deepest(some: np.ndarray) -> float:
-        return depth[counts(some).argmax()]
-
-    return Whereabouts(
-        int(counts(lists).argmax()),
-        estimates.bootstrap(deepest, lists, resamples=300, seed=seed),
-        estimates.jackknife(lambda some: part(some, within), lists),
-        float(part(lists, depth >= band[0])),
-        int(within.sum()),
-    )
+    where = units["layer"]
+    weights = {
+        "different units, multimodal": None,
+        "different units, interpretable": units["readable"] > 0,
+        "entries in top lists, multimodal": units["lists"],
+        "entries in top lists, interpretable": units["readable"],
+    }
+    counts = {what: np.bincount(where, w, layers).astype(int) for what, w in weights.items()}
+    return pd.DataFrame({"layer": range(layers), **counts})
 
 
 # --- do the words fit? -----------------------------------------------------------------
@@ -233,15 +220,13 @@ class Fit:
     """How well texts fit their photographs by one judge (paper A, Table 1).
 
     ``means`` by condition; ``above``: own units minus another image's; ``way``: how far the
-    units come on the way from there to captions; units minus captions (``behind``) and minus
-    the middle of that way (``middle``).
+    units come on the way from there to captions; units minus captions (``behind``).
     """
 
     means: dict[str, Estimate]
     above: Estimate
     way: Estimate
     behind: Estimate
-    middle: Estimate
 
 
 def fit(best: pd.DataFrame, seed: int = 0) -> Fit:
@@ -252,8 +237,20 @@ def fit(best: pd.DataFrame, seed: int = 0) -> Fit:
         estimates.difference_of(ours, chance, seed),
         estimates.share_of_gap(chance, ours, captions, seed),
         estimates.difference_of(ours, captions, seed),
-        estimates.difference_of(ours, (chance + captions) / 2, seed),
     )
+
+
+def by_image(best: Mapping[str, pd.DataFrame], units: pd.DataFrame) -> pd.DataFrame:
+    """Lay Table 1 out by image: interpretable shares of units, and the scores of each judge.
+
+    ``best`` by judge, as ``fit`` takes it; empty where an image has no such unit. Columns image,
+    interpretable and interpretable_random (shares of top and of random units), and such as
+    clipscore_multimodal.
+    """
+    names = {TOP: "interpretable", RANDOM: "interpretable_random"}
+    shares = share_by_image(units, "interpretable").rename(columns=names)[list(names.values())]
+    scores = [wide.add_prefix(f"{judge}_") for judge, wide in best.items()]
+    return shares.join(scores).reset_index()
 
 
 def printed_fit() -> dict[str, dict[str, float]]:

@@ -53,10 +53,11 @@ class Weights:
     def write_vectors(self, layer: int) -> torch.Tensor:
         return self.down[layer].T
 
-    def feed(self, model, images, targets, consume, *, activation: str) -> None:
+    def feed(self, model, images, targets, takers) -> None:
         """Hand the activations over, in the place of a pass through the model."""
         for layer, values in enumerate(self.activations):
-            consume(layer, values)
+            for take in takers.values():
+                take(layer, values)
 
 
 def ours(weights: Weights):

@@ -32,18 +32,14 @@ def main() -> None:
     said = edits.findings.nouns_said(model, photographs, captions)
     concepts = edits.findings.choose_concepts(model, said, 12)
     first = edits.findings.find_on_first(model, photographs, said, concepts, 5)
-    ground = edits.trials.Ground.of(
-        model,
-        photographs,
-        edits.findings.edits_of(model, first, Settings()),
-        max_new_tokens=tokens,
-    )
-    found, rows = edits.findings.find_on_each(model, photographs, said, ground.rows, 5)
-    made = edits.findings.edits_of(model, found, Settings())
+    ground = edits.trials.Ground.of(model, photographs, first, max_new_tokens=tokens)
+    found = edits.findings.find_on_each(model, photographs, said, ground.rows, 5)
+    made = edits.making.edits_of(model, found, Settings())
+    images = [finding.photograph.id for finding in found]
     texts = {}
 
     def row_by_row() -> None:
-        texts["rows"] = ground.trials(model, made, rows)["after"].tolist()
+        texts["rows"] = [caption.text for caption in ground.captions(model, made, images)]
 
     def one_by_one() -> None:
         texts["weights"] = []

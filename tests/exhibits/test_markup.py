@@ -57,8 +57,8 @@ def plain(text: str) -> str:
 
 
 @pytest.fixture
-def run(tmp_path):
-    return Run("miniature", "02_attribution", {"k": 3}, root=tmp_path)
+def run(tmp_path, untold):
+    return Run("miniature", "02_attribution", {"k": 3}, root=tmp_path, exhibits=untold)
 
 
 # --- Markdown -----------------------------------------------------------------------------

@@ -14,8 +14,10 @@ from mmn_utils.exhibits.pages import standalone, write_standalone
 from mmn_utils.exhibits.report import SHOWN_ROWS, build_report
 from mmn_utils.exhibits.saving import Run
 from mmn_utils.presets import load_preset
-from tests.exhibits.samples import NUMBERS, TABLE, draw, fill
+from tests.exhibits.samples import NUMBERS, TABLE, draw, entered, fill
 
+EXHIBIT = re.compile(r'<article class="exhibit" id="([^"]+)"')
+LISTED = re.compile(r"<li><code>([^<]+)</code>")
 LINK = re.compile(r'(?:src|href)="(?!#|data:|https://arxiv.org/)([^"]+)"')
 
 
@@ -25,8 +27,8 @@ def test_the_report_shows_what_lies_beside_it_and_needs_nothing_else(run):
     html = path.read_text(encoding="utf-8")
     assert '<img src="A-fig-1.png" width="480" height="320"' in html
     links = LINK.findall(html)
-    assert set(links) == {file.name for file in run.folder.iterdir()} - {path.name, "claims.csv"}
-    for word in ("base64", "Other runs", "executed notebooks", "<script", "@import", "url("):
+    assert set(links) == {file.name for file in run.folder.iterdir()} - {path.name}
+    for word in ("base64", "Other runs", "Executed:", "<script", "@import", "url("):
         assert word not in html
     assert "<b>signs</b>" not in html
     assert "&lt;b&gt;signs&lt;/b&gt; &amp; 3 units." in html
@@ -38,7 +40,9 @@ def test_a_report_links_to_the_notebooks_that_have_pages(run):
     for name in ("02_attribution", "02_attribution-standalone"):
         (run.folder / "notebooks" / f"{name}.html").touch()
     html = build_report(run).read_text(encoding="utf-8")
-    assert html.count('href="notebooks/02_attribution.html"') == 3  # the list, figure, table
+    assert html.count('href="notebooks/02_attribution.html"') == 1  # where parameters stand
+    for id in ("A-fig-1", "A-table-1"):
+        assert html.count(f'href="notebooks/02_attribution.html#{id}"') == 1
     assert "standalone" not in html
 
 
@@ -72,7 +76,8 @@ def test_a_standalone_report_has_everything_inside(run, tmp_path):
     assert "Other runs" not in html
     inside = re.findall(r"data:(?:image/png|text/csv|application/json);base64,([^\"]+)", html)
     beside = {file.read_bytes() for file in run.folder.iterdir()}
-    assert len(inside) == 6  # a picture, two files of numbers, a table, two records
+    assert len(inside) == 8  # a picture, two of numbers, a table, two records, claims, versions
+    assert "PDF" not in html
     assert {base64.b64decode(text) for text in inside} <= beside
 
 
@@ -84,14 +89,76 @@ def test_a_standalone_page_needs_its_pictures(tmp_path):
 def test_the_report_shows_missing_exhibits_verdicts_and_the_papers_numbers(run):
     fill(run)
     html = build_report(run).read_text(encoding="utf-8")
-    missing = len(load_exhibits()) - 2
-    assert html.count("Not produced in this run.") == missing
-    assert 'class="verdict no"' in html
-    assert "[0.2, 0.3]" in html
+    missing = html.partition("Not produced in this run")[2].partition("</section>")[0]
+    listed = re.findall(r"<li><code>([^<]+)</code>", missing)
+    assert listed == [id for id in load_exhibits() if id not in ("A-fig-1", "A-table-1")]
     assert "0.3627" in html
     assert "L14.u2019" in html or ">2019<" in html  # golden numbers of A-fig-1
-    ids = re.findall(r'<article class="exhibit" id="([^"]+)"', html)
-    assert ids == list(load_exhibits())
+    assert EXHIBIT.findall(html) == ["A-fig-1", "A-table-1"]
+
+
+def exhibit_of(html: str, id: str) -> str:
+    """Return the text of an exhibit on a page."""
+    article = html.partition(f'<article class="exhibit" id="{id}">')[2].partition("</article>")[0]
+    return " ".join(re.sub(r"<[^>]+>", " ", article).split())
+
+
+def test_an_exhibit_begins_with_what_the_paper_says_and_what_came_out(run):
+    fill(run)
+    entered(run.folder, "A-2", "A-fig-1", holds="open", stability="0.7", like_paper="not tested")
+    entered(run.folder, "A-2-gate", "A-fig-1", like_paper="yes", ratio="0.94", paper_value="80 %")
+    entered(run.folder, "C-3", "A-fig-1", paper="C", where="ours", statement="It is so.")
+    html = build_report(run).read_text(encoding="utf-8")
+    text = exhibit_of(html, "A-fig-1")
+    assert (
+        "Paper says: Half of the units are interpretable. section 2.2 Here: does not hold 0.25"
+        " [0.2, 0.3] n = 40 size differs · paper: 50 % (ratio 0.5)"
+        " share, near .5. Redraws agree: direction 100 %, size 97 %." in text
+    )
+    assert text.count("The statement of A-2.") == 1, "a claim read in two ways is one statement"
+    assert "Here: open 0.5 n = 40" in text
+    gate = "Here, with the gate alone: holds 0.5 n = 40 size agrees · paper: 80 % (ratio 0.94)"
+    assert gate in text
+    assert "Expected: It is so. Here: holds" in text
+    assert "Paper says: Words decoded from an image" in exhibit_of(html, "A-table-1")
+    assert "Here: shown, not judged." in exhibit_of(html, "A-table-1")
+
+
+def test_the_papers_claims_are_counted_alone(run):
+    fill(run)
+    entered(run.folder, "A-2-gate", "A-fig-1", like_paper="yes")
+    entered(run.folder, "C-3", "A-fig-1", paper="C", where="ours")
+    html = build_report(run).read_text(encoding="utf-8")
+    counted = html.partition('<table class="counted">')[2].partition("</table>")[0]
+    rows = [re.sub(r"<[^>]+>", " ", row).split() for row in counted.split("<tr>")[2:]]
+    numbers = [[int(cell) for cell in row if cell.isdigit()] for row in rows]
+    # yes, no, open, not tested; of sizes also those of which no figure is printed
+    assert numbers == [[0, 1, 0, 0], [0, 1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0, 0], [1, 0, 0, 0]]
+
+
+def test_a_run_that_was_judged_otherwise_has_to_be_made_again(run):
+    fill(run)
+    path = run.folder / "claims.csv"
+    table = pd.read_csv(path, dtype=str).drop(columns=["like_paper"])
+    table.to_csv(path, index=False)
+    with pytest.raises(ValueError, match="no verdicts on sizes: make it again"):
+        build_report(run)
+
+
+def test_parameters_stand_once_for_each_notebook(run):
+    fill(run)
+    html = build_report(run).read_text(encoding="utf-8")
+    assert html.count("<dt>preset</dt><dd>ci</dd>") == 1
+    assert html.count("<dl") == 1
+    assert ">02_attribution</th>" in html, "versions, by notebook"
+
+
+def test_no_column_gets_a_name_that_it_does_not_have(run):
+    table = pd.DataFrame({"": ["random"], "score": [0.5]})
+    run.save_table("A-table-1", table, "A table.")
+    html = build_report(run).read_text(encoding="utf-8")
+    assert "Unnamed" not in html
+    assert '<th></th><th class="number">score</th>' in html
 
 
 def test_a_report_links_to_the_reports_beside_it(run, tmp_path):
@@ -104,16 +171,16 @@ def test_a_report_links_to_the_reports_beside_it(run, tmp_path):
     assert links == ["to-come", "with-report"]
 
 
-def test_a_report_shows_what_its_preset_makes_and_what_is_there(tmp_path):
+def test_a_report_shows_what_its_preset_makes_and_what_is_there(tmp_path, untold):
     (tmp_path / "miniature").mkdir()
     build_report("miniature", root=tmp_path)
     preset = load_preset("miniature")
     mine = [e.id for e in load_exhibits().values() if preset.runs(e.notebook)]
     html = build_report("miniature", root=tmp_path).read_text(encoding="utf-8")
-    assert re.findall(r'<article class="exhibit" id="([^"]+)"', html) == mine
+    assert LISTED.findall(html) == mine
     others = [e for e in load_exhibits().values() if not preset.runs(e.notebook)]
     for entry in others[:1]:
-        table = Run("miniature", entry.notebook, {}, root=tmp_path)
+        table = Run("miniature", entry.notebook, {}, root=tmp_path, exhibits=untold)
         save = table.save_table if entry.kind == "table" else table.save_figure
         save(entry.id, *([TABLE] if entry.kind == "table" else [draw(), NUMBERS]), "Made by hand.")
         html = build_report("miniature", root=tmp_path).read_text(encoding="utf-8")

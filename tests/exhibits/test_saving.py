@@ -10,11 +10,17 @@ import matplotlib.pyplot as plt
 import pytest
 from PIL import Image
 
-from mmn_utils.exhibits.ledger import claims, enter, forget
-from mmn_utils.exhibits.provenance import TIME_FIELDS, describe, versions
+from mmn_utils.exhibits.ledger import claims, enter, forget, row_of
+from mmn_utils.exhibits.provenance import (
+    circumstances_path,
+    describe,
+    enter_versions,
+    read_versions,
+    versions,
+)
 from mmn_utils.exhibits.report import build_report
 from mmn_utils.exhibits.saving import Run
-from tests.exhibits.samples import NUMBERS, PARAMETERS, TABLE, draw, fill
+from tests.exhibits.samples import NUMBERS, PAPER, PARAMETERS, TABLE, UNTESTED, draw, fill
 
 
 def test_everything_of_an_exhibit_lands_in_the_run(run):
@@ -23,7 +29,7 @@ def test_everything_of_an_exhibit_lands_in_the_run(run):
     assert names == {
         "A-fig-1.png", "A-fig-1.pdf", "A-fig-1.numbers.csv", "A-fig-1.json",
         "A-table-1.csv", "A-table-1.tex", "A-table-1.md", "A-table-1.numbers.csv",
-        "A-table-1.json", "claims.csv",
+        "A-table-1.json", "claims.csv", "versions.csv",
     }  # fmt: skip
     record = json.loads((run.folder / "A-fig-1.json").read_text())
     assert record["notebook"] == "02_attribution"
@@ -32,25 +38,52 @@ def test_everything_of_an_exhibit_lands_in_the_run(run):
     assert record["data"] == {"name": "scenes"}
     assert record["seed"] == 3
     assert record["device"] == "cpu"
-    assert record["versions"]["torch"]
-    assert set(record["git"]) == {"commit", "dirty"}
-    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", record["time"])
+    assert read_versions(run.folder).loc["torch", "02_attribution"]
 
 
-def test_bytes_are_deterministic_but_for_the_times(tmp_path):
+def test_what_differs_from_run_to_run_lies_beside_it(run):
+    fill(run)
+    beside = json.loads(circumstances_path("test", "A-fig-1").read_text())
+    assert set(beside["git"]) == {"commit", "dirty"}
+    assert beside["versions"] == versions()
+    assert beside["duration_seconds"] >= 0
+    assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\dZ", beside["time"])
+    record = json.loads((run.folder / "A-fig-1.json").read_text())
+    assert not {"time", "git", "host", "duration_seconds", "versions"} & set(record)
+
+
+def test_of_a_device_the_tracked_record_has_the_kind(tmp_path, untold):
+    model = {"name": "tiny", "device": "cuda:3"}
+    run = Run("test", "02_attribution", PARAMETERS, model, root=tmp_path, exhibits=untold)
+    fill(run)
+    record = json.loads((run.folder / "A-fig-1.json").read_text())
+    assert record["device"] == "cuda"
+    assert record["model"] == {"name": "tiny"}
+    assert json.loads(circumstances_path("test", "A-fig-1").read_text())["device"] == "cuda:3"
+
+
+def test_versions_are_entered_by_notebook_without_what_moves_no_number(tmp_path, monkeypatch):
+    known = {"python": "3.11.7", "torch": "2.13.0+cpu", "bert-score": None}
+    monkeypatch.setattr("mmn_utils.exhibits.provenance.versions", lambda: known)
+    enter_versions(tmp_path, "04_ablation")
+    enter_versions(tmp_path, "02_attribution")
+    known["torch"] = "2.14.0"
+    enter_versions(tmp_path, "04_ablation")
+    text = (tmp_path / "versions.csv").read_text()
+    assert text == (
+        "library,02_attribution,04_ablation\npython,3.11,3.11\ntorch,2.13.0,2.14.0\nbert-score,,\n"
+    )
+
+
+def test_bytes_are_deterministic(tmp_path, untold):
     folders = []
     for part in ("one", "two"):
-        run = Run("test", "02_attribution", PARAMETERS, root=tmp_path / part)
+        run = Run("test", "02_attribution", PARAMETERS, root=tmp_path / part, exhibits=untold)
         fill(run)
         build_report(run)
         folders.append(run.folder)
     for path in sorted(folders[0].iterdir()):
         ours, other = path.read_bytes(), (folders[1] / path.name).read_bytes()
-        if path.suffix == ".json":
-            ours, other = (
-                {k: v for k, v in json.loads(content).items() if k not in TIME_FIELDS}
-                for content in (ours, other)
-            )
         assert ours == other, path.name
 
 
@@ -79,10 +112,10 @@ def test_wrong_exhibits_are_refused_before_anything_is_written(run, call, messag
     assert not run.folder.exists()
 
 
-def test_parameters_that_cannot_be_recorded_are_refused_at_once(tmp_path):
+def test_parameters_that_cannot_be_recorded_are_refused_at_once(tmp_path, untold):
     for value in (object(), float("nan")):
         with pytest.raises(ValueError, match="cannot be recorded"):
-            Run("test", "02_attribution", {"x": value}, root=tmp_path)
+            Run("test", "02_attribution", {"x": value}, root=tmp_path, exhibits=untold)
     with pytest.raises(ValueError, match="cannot name a folder"):
         Run("../x", "02_attribution", {}, root=tmp_path)
 
@@ -98,11 +131,11 @@ def test_describe_takes_what_has_a_name():
     assert versions()["python"].startswith("3.")
 
 
-def test_forget_takes_a_notebooks_exhibits_and_claims_only(run, tmp_path):
+def test_forget_takes_a_notebooks_exhibits_and_claims_only(run, tmp_path, untold):
     fill(run)
-    other = Run("test", "03_selectivity", {}, root=tmp_path)
+    other = Run("test", "03_selectivity", {}, root=tmp_path, exhibits=untold)
     other.save_figure("A-fig-5", draw(), NUMBERS, "Other.")
-    enter(other.folder, "A-7", "A-fig-5", claim="c", paper_value="", value=1.0, holds=True)
+    enter(other.folder, "A-fig-5", {"A-7": row_of("A-7", "A-fig-5", PAPER, "t", UNTESTED)})
     pages = run.folder / "notebooks"
     pages.mkdir()
     for name in ("02_attribution.html", "02_attribution-1.png", "03_selectivity.html"):
@@ -112,6 +145,8 @@ def test_forget_takes_a_notebooks_exhibits_and_claims_only(run, tmp_path):
     assert not list(run.folder.glob("A-fig-1*"))
     assert (run.folder / "A-fig-5.png").is_file()
     assert claims(run)["id"].tolist() == ["A-7"]
+    assert not circumstances_path("test", "A-fig-1").exists()
+    assert circumstances_path("test", "A-fig-5").exists()
     forget("absent", "02_attribution", root=tmp_path)
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from mmn_utils.exhibits.entries import FILES, SHIPPED, figures_root, load_exhibits
 from mmn_utils.exhibits.pages import BROWSER, STANDALONE, notebook_pages
+from mmn_utils.exhibits.provenance import VERSIONS
 from mmn_utils.presets import load_preset, notebook_path
 from mmn_utils.running.prose import python
 from tests.exhibits.rasters import MOST_DPI, raster_dpi
@@ -51,8 +52,8 @@ def test_nothing_in_a_committed_run_is_an_orphan(name, monkeypatch):
     if not folder.is_dir():
         pytest.skip(f"figures/{name} is not there; make it with 'make figures'")
     known = {id + suffix for id, exhibit in load_exhibits().items()
-             for suffix in (*FILES[exhibit.kind], ".numbers.csv", ".json")}  # fmt: skip
-    known |= {"claims.csv", "report.html", BROWSER, "notebooks"}
+             for suffix in (*FILES[exhibit.kind], ".csv", ".numbers.csv", ".json")}  # fmt: skip
+    known |= {"claims.csv", VERSIONS, "report.html", BROWSER, "notebooks"}
     assert {path.name for path in folder.iterdir() if not is_standalone(path)} <= known
     pages = notebook_pages(folder)
     shown = {source for page in pages for source in re.findall(PICTURE, page.read_text("utf-8"))}

@@ -5,37 +5,43 @@ from __future__ import annotations
 import json
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from mmn_utils.exhibits.ledger import claims
 from mmn_utils.exhibits.saving import Run
-from mmn_utils.exhibits.texts import judge, load_texts, render
-from mmn_utils.measures.estimates import Estimate
-from tests.exhibits.samples import NUMBERS, TABLE, draw
+from mmn_utils.exhibits.texts import compiled, load_texts, render
+from tests.exhibits.samples import TABLE, draw
 
-LOSS = Estimate(0.86, 0.8, 0.9, 12)
 TEXTS = """\
 A-fig-1:
   caption: >-
     Over {{ n }} photographs
     of {{ system.name }}, seed {{ seed }}.
   claims:
-    A-fig-1-top:
-      claim: The top takes {{ share | fmt(".0%") }}
-      paper_value: 0.8
-      holds: value >= share and low > floor
-    C-own:
-      claim: Ours
-      paper_value: "> 0"
-      holds: low > 0 if n > 20 else none
+    A-fig-6-top:
+      test: mean loss at k = {{ most }}, over photographs; above {{ floor }}
+      rows: k == {{ most }}
+      value: mean(1 - top)
+      gap: difference(random, top)
+      holds: low > floor and gap.low > 0
   reading: |-
-    It loses {{ loss | fmt(".2f") }} of {{ n }};
-    that it is 80 % {{ says("A-fig-1-top") }}{% if verdict("C-own") == "no" %}, no{% endif %}.
+    It loses {{ estimate("A-fig-6-top") | fmt(".2f") }} of {{ n }};
+    that it is 80 % {{ says("A-fig-6-top") }}{% if like("A-fig-6-top") == "no" %}, no{% endif %}.
+    The paper: {{ paper("A-fig-6-top").printed }}.
 
     A second paragraph.
 A-table-1:
   caption: A table.
 """
+ROWS = pd.DataFrame(
+    {
+        "image": [f"{i:03d}" for i in range(40) for _ in (0, 50)],
+        "k": [0, 50] * 40,
+        "top": [x for i in range(40) for x in (1.0, 0.5 + 0.005 * i)],
+        "random": [x for i in range(40) for x in (1.0, 1.0 + 0.001 * i)],
+    }
+)
 
 
 @pytest.fixture
@@ -51,31 +57,35 @@ def run(tmp_path) -> Run:
                exhibits=tmp_path / "exhibits.yaml")  # fmt: skip
 
 
-def test_an_exhibit_is_captioned_judged_and_read_out_from_its_facts(run):
-    shown = run.save_figure("A-fig-1", draw(), NUMBERS, n=12)
+def test_an_exhibit_is_captioned_judged_and_read_out_from_its_rows(run):
+    shown = run.save_figure("A-fig-1", draw(), ROWS, n=40, most=50, floor=0.25)
     record = json.loads((run.folder / "A-fig-1.json").read_text())
-    assert record["caption"] == "Over 12 photographs of tiny, seed 3."
+    assert record["caption"] == "Over 40 photographs of tiny, seed 3."
+    assert record["facts"] == {"most": 50, "floor": 0.25}
     assert shown._repr_mimebundle_()["image/png"] == (run.folder / "A-fig-1.png").read_bytes()
-    assert run.claim("A-fig-1-top", LOSS, share=0.8, floor=0.5) == "yes"
-    assert run.claim("C-own", LOSS) == "not tested"
-    said = str(run.say("A-fig-1", loss=LOSS))
-    assert said == (
-        "It loses 0.86 [0.80, 0.90] of 12;\nthat it is 80 % holds.\n\nA second paragraph."
-    )
-    row = claims(run).set_index("id").loc["A-fig-1-top"]
-    assert row["claim"] == "The top takes 80%"
-    assert (row["value"], row["ci_low"], row["n"], row["exhibit"]) == (0.86, 0.8, 12, "A-fig-1")
-    assert "The top takes 80%" in run.claims().markdown
+    row = claims(run).set_index("id").loc["A-fig-6-top"]
+    assert row["test"] == "mean loss at k = 50, over photographs; above 0.25"
+    assert (row["holds"], row["stability"], row["n"]) == ("yes", 1.0, 40)
+    assert row["value"] == pytest.approx(0.4025)
+    assert row["ratio"] == pytest.approx(0.4025 / 0.8, abs=1e-4)
+    said = str(run.say("A-fig-1"))
+    assert said.startswith(f"It loses 0.40 [{row['ci_low']:.2f}, {row['ci_high']:.2f}] of 40;")
+    assert "that it is 80 % holds, no.\nThe paper: 80 %." in said
+    assert "mean loss at k = 50" in run.claims().markdown
 
 
-def test_verdicts_follow_the_numbers(run):
-    assert run.claim("A-fig-1-top", LOSS, share=0.9, floor=0.5) == "no"
-    assert run.claim("A-fig-1-top", LOSS, share=0.8, floor=0.85) == "no"
-    assert run.claim("A-fig-1-top", None, share=0.8) == "not tested"
-    assert run.claim("A-fig-1-top", 0.9, ci=(0.8, 1.0), n=7, share=0.8, floor=0.7) == "yes"
-    row = claims(run).set_index("id").loc["A-fig-1-top"]
-    assert (row["value"], row["ci_low"], row["ci_high"], row["n"]) == (0.9, 0.8, 1.0, 7)
-    assert run.claim("C-own", Estimate(0.1, -0.1, 0.3, 30)) == "no"
+@pytest.mark.parametrize(
+    ("floor", "word"), [(0.25, "yes"), (0.6, "no"), (0.39, "open")], ids=["yes", "no", "open"]
+)
+def test_verdicts_follow_the_rows(run, floor, word):
+    run.save_figure("A-fig-1", draw(), ROWS, n=40, most=50, floor=floor)
+    assert claims(run).set_index("id").loc["A-fig-6-top", "holds"] == word
+
+
+def test_rows_without_a_value_are_not_tested(run):
+    run.save_figure("A-fig-1", draw(), ROWS.assign(top=np.nan), "c", most=50, floor=0.25)
+    row = claims(run).set_index("id").loc["A-fig-6-top"]
+    assert (row["holds"], row["like_paper"]) == ("not tested", "not tested")
 
 
 def test_a_table_shows_itself(run):
@@ -83,18 +93,26 @@ def test_a_table_shows_itself(run):
     assert shown._repr_mimebundle_()["text/markdown"] == (run.folder / "A-table-1.md").read_text()
 
 
-def test_what_is_missing_is_named(run):
+def test_what_is_missing_is_named_before_anything_is_written(run):
+    facts = {"most": 50, "floor": 0.0}
     with pytest.raises(ValueError, match="caption of A-fig-1: 'n' is undefined"):
-        run.save_figure("A-fig-1", draw(), NUMBERS)
-    with pytest.raises(ValueError, match="'share' is undefined"):
-        run.claim("A-fig-1-top", LOSS)
-    with pytest.raises(ValueError, match="'A-fig-1-low' is not in the texts of 02_own"):
-        run.claim("A-fig-1-low", LOSS)
+        run.save_figure("A-fig-1", draw(), ROWS, **facts)
+    with pytest.raises(ValueError, match="A-fig-6-top: random is no column"):
+        run.save_figure("A-fig-1", draw(), ROWS[["image", "k", "top"]], n=40, **facts)
+    with pytest.raises(ValueError, match="cannot be recorded"):
+        run.save_figure("A-fig-1", draw(), ROWS, n=40, most=50, floor=np.array([0.1]))
     with pytest.raises(ValueError, match="A-table-1 has no reading"):
         run.say("A-table-1")
     with pytest.raises(ValueError, match="'A-fig-9' is not in the texts"):
         run.say("A-fig-9")
-    assert not list(run.folder.glob("A-*"))
+    with pytest.raises(ValueError, match="has no verdict yet; save its exhibit before"):
+        run._judged("A-fig-1-low")
+    assert not list(run.folder.glob("*"))
+
+
+def test_a_fact_that_a_claim_lacks_is_named(run):
+    with pytest.raises(ValueError, match="A-fig-6-top: floor is no column and no fact"):
+        run.save_figure("A-fig-1", draw(), ROWS, n=40, most=50)
 
 
 def test_misspelt_keys_of_a_text_are_refused(tmp_path):
@@ -104,15 +122,32 @@ def test_misspelt_keys_of_a_text_are_refused(tmp_path):
         load_texts("n", tmp_path / "exhibits.yaml")
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ("wide: [image, k]", "index, columns and values"),
+        ("wide: [image, k, top]\n      case: image", "and no case"),
+        ("rows: 3", "must be text"),
+    ],
+)
+def test_a_claim_in_another_form_is_refused(tmp_path, change, message):
+    (tmp_path / "texts").mkdir()
+    entry = f"test: t\n      value: mean(x)\n      holds: low > 0\n      {change}\n"
+    text = f"A-fig-1:\n  claims:\n    A-fig-1-x:\n      {entry}"
+    (tmp_path / "texts" / "n.yaml").write_text(text)
+    with pytest.raises(ValueError, match=message):
+        load_texts("n", tmp_path / "exhibits.yaml")
+
+
 def test_rules_are_expressions_over_what_was_measured():
     facts = {"value": np.float64(0.5), "low": 0.4, "high": 0.6}
-    assert judge("low <= 0.6 and high >= 0.4", facts) is True
-    assert judge("value > 1", facts) is False
-    assert judge("none", facts) is None
+    assert compiled("low <= 0.6 and high >= 0.4")(**facts)
+    assert not compiled("value > 1")(**facts)
+    assert compiled("none")(**facts) is None
     with pytest.raises(ValueError, match="missing"):
-        judge("absent", facts)
-    with pytest.raises(ValueError, match="holds = 'value >'"):
-        judge("value >", facts)
+        compiled("absent")(**facts)
+    with pytest.raises(ValueError, match="'value >'"):
+        compiled("value >")
 
 
 def test_templates_keep_paragraphs_and_fold_blanks():

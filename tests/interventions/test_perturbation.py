@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import zlib
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from mmn_utils.interventions.drafts import drafts_of
 from mmn_utils.interventions.perturbation import PAPER_SIGMA, noise, perturb, perturbation_table
 from mmn_utils.interventions.receipts import NothingTouched
 from mmn_utils.interventions.weights import entry_size
 from mmn_utils.models.base import state_hash
-from mmn_utils.neurons.captions import Caption, caption_images
+from mmn_utils.neurons.captions import caption_images
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.neurons.targets import Target
 from tests.tiny import tiny_images, tiny_limber
@@ -159,16 +163,24 @@ def test_noise_that_rounding_swallows_is_said():
 # --- the table ------------------------------------------------------------------------------
 
 
+def drafts(model, images=IMAGES, first: int = 0):
+    """Caption some images, as drafts by the names "0", "1" and so on."""
+    shown = [SimpleNamespace(id=str(first + i), open=lambda image=image: image)
+             for i, image in enumerate(images)]  # fmt: skip
+    return drafts_of(model, shown, caption_images(model, images, 4), max_new_tokens=4)
+
+
 def table_of(model, **options):
     targets = [Target(str(i), "horse", 5, ()) for i in range(3)]
     neurons = [[Neuron(2, 3 * i), Neuron(2, 3 * i + 1), Neuron(0, i)] for i in range(3)]
-    asked = {"sigma": 3.0, "max_new_tokens": 4, **options}
-    return perturbation_table(model, IMAGES, targets, neurons, **asked), neurons
+    return perturbation_table(model, drafts(model), targets, neurons, sigma=3.0, **options), neurons
 
 
-def test_the_table_is_what_single_runs_give(model):
-    table, neurons = table_of(model)
+@pytest.mark.parametrize(("relative", "batch_size"), [(False, 16), (True, 4)])
+def test_the_table_is_what_single_runs_give(model, relative, batch_size):
     before = state_hash(model.language_model)
+    table, neurons = table_of(model, relative=relative, batch_size=batch_size)
+    assert state_hash(model.language_model) == before
     whole = [c.text for c in caption_images(model, IMAGES, 4)]
     assert table["image"].tolist() == ["0", "0", "1", "1", "2", "2"]
     assert table["condition"].tolist() == ["multimodal", "random"] * 3
@@ -183,20 +195,26 @@ def test_the_table_is_what_single_runs_give(model):
             assert some == chosen
         else:
             assert not set(some) & set(chosen)
-    assert state_hash(model.language_model) == before
+        drawn = np.random.default_rng([0, zlib.crc32(f"{row.image} horse".encode())])
+        seed = int(drawn.integers(2**31))
+        with perturb(model, some, 3.0, seed, relative, hash_weights=False) as receipt:
+            alone = caption_images(model, [IMAGES[int(row.image)]], 4)[0]
+        assert row.after == alone.text
+        assert row.norm == pytest.approx(np.mean(receipt.norms), rel=1e-4)
+        assert row.relative == pytest.approx(np.mean(receipt.relative), rel=1e-4)
 
 
 def test_both_conditions_get_the_same_noise(model):
     table, _ = table_of(model)
     pairs = table["norm"].to_numpy().reshape(3, 2)
-    np.testing.assert_allclose(pairs[:, 0], pairs[:, 1], rtol=1e-4)
+    np.testing.assert_allclose(pairs[:, 0], pairs[:, 1], rtol=1e-6)
     assert len(set(pairs[:, 0].round(3))) == 3  # each image has its own
 
 
 def test_draws_depend_on_the_image_alone(model):
     whole, neurons = table_of(model)
     last = perturbation_table(
-        model, IMAGES[2:], [Target("2", "horse", 5, ())], neurons[2:], sigma=3.0, max_new_tokens=4
+        model, drafts(model, IMAGES[2:], 2), [Target("2", "horse", 5, ())], neurons[2:], sigma=3.0
     )
     assert last["neurons"].tolist() == whole["neurons"].tolist()[4:]
     assert last["after"].tolist() == whole["after"].tolist()[4:]
@@ -204,11 +222,9 @@ def test_draws_depend_on_the_image_alone(model):
     assert other["neurons"].tolist()[1::2] != whole["neurons"].tolist()[1::2]
 
 
-def test_known_captions_are_not_made_again(model):
-    captions = [Caption("a horse", (1, 2))] * 3
-    table, _ = table_of(model, captions=captions)
-    assert set(table["before"]) == {"a horse"}
-    assert table["changed"].all()
-    assert not table["kept"].any()
-    with pytest.raises(ValueError, match="one of each"):
-        table_of(model, captions=captions[:2])
+def test_targets_need_neurons_and_a_draft(model):
+    one = [Target("0", "horse", 5, ())]
+    with pytest.raises(ValueError, match="give one each"):
+        perturbation_table(model, drafts(model), one, [])
+    with pytest.raises(KeyError):
+        perturbation_table(model, drafts(model, first=1), one, [list(NEURONS)])

@@ -62,14 +62,14 @@ CAPTIONS = pd.DataFrame(
 
 def test_each_ground_has_a_scene_with_one_two_three_things_in_turn():
     assert [one.id for one in gallery.held_out(SCENES, WORLD, seed=0)] == ["1", "2"]
-    assert [one.id for one in gallery.strange(SCENES, WORLD, seed=0)] == ["1", "3"]
+    assert [one.id for one in gallery.strange(SCENES, WORLD, seed=0)] == ["0", "2"]
 
 
 def test_a_ground_without_a_scene_is_named():
     with pytest.raises(ValueError, match="none of the 2 scenes is on the sand with 2 things"):
         gallery.held_out(Scenes(SCENES[:2]), WORLD, seed=0)
     with pytest.raises(ValueError, match="is on the sand; draw more"):
-        gallery.strange(Scenes(SCENES[:2]), WORLD, seed=0)
+        gallery.strange(SCENES[:2], WORLD, seed=0)
 
 
 def test_scenes_are_listed_by_row():

@@ -30,25 +30,41 @@ def folder(tmp_path):
     return tmp_path
 
 
-def test_curves_are_named_by_their_axes(folder):
-    curves = history.curves(folder)
-    assert list(curves) == list(history.PARTS)
-    assert curves["language model"].to_dict("list") == {"tokens": [100, 300], "loss": [2.0, 1.0]}
-    assert curves["probe: a patch"].to_dict("list") == {"pictures": [20], "accuracy": [0.25]}
-    empty = curves["projection, control"]
-    assert list(empty) == ["pairs", "loss"]
-    assert empty.empty
+def test_curves_are_read_point_by_point(folder):
+    points = history.points(folder)
+    assert list(points) == ["panel", "line", "unit", "measure", "items", "value"]
+    assert list(points["panel"].unique()) == list(dict.fromkeys(c.panel for c in history.PARTS))
+    language = points[points["panel"] == "language model"]
+    assert language["items"].tolist() == [100, 300]
+    assert language["value"].tolist() == [2.0, 1.0]
+    patch = points[points["line"] == "single patch"].iloc[0]
+    assert (patch["unit"], patch["measure"]) == ("pictures", history.NAMED)
+    assert (patch["items"], patch["value"]) == (20, 0.25)
 
 
-def test_curves_are_stacked_without_those_that_lack(folder):
-    curves = history.curves(folder)
-    points = history.stacked(curves)
-    assert list(points) == ["curve", "items", "value"]
-    assert list(points["curve"].unique()) == list(history.PARTS)[:5]
-    assert points["items"].dtype.kind == "i"
-    assert list(history.stacked({}, "loss")) == ["curve", "items", "loss"]
-    assert history.ends(curves)["encoder"] == {"first": 5.0, "last": 4.0, "seen": 20}
-    assert history.ends({}) == {}
+def test_a_curve_of_one_round_and_one_that_goes_on(folder):
+    points = history.points(folder)
+    pixels = points[points["line"] == "codes of pixels"]
+    assert pixels["items"].tolist() == [10, 20]
+    assert points.loc[points["line"] == "codes of its own features", "items"].isna().all()
+    smooth = points[points["line"] == "trained encoder, smooth labels"]
+    assert smooth["items"].tolist() == [64]  # 32 pairs after the first 32
+
+
+def test_curves_that_are_not_stored_are_named(folder):
+    points = history.points(folder)
+    assert history.missing(points) == [
+        "encoder, codes of its own features", "projection, control",
+        "projection, control, smooth labels",
+    ]  # fmt: skip
+    assert history.missing(history.points(folder, history.CHAT)) == [c.panel for c in history.CHAT]
+
+
+def test_curves_begin_and_end(folder):
+    ends = history.ends(history.points(folder)).set_index("curve")
+    assert tuple(ends.loc["encoder, codes of pixels"]) == (history.CODES, 5.0, 4.0, "20 pictures")
+    assert tuple(ends.loc["language model"]) == (history.NEXT_WORD, 2.0, 1.0, "300 tokens")
+    assert history.ends(history.points(folder, history.CHAT)).empty
 
 
 def test_parts_tell_what_they_have_seen(folder, tmp_path):

@@ -8,7 +8,7 @@ import pytest
 
 from mmn_utils.datasets import load_dataset
 from mmn_utils.miniature import measured
-from mmn_utils.miniature.quality.measurement import CONTROLS, LOOKS, Quality
+from mmn_utils.miniature.quality.measurement import ALIKE, CONTROLS, LOOKS, Quality
 from mmn_utils.miniature.world import load_world
 from mmn_utils.models import load_model
 from mmn_utils.presets import data_path
@@ -97,14 +97,16 @@ def test_what_differs_is_counted(found):
 def test_what_ships_was_measured_on_the_weights_that_ship():
     """Two scenes measured again say what is stored; on another processor nearly so."""
     model, world = load_model("miniature"), load_world(data_path("miniature", "concepts.yaml"))
-    dataset, looks = load_dataset("miniature"), load_dataset("miniature/looks")
+    dataset = load_dataset("miniature")
     others = {name: (load_model(path), dataset) for name, path in CONTROLS.items()}
-    others[LOOKS] = (model, looks)
+    others |= measured.strangers(model, world)
     weights = {name: other.revision for name, (other, _) in others.items()}
     kept, seed = measured.read(
         data_path("miniature", "quality"), {"trained": model.revision, **weights}
     )
     assert len(kept.captions["trained"]) >= 500
+    held_out = [*kept.captions[LOOKS]["image"], *kept.captions[ALIKE]["image"]]
+    assert sorted(held_out) == sorted(load_dataset("miniature/looks").ids)
     assert len(kept.units) >= 0.95 * len(kept.captions["trained"])
     again = measured.again(kept, model, world, others, dataset, 4, seed)
     compared = measured.compare(kept, again)

@@ -98,3 +98,23 @@ def test_what_is_said_of_some_scenes_is_kept_by_system():
     assert said["image"].tolist() == ["1", "3", "1", "3"]
     assert said["system"].tolist() == ["LiMBeR", "LiMBeR", "LLaVA", "LLaVA"]
     assert said["right"].tolist() == [False, True, True, True]
+
+
+def test_rows_say_scene_by_scene_whose_first_noun_is_there():
+    rows = systems.rows(SAID)
+    assert list(rows) == ["scene", "limber", "llava", "instructblip", "mplug_owl2"]
+    assert rows["limber"].tolist() == [1, 0, 0, 1]
+    assert rows["llava"].tolist() == [1, 1, 0, 1]
+    assert rows["instructblip"].isna().all()
+
+
+def test_scenes_that_all_name_rightly_are_drawn_before_those_that_not_all_do():
+    def chosen(each: int) -> list[str]:
+        return systems.drawn(SAID, ["a", "b", "c", "d"], np.random.default_rng(0), each)
+
+    assert sorted(chosen(2)[:2]) == ["a", "d"]
+    assert sorted(chosen(2)[2:]) == ["b", "c"]
+    assert len(chosen(9)) == 4
+    first, second = chosen(1)
+    assert first in "ad"
+    assert second in "bc"

@@ -52,4 +52,9 @@ def findings(system, photographs, said):
 
 @pytest.fixture(scope="module")
 def edits(system, findings):
-    return study.findings.edits_of(system, [one.first(1) for one in findings], Settings())
+    return study.making.edits_of(system, [one.first(1) for one in findings], Settings())
+
+
+@pytest.fixture(scope="module")
+def ground(system, photographs, findings):
+    return study.trials.Ground.of(system, photographs, findings, max_new_tokens=4)

@@ -14,13 +14,14 @@ from mmn_utils.datasets import Photograph
 from mmn_utils.interventions.ablation import Ablation, ablate
 from mmn_utils.models.base import Sizes
 from mmn_utils.neurons.attribution import attribution
-from mmn_utils.neurons.decoding import interpretable
-from mmn_utils.neurons.table import Neuron, unique_neurons
+from mmn_utils.neurons.decoding import signed
+from mmn_utils.neurons.table import Neuron
 from mmn_utils.neurons.targets import Target, objective, teacher_forced
 from mmn_utils.studies import ablation
 from mmn_utils.studies.ablation import ablation_rows
 from mmn_utils.studies.subjects import Subjects
 from tests.tiny import tiny_images, tiny_limber
+from tests.tiny_gated import TinyGated
 
 KS = [0, 2, 5]
 
@@ -46,12 +47,11 @@ def every_unit_reads(monkeypatch):
     """A random system writes no words; let three of four units count as interpretable."""
 
     def readable(model):
-        return (
-            np.arange(model.sizes.layers * model.sizes.units).reshape(model.sizes.layers, -1) % 4
-            > 0
-        )
+        numbers = np.arange(model.sizes.layers * model.sizes.units)
+        numbers = numbers.reshape(model.sizes.layers, -1)
+        return {1: numbers % 4 > 0, -1: numbers % 3 > 0}
 
-    monkeypatch.setattr(ablation, "interpretable_units", readable)
+    monkeypatch.setattr(ablation, "interpretable_ends", readable)
     return readable
 
 
@@ -69,16 +69,9 @@ def test_counts_are_shares_rounded_up_and_once_each():
         ablation.scaled_counts(small, [-1])
 
 
-def test_interpretable_units_are_those_of_decoding(system):
-    units = [Neuron(layer, unit) for layer in range(3) for unit in range(0, 128, 9)]
-    found = ablation.interpretable_units(system)
-    assert found.shape == (3, 128)
-    assert [bool(found[n.layer, n.unit]) for n in units] == list(
-        interpretable(system, units).values()
-    )
-
-
-def test_a_row_is_what_ablating_alone_gives(system, subjects, every_unit_reads):
+@pytest.mark.parametrize("build", [tiny_limber, TinyGated])
+def test_a_row_is_what_ablating_alone_gives(build, subjects, every_unit_reads):
+    system = build()
     table = ablation.ablation_table(
         system, subjects, KS, max_new_tokens=3, batch_size=2, progress=False
     )
@@ -86,11 +79,13 @@ def test_a_row_is_what_ablating_alone_gives(system, subjects, every_unit_reads):
     assert table.groupby(["condition", "k"]).size().eq(3).all()
     assert len(table) == 3 * 3 * len(KS)
     image, goal = subjects.photographs[1].open(), subjects.targets[1]
-    ranked = unique_neurons(attribution(system, [image], [goal], k=20))
+    ranked = attribution(system, [image], [goal], k=20)
     readable = every_unit_reads(system)
+    units = signed(ranked)
+    assert build is tiny_limber or {sign for _, sign in units[:5]} == {1, -1}
     expected = {
-        "top": ranked[:5],
-        "interpretable": [n for n in ranked if readable[n.layer, n.unit]][:5],
+        "top": [unit for unit, _ in units[:5]],
+        "interpretable": [n for n, sign in units if readable[sign][n.layer, n.unit]][:5],
     }
     for condition, neurons in expected.items():
         prompt = teacher_forced(system, system.prompt([image]), [goal.prefix])
@@ -129,7 +124,7 @@ def test_means_stand_in_for_zero_where_asked(system, subjects, every_unit_reads)
 def test_ranking_goes_as_deep_as_it_takes(system, subjects, monkeypatch):
     few = np.zeros((3, 128), bool)
     few[:, ::16] = True  # 24 of 384
-    monkeypatch.setattr(ablation, "interpretable_units", lambda model: few)
+    monkeypatch.setattr(ablation, "interpretable_ends", lambda model: {1: few, -1: few})
     table = ablation.ablation_table(
         system, subjects.select(["0"]), [0, 20], max_new_tokens=1, progress=False
     )

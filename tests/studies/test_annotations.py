@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mmn_utils.datasets import CocoDataset, Instance, Photograph
+from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.targets import Target
 from mmn_utils.studies import annotations
 from mmn_utils.studies.subjects import Subjects
@@ -26,6 +27,14 @@ def test_a_photograph_mentions_what_its_captions_or_categories_name(photographs)
     assert annotations.mentions(photographs[0], "boat")  # in the plural in the caption
     assert annotations.mentions(photographs[0], "horses")  # in the singular in the annotation
     assert not annotations.mentions(photographs[0], "cat")
+
+
+def test_a_caption_is_right_where_all_that_it_names_is_shown_and_named_once(photographs):
+    said = ["a horse", "a cat on a horse", "boats", "a horse and a horse", "on it"]
+    captions = [Caption(text, ()) for text in said]
+    found = annotations.captioned_right(Subjects(photographs, captions, [[]] * 5))
+    assert list(found.values()) == [True, False, True, False, True]
+    assert list(found) == [photograph.id for photograph in photographs]
 
 
 def write_coco(folder, boxes: dict[int, list[str]]) -> CocoDataset:

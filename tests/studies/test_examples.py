@@ -17,6 +17,12 @@ from mmn_utils.studies import examples
 from mmn_utils.studies.subjects import Subjects
 from tests.tiny import PIXELS, tiny_images, tiny_limber
 
+
+@pytest.fixture(scope="module")
+def system():
+    return tiny_limber()
+
+
 # --- which -------------------------------------------------------------------------------
 
 
@@ -35,41 +41,55 @@ def test_means_on_objects_leave_out_what_covers_no_patch():
     assert examples.means_on_objects(field, photograph) == {"horse": 2.0}
 
 
+SECOND, FIRST, NEVER = ["hay", " horses"], [" Horse", "hay"], ["hay", "oats"]
 TOP = pd.DataFrame(
-    [("1", Neuron(0, 1), True, False, 0.9), ("2", Neuron(0, 2), True, True, 0.8),
-     ("1", Neuron(0, 3), False, True, 0.7), ("3", Neuron(0, 2), True, True, 0.6)],
-    columns=["image", "neuron", "interpretable", "writes_noun", "score"],
-).assign(target="horse")  # fmt: skip
+    [("1", Neuron(0, 1), True, NEVER, 0.9), ("2", Neuron(0, 2), True, SECOND, 0.8),
+     ("1", Neuron(0, 3), False, FIRST, 0.7), ("3", Neuron(0, 2), True, SECOND, 0.6),
+     ("3", Neuron(0, 4), True, FIRST, 0.5)],
+    columns=["image", "neuron", "interpretable", "tokens", "score"],
+).assign(target="horse", writes_noun=[False, True, True, True, True])  # fmt: skip
 
 
 @pytest.mark.parametrize(
-    ("shows", "drop", "expected"),
+    ("shows", "drop", "expected", "chosen"),
     [
-        (["1", "2", "3"], [], 0.8),
-        (["3"], [], 0.6),  # of a photograph that shows it, before one that does not
-        ([], [], 0.8),
-        ([], [1, 3], 0.9),  # none writes the noun: interpretable will do
-        ([], [0, 1, 3], 0.7),  # none is interpretable: the first of all
+        (["1", "2", "3"], [], 0.5, "loudest"),  # the noun is the first of its words
+        (["1", "2", "3"], [4], 0.8, "writes"),
+        (["3"], [4], 0.6, "writes"),  # of a photograph that shows it
+        (["2"], [], 0.8, "writes"),  # before a louder one that no photograph shows
+        ([], [], 0.8, "unseen"),
+        ([], [1, 3, 4], 0.9, "readable"),  # none writes the noun: interpretable will do
+        ([], [0, 1, 3, 4], 0.7, "first"),  # none is interpretable
     ],
 )
-def test_the_telling_example_is_the_best_that_shows_what_it_writes(shows, drop, expected):
+def test_the_telling_example_is_chosen_by_rule(shows, drop, expected, chosen):
     rows = [an_image(i, "horse", *([("horse", "animal")] if i in shows else [])) for i in "123"]
     photographs, nouns = map(list, zip(*rows, strict=True))
     row = examples.telling(TOP.drop(index=drop), Subjects(photographs, [], nouns))
-    assert row["score"] == expected
+    assert (row["score"], row["chosen"]) == (expected, chosen)
+
+
+@pytest.mark.parametrize("sign", [1, -1])
+def test_a_unit_speaks_by_its_logits_above_the_mean_of_all_tokens(system, sign):
+    neuron = Neuron(1, 5)
+    logits = (system.unembedding[0].detach() @ system.write_vectors(1)[5].detach()).numpy()
+    logits = sign * (logits - logits.mean())
+    first = int(logits.argmax())
+    row = pd.Series({"neuron": neuron, "sign": sign, "target": system.token_strings[first]})
+    found = examples.spoken(system, row, k=7)
+    assert found.unit == ("L1.u5" if sign > 0 else "L1.u5 (−)")
+    np.testing.assert_allclose(found.words["logit"], np.sort(logits)[::-1][:7], atol=1e-5)
+    assert found.words["token"].iloc[0] == first
+    np.testing.assert_allclose(found.span, np.quantile(logits, [0.005, 0.995]), atol=1e-5)
+    assert found.words["is_noun"].dtype == bool
 
 
 def test_elsewhere_counts_the_nouns_of_other_photographs():
-    assert examples.elsewhere(TOP, TOP.iloc[1]).to_dict() == {"horse": 1}
+    assert examples.elsewhere(TOP, TOP.iloc[3]).to_dict() == {"horse": 1}
     assert examples.elsewhere(TOP, TOP.iloc[0]).empty
 
 
 # --- panels ------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def system():
-    return tiny_limber()
 
 
 @pytest.fixture
@@ -88,8 +108,8 @@ def rows_of(image: str, target: str, *neurons: Neuron) -> pd.DataFrame:
     count = len(neurons)
     return pd.DataFrame(
         {"image": image, "target": target, "rank": range(count), "neuron": neurons, "patch": 0,
-         "score": 1.0, "interpretable": [True] * (count - 1) + [False], "writes_noun": False,
-         "text": "x"}
+         "score": 1.0, "sign": -1, "interpretable": [True] * (count - 1) + [False],
+         "writes_noun": False, "text": "x"}
     )  # fmt: skip
 
 
@@ -108,6 +128,7 @@ def test_panels_show_the_best_units_and_where_their_mean_is_high(system, sample)
     listed = examples.numbers(panels)
     assert listed["supercategory"].tolist() == ["vehicle"] * 2 + ["animal"] * 2
     assert listed["neuron"].tolist() == units[:2] * 2
+    assert set(listed["sign"]) == {"−"}
 
 
 def test_pairs_are_shown_twice_all_and_the_interpretable_ones(system, sample):

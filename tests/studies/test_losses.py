@@ -44,7 +44,6 @@ def test_ratios_are_to_the_whole_model_of_the_same_image():
     assert curve.loc[("top", 5), "n"] == 2
     assert curve.loc[("top", 5), "share of units"] == 0.1
     assert curve.loc[("random", 5), ["low", "mean", "high"]].tolist() == [1, 1, 1]
-    assert losses.at(table, "top", 2, "relative").tolist() == [0.5, 0.25]
 
 
 def test_probability_curves_hold_both_scales_side_by_side():
@@ -57,15 +56,24 @@ def test_probability_curves_hold_both_scales_side_by_side():
             np.testing.assert_array_equal(both[f"{name} {scale}"], alone[name])
 
 
-def test_means_and_gaps_at_one_count():
+def test_rows_have_a_column_for_each_condition():
     table = losses.add_ratios(made_table())
-    means = losses.means_at(table, 2, "relative")
+    found = losses.by_condition(table.iloc[::-1], "relative", absolute="probability")
+    assert list(found) == [
+        "image", "k", "top", "interpretable", "random",
+        "absolute_top", "absolute_interpretable", "absolute_random",
+    ]  # fmt: skip
+    assert found["image"].tolist() == ["1"] * 3 + ["0"] * 3  # in the order of the table
+    assert found["k"].tolist() == KS * 2
+    assert found["top"].tolist() == [1, 0.25, pytest.approx(0.75), 1, 0.5, 0.25]
+    assert found["absolute_top"].tolist() == [0.4, 0.1, 0.3, 0.8, 0.4, 0.2]
+
+
+def test_means_at_one_count():
+    means = losses.means_at(losses.add_ratios(made_table()), 2, "relative")
     assert {name: mean.value for name, mean in means.items()} == {
         "top": 0.375, "interpretable": 1, "random": 1,
     }  # fmt: skip
-    gaps = losses.gaps_at(table, 5, "relative")
-    assert {name: gap.value for name, gap in gaps.items()} == {"top": 0.5, "interpretable": 0.25}
-    assert gaps["top"].ci == pytest.approx((0.25, 0.75))  # of two images
 
 
 def test_the_first_count_below_a_level():
@@ -73,14 +81,6 @@ def test_the_first_count_below_a_level():
     assert losses.first_below(table, "top", "relative", 0.5) == 2
     assert losses.first_below(table, "interpretable", "relative", 0.8) == 5
     assert losses.first_below(table, "random", "relative", 0.5) is None
-
-
-def test_steps_down_count_where_the_mean_falls():
-    table = losses.add_ratios(made_table())
-    assert losses.steps_down(table, "interpretable", "relative").value == 0.5
-    falling = losses.steps_down(table, "top", "relative")  # means 1, .375, .5
-    assert falling.value == 0.5
-    assert falling.low <= 0.5 <= falling.high
 
 
 @pytest.fixture
@@ -111,12 +111,14 @@ def test_unrelated_captions_are_those_of_other_images(asked):
     assert asked == [("a boat", ["a horse on grass"], None), ("a horse on grass", ["a boat"], None)]
 
 
-def changed_table(top: dict[str, list[int]], random: dict[str, list[int]]) -> pd.DataFrame:
-    """Three images with the counts at which their captions change."""
+def changed_table(
+    top: dict[str, list[int]], random: dict[str, list[int]], rounding: int | None = None
+) -> pd.DataFrame:
+    """Three images with the counts at which their captions change, at one by rounding alone."""
     rows = [
         {"image": image, "condition": condition, "k": k, "changed": k in some.get(image, ()),
-         "within_rounding": k == 2, "noise": 1e-5 * k, "margin": k if k in some.get(image, ())
-         else np.nan}
+         "within_rounding": k == rounding, "noise": 1e-5 * k,
+         "margin": k if k in some.get(image, ()) else np.nan}
         for image in "cab"
         for condition, some in (("top", top), ("random", random))
         for k in KS
@@ -124,16 +126,40 @@ def changed_table(top: dict[str, list[int]], random: dict[str, list[int]]) -> pd
     return pd.DataFrame(rows)
 
 
+RIGHT = {"c": True, "a": True, "b": False}
+
+
 def test_the_example_is_the_first_that_top_units_change_and_random_ones_do_not():
     early = changed_table({"c": [2, 5], "a": [2], "b": [2]}, {"c": [5]})
-    assert losses.example(early) == ("a", 2)
-    late = changed_table({"c": [2, 5], "b": [5]}, {"c": [5]})
-    assert losses.example(late) == ("b", 5)
-    assert losses.example(changed_table({}, {})) == ("c", None)
+    assert losses.example(early, RIGHT) == losses.Example("a", 2, True)
+    late = changed_table({"c": [2, 5], "a": [5]}, {"c": [5]})
+    assert losses.example(late, RIGHT) == losses.Example("a", 5, True)
+    assert losses.example(changed_table({}, {}), RIGHT) == losses.Example("c", None, True)
+    rounded = changed_table({"c": [2], "a": [5]}, {}, rounding=2)
+    assert losses.example(rounded, RIGHT) == losses.Example("a", 5, True)
+
+
+def test_the_example_is_captioned_right_where_one_is():
+    table = changed_table({"b": [2], "a": [5]}, {})
+    assert losses.example(table, RIGHT) == losses.Example("a", 5, True)
+    wrong = dict.fromkeys("cab", False)
+    assert losses.example(table, wrong) == losses.Example("b", 2, False)
+    some = changed_table({"b": [2]}, {})
+    assert losses.example(some, RIGHT) == losses.Example("b", 2, False)
+    assert losses.example(changed_table({}, {}), {**wrong, "a": True}).image == "a"
+
+
+def test_shares_of_changed_captions_leave_rounding_out():
+    table = changed_table({"c": [2, 5], "a": [5]}, {"b": [2]}, rounding=2)
+    table = pd.concat([table, table[table["condition"] == "top"].assign(condition="interpretable")])
+    assert {name: share.value for name, share in losses.changed_at(table, 5).items()} == {
+        "top": pytest.approx(2 / 3), "interpretable": pytest.approx(2 / 3), "random": 0,
+    }  # fmt: skip
+    assert all(share.value == 0 for share in losses.changed_at(table, 2).values())
 
 
 def test_changes_are_counted_with_those_within_rounding():
-    found = losses.changes(changed_table({"c": [2, 5], "a": [5]}, {"b": [5]}))
+    found = losses.changes(changed_table({"c": [2, 5], "a": [5]}, {"b": [5]}, rounding=2))
     assert found == {
         "ablations": 12, "changed": 4, "within_rounding": 1, "noise": 5e-5, "margin": 5,
     }  # fmt: skip
@@ -147,11 +173,21 @@ def test_captions_along_the_way_of_one_image():
     assert along["random"].tolist() == ["a horse on grass"] * 3
 
 
-def test_what_stays_of_a_caption():
-    stays = losses.what_stays(made_table(), "top", 2, {"0": "Horse", "1": "grass"})
-    assert stays["noun"].tolist() == [False, True]
-    assert stays["opening"].all()
-    assert not losses.what_stays(made_table(), "top", 5, {"0": "x", "1": "x"})["opening"].any()
+def test_endings_say_what_is_left_of_each_caption():
+    table = made_table().assign(within_rounding=False)
+    table["changed"] = (table["condition"] == "top") & (table["k"] > 0)
+    found = losses.endings(table, 2, {"0": "Horse", "1": "grass"})
+    assert found["image"].tolist() == ["0", "1"]
+    assert found["caption"].tolist() == ["a horse on grass"] * 2
+    assert found["top"].tolist() == ["a dog on grass"] * 2
+    assert found["top_noun"].tolist() == [False, True]
+    assert found["random_noun"].tolist() == [True, True]
+    assert found["top_same"].tolist() == [False, False]
+    assert found["random_same"].tolist() == [True, True]
+    assert found["top_opening"].tolist() == [True, True]
+    assert not losses.endings(table, 5, {"0": "x", "1": "x"})["top_opening"].any()
+    table["within_rounding"] = table["image"] == "1"
+    assert losses.endings(table, 2, {"0": "a", "1": "a"})["top_same"].tolist() == [False, True]
 
 
 def test_the_table_of_captions_has_a_row_for_each_count(asked):

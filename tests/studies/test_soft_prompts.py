@@ -134,7 +134,7 @@ def test_distances_are_between_the_columns_named(wide):
     assert tests["mean over patches: prompts, random"].d.value == 0
     assert tests["mean over patches: prompts, random"].p == 1
     assert tests["best patch: prompts, random"].d.value == 1
-    assert tests["prompts, human nouns"].d.value == 1
+    assert tests["prompts, reference nouns"].d.value == 1
     assert 0 < tests["best patch: prompts, prompts of another picture"].d.value < 1
 
 
@@ -142,10 +142,19 @@ def test_score_columns_keep_means_and_bests_apart(wide):
     wide.index = pd.Index([f"i{n}" for n in range(40)], name="image")
     table = soft_prompts.score_columns(wide, wide + 1)
     assert table.columns.tolist() == [
-        "image", *(f"mean {kind}" for kind in soft_prompts.KINDS),
-        "best random", "best prompts", "best shuffled",
+        "image", *soft_prompts.KINDS, "best_random", "best_prompts", "best_shuffled",
     ]  # fmt: skip
-    assert np.allclose(table["best prompts"], table["mean prompts"] + 1)
+    assert np.allclose(table["best_prompts"], table["prompts"] + 1)
+
+
+def test_scores_of_both_judges_have_a_row_each_for_every_photograph(wide):
+    wide.index = pd.Index([f"i{n}" for n in range(40)], name="image")
+    table = soft_prompts.by_judge({"clipscore": wide, "bertscore": wide / 100})
+    assert table.columns.tolist() == ["judge", "image", *soft_prompts.KINDS]
+    assert len(table) == 80
+    last = table.iloc[-1]
+    assert (last["judge"], last["image"]) == ("bertscore", "i39")
+    assert last["coco"] == wide["coco"].iloc[-1] / 100
 
 
 def test_kinds_are_compared_picture_by_picture(wide):

@@ -5,19 +5,19 @@ from __future__ import annotations
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from mmn_utils.datasets import Photograph
-from mmn_utils.measures.estimates import mean_of
-from mmn_utils.models.base import Sizes
+from mmn_utils.measures.estimates import mean_of, share_of
 from mmn_utils.neurons.decoding import decoded_words
-from mmn_utils.neurons.table import Neuron, controls, neuron_table
+from mmn_utils.neurons.table import Neuron, controls
 from mmn_utils.neurons.targets import Target
 from mmn_utils.neurons.text import is_dictionary_word
 from mmn_utils.studies import translation
 from mmn_utils.studies.subjects import Subjects, top_neurons
 from tests.tiny import tiny_images, tiny_limber
-
-SIZES = Sizes(layers=4, units=16, width=8, vocabulary=20)
+from tests.tiny_gated import TinyGated
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +36,6 @@ def sample(tmp_path) -> Subjects:
     return Subjects(photographs, [None] * 3, [[target] for target in targets])
 
 
-def a_table(*rows) -> pd.DataFrame:
-    """Return a neuron table of (image, layer, unit, score)."""
-    return neuron_table(
-        {"image": i, "target": "cat", "token": 1, "layer": layer, "unit": u, "patch": 0, "score": s}
-        for i, layer, u, s in rows
-    )
-
-
 # --- what the units write ----------------------------------------------------------------
 
 
@@ -51,14 +43,14 @@ WORDS = ["horse", "horses", "field", "riding", "stable", "saddle", "pony", "x", 
 
 
 def test_decoded_neurons_are_described_image_by_image():
-    a, b = Neuron(1, 2), Neuron(0, 7)
+    a, b = (Neuron(1, 2), -1), (Neuron(0, 7), 1)
     words = {a: [f" {word}" for word in WORDS], b: ["##"] * 10}
     sets = {"1": {"multimodal": [a, b], "random": [b, a]}, "2": {"multimodal": [a], "random": [b]}}
     table = translation.described(sets, words, {"1": "horse", "2": "boat"})
     assert len(table) == 6
     first = table.iloc[0]
     assert (first["image"], first["condition"], first["rank"]) == ("1", "multimodal", 0)
-    assert first["neuron"] == a
+    assert (first["neuron"], first["sign"]) == a
     assert first["text"].startswith("horse, horses, field")
     assert first["interpretable"]
     assert first["writes_noun"]
@@ -78,8 +70,12 @@ def test_top_units_are_decoded_beside_random_ones_of_their_layers(system, sample
     assert len(units) == 3 * 2 * 4
     for (image, condition), rows in units.groupby(["image", "condition"]):
         assert rows["neuron"].tolist() == sets[image][condition]
-        words = decoded_words(system, sets[image][condition])
-        assert rows["tokens"].tolist() == [words[n] for n in rows["neuron"]]
+        units_here = list(zip(rows["neuron"], rows["sign"], strict=True))
+        words = decoded_words(system, units_here)
+        assert rows["tokens"].tolist() == [words[pair] for pair in units_here]
+        if condition == "multimodal":
+            mine = neurons[neurons["image"] == image]["activation"]
+            assert rows["sign"].tolist() == np.sign(mine).tolist()
     normed = translation.with_controls(system, sample, neurons, seed=3, decode_norm="final")
     assert normed["text"].tolist() != units["text"].tolist()
 
@@ -104,10 +100,24 @@ def test_a_share_is_held_against_random_units_image_by_image():
         columns=["image", "condition", "rank", "interpretable"],
     )  # fmt: skip
     found = translation.share(table, "interpretable", seed=1)
-    assert found.ours == mean_of([0.25, 0.5, 0.75], 1)
+    assert found.ours == share_of([0.25, 0.5, 0.75], 1)
     assert found.chance.value == 0
     assert found.more.value == 0.5
     assert translation.share(table, "interpretable", top=1).ours.value == 1
+
+
+def test_shares_of_first_units_that_write_the_noun_have_a_row_for_each_count():
+    table = pd.DataFrame(
+        [(i, c, rank, c == "multimodal" and rank < 1) for i in "ab"
+         for c in ("multimodal", "random") for rank in range(4)],
+        columns=["image", "condition", "rank", "writes_noun"],
+    )  # fmt: skip
+    found = translation.noun_shares(table, (1, 4))
+    assert found.columns.tolist() == ["image", "units", "top", "random"]
+    assert found["image"].tolist() == ["a", "b", "a", "b"]
+    assert found["units"].tolist() == [1, 1, 4, 4]
+    assert found["top"].tolist() == [1, 1, 0.25, 0.25]
+    assert not found["random"].any()
 
 
 def test_words_among_tokens_are_counted_by_the_dictionary(system):
@@ -119,17 +129,21 @@ def test_words_among_tokens_are_counted_by_the_dictionary(system):
 # --- pairs of unit and patch -------------------------------------------------------------
 
 
-def test_pairs_are_the_tables_own_decoded(system, sample):
+def test_pairs_are_the_tables_own_decoded(sample):
+    system = TinyGated()
     pairs = translation.pairs(system, sample, n=5)
     table = top_neurons(system, sample, k=5, rank_by="pair", progress=False)
     assert list(pairs.columns) == [
-        "image", "target", "neuron", "patch", "interpretable", "writes noun", "top five tokens",
-        "score",
+        "image", "target", "neuron", "patch", "sign", "interpretable", "writes noun",
+        "top five tokens", "score",
     ]  # fmt: skip
     assert pairs["score"].tolist() == table["score"].tolist()
-    words = decoded_words(system, [pairs["neuron"].iloc[0]])
-    five = [token.strip() for token in next(iter(words.values()))[:5]]
-    assert pairs["top five tokens"].iloc[0] == ", ".join(five)
+    assert pairs["sign"].tolist() == ["−" if a < 0 else "+" for a in table["activation"]]
+    assert set(pairs["sign"]) == {"+", "−"}
+    for sign, text in ((1, "+"), (-1, "−")):
+        row = pairs[pairs["sign"] == text].iloc[0]
+        (words,) = decoded_words(system, [(row["neuron"], sign)]).values()
+        assert row["top five tokens"] == ", ".join(token.strip() for token in words[:5])
 
 
 def test_different_values_are_averaged_over_images():
@@ -140,26 +154,44 @@ def test_different_values_are_averaged_over_images():
 # --- in which layers ---------------------------------------------------------------------
 
 
+def test_a_layer_lies_in_a_band_by_the_share_of_its_depth():
+    assert translation.depth_shares(4, 0.25, 0.75).tolist() == [0, 1, 1, 0]
+    assert translation.depth_shares(4, 0.125, 0.3).tolist() == pytest.approx([0.5, 0.2, 0, 0])
+    assert translation.depth_shares(2, 0.1, 0.2).tolist() == pytest.approx([0.2, 0])
+    of_28 = translation.depth_shares(28, *translation.BAND)
+    assert of_28.tolist() == pytest.approx([0] * 5 + [1] * 6 + [0] * 17)
+
+
+@given(st.integers(1, 40), st.floats(0, 1), st.floats(0, 1))
+def test_shares_of_depth_add_up_to_the_band(layers, one, other):
+    low, high = sorted((one, other))
+    shares = translation.depth_shares(layers, low, high)
+    assert shares.sum() / layers == pytest.approx(high - low, abs=1e-9)
+    assert ((shares >= 0) & (shares <= 1)).all()
+
+
+TOPS = pd.DataFrame(
+    {"layer": [0, 1, 1, 1], "unit": [2, 3, 3, 4], "interpretable": [False, True, False, False]}
+)
+
+
+def test_different_units_are_listed_once_with_their_place_in_the_depth():
+    table = translation.different_units(TOPS, 4)
+    assert table[["layer", "unit"]].to_numpy().tolist() == [[0, 2], [1, 3], [1, 4]]
+    assert table["lists"].tolist() == [1, 2, 1]
+    assert table["readable"].tolist() == [0, 1, 0]
+    # of four layers the second spans .25 to .5, the band 5/28 = .179 to 11/28 = .393
+    assert table["before"].tolist() == pytest.approx([5 / 7, 0, 0])
+    assert table["band"].tolist() == pytest.approx([2 / 7, 4 / 7, 4 / 7])
+    assert table["behind"].tolist() == pytest.approx([0, 3 / 7, 3 / 7])
+
+
 def test_layers_count_different_units_and_entries():
-    top = pd.DataFrame(
-        {"layer": [0, 1, 1, 1], "unit": [2, 3, 3, 4], "interpretable": [False, True, True, False]}
-    )
-    table = translation.layer_counts(top, SIZES)
-    assert table["depth"].tolist() == [0.125, 0.375, 0.625, 0.875]
+    table = translation.layer_counts(translation.different_units(TOPS, 4), 4)
     assert table["different units, multimodal"].tolist() == [1, 2, 0, 0]
     assert table["different units, interpretable"].tolist() == [0, 1, 0, 0]
     assert table["entries in top lists, multimodal"].tolist() == [1, 3, 0, 0]
-    assert table["entries in top lists, interpretable"].tolist() == [0, 2, 0, 0]
-
-
-def test_whereabouts_are_those_of_the_different_units():
-    rows = [("a", 1, 3, 0.5), ("a", 1, 4, 0.4), ("b", 1, 3, 0.5), ("b", 3, 0, 0.1)]
-    where = translation.whereabouts(a_table(*rows), SIZES, band=(0.3, 0.7))
-    assert (where.mode, where.peak.value, where.peak.n) == (1, 0.375, 2)
-    assert where.band.value == pytest.approx(2 / 3)  # two of three different units
-    assert where.beyond == 1
-    assert where.inside == 2
-    assert where.band.low < where.band.value < where.band.high
+    assert table["entries in top lists, interpretable"].tolist() == [0, 1, 0, 0]
 
 
 # --- do the words fit? -------------------------------------------------------------------
@@ -178,9 +210,24 @@ def test_a_fit_compares_own_units_with_others_and_with_captions():
     chance = rng.normal(0, 0.01, 50)
     best = pd.DataFrame({"random": chance, "multimodal": chance + 1, "captions": chance + 4})
     fit = translation.fit(best)
-    values = (fit.above.value, fit.behind.value, fit.middle.value, fit.way.value)
-    assert values == pytest.approx((1, -3, -1, 0.25))
+    assert (fit.above.value, fit.behind.value, fit.way.value) == pytest.approx((1, -3, 0.25))
     assert fit.means["captions"] == mean_of(best["captions"])
+
+
+def test_scores_and_interpretable_shares_have_a_row_for_every_image():
+    rows = [(i, c, c == "multimodal" or i == "b") for i in "ab" for c in ("multimodal", "random")]
+    units = pd.DataFrame(rows, columns=["image", "condition", "interpretable"])
+    best = pd.DataFrame({"random": [1.5], "multimodal": [2.5]}, pd.Index(["b"], name="image"))
+    table = translation.by_image({"clipscore": best}, units)
+    assert table.columns.tolist() == [
+        "image", "interpretable", "interpretable_random", "clipscore_random",
+        "clipscore_multimodal",
+    ]  # fmt: skip
+    assert table["image"].tolist() == ["a", "b"]
+    assert table["interpretable"].tolist() == [1, 1]
+    assert table["interpretable_random"].tolist() == [0, 1]
+    assert table["clipscore_multimodal"].isna().tolist() == [True, False]
+    assert table["clipscore_multimodal"].iloc[1] == 2.5
 
 
 def test_the_papers_table_is_read_by_judge_and_condition():

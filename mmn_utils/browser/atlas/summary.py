@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
 
 from mmn_utils.browser.atlas.query import Atlas
-from mmn_utils.measures.estimates import Estimate, mean_of
 
 GROUPS = {"top": True, "others": False}
+MEASURED = ("interpretable", "negative")
 
 
 def every_neuron(atlas: Atlas) -> pd.DataFrame:
@@ -34,7 +34,7 @@ def by_layer(neurons: pd.DataFrame) -> pd.DataFrame:
 def _counted(layer: int | str, some: pd.DataFrame) -> dict[str, object]:
     row = {"layer": str(layer), "neurons": len(some), "top": int(some["top"].sum())}
     row["generic"] = int(some["generic"].sum())
-    for what in ("interpretable", "negative"):
+    for what in MEASURED:
         for name, is_top in GROUPS.items():
             values = some.loc[some["top"] == is_top, what]
             row[f"{what}, {name}"] = float(values.mean()) if len(values) else np.nan
@@ -51,17 +51,25 @@ def table_of(numbers: pd.DataFrame, k: int) -> pd.DataFrame:
     return shown.rename(columns=names)
 
 
-def beyond_layer(
-    atlas: Atlas, neurons: pd.DataFrame, images: Iterable[str], what: str, seed: int = 0
-) -> Estimate:
+def by_picture(
+    atlas: Atlas, neurons: pd.DataFrame, images: Iterable[str], of: Sequence[str] = MEASURED
+) -> pd.DataFrame:
     """Compare the top neurons of each picture with neurons of their layers that are never top.
 
-    For every picture the mean over its different top neurons, by any method and for any noun,
-    of ``what`` minus the others' mean in the layer; then over pictures. Neurons of a layer
-    without others are left out, and so are pictures without neurons.
+    A row for each picture, with the mean over its different top neurons, by any method and for
+    any noun, of each of the columns ``of``; under the same name and ``_others`` that of the
+    others of the same layers, a layer as often as it has a top neuron. ``top`` counts the
+    neurons. Those of a layer without others are left out; NaN where none is left.
     """
-    others = neurons[~neurons["top"]].groupby("layer")[what].mean()
-    known = neurons.set_index("address")
-    more = known[what].astype(float) - known["layer"].map(others)
-    means = [more.loc[atlas.image(image).scores["address"].unique()].mean() for image in images]
-    return mean_of([value for value in means if value == value], seed)
+    known, rows = neurons.set_index("address"), []
+    others = neurons[~neurons["top"]].groupby("layer")[list(of)].mean()
+    for image in images:
+        some = known.loc[atlas.image(image).scores["address"].unique(), ["layer", *of]]
+        some = some[some["layer"].isin(others.index)]
+        beside = others.loc[some["layer"]]
+        row = {"image": image, "top": len(some)}
+        for what in of:
+            row[what] = some[what].astype(float).mean()
+            row[f"{what}_others"] = beside[what].astype(float).mean()
+        rows.append(row)
+    return pd.DataFrame(rows)

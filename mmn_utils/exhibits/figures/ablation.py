@@ -50,7 +50,7 @@ def noun_probability(
     inset = top.inset_axes([0, 0, 0.29, 1])
     inset.imshow(picture)
     plots.bare(inset)
-    notes = f"photograph {image}\nits noun: {noun}\n\nbelow: “{prefix} …”\n{LEGEND}"
+    notes = f"picture {image}\nits noun: {noun}\n\nbelow: “{prefix} …”\n{LEGEND}"
     top.text(0.33, 0.95, notes, va="top", transform=top.transAxes, fontsize=7, parse_math=False)
     plots.text_table(bottom, _with_dittos(captions), widths=[0.5, 2.2, 2.2], fontsize=6)
     return fig
@@ -65,7 +65,7 @@ def caption_similarity(curves: pd.DataFrame, of_units: int, floor: float) -> Fig
     fig, ax = plt.subplots(figsize=(4.4, 2.8))
     _curves(ax, curves, of_units)
     ax.axhline(floor, color=plots.INK, linewidth=0.8, linestyle=":")
-    ax.text(0.5, floor, "captions of different photographs", va="bottom", fontsize=6.5)
+    ax.text(0.5, floor, "captions of other pictures", va="bottom", fontsize=6.5)
     ax.set(ylabel="BERTScore with the original caption")
     ax.legend(loc="lower left", bbox_to_anchor=(0, 0.12))
     return fig

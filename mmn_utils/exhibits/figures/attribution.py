@@ -16,8 +16,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from mmn_utils.exhibits import plots
-from mmn_utils.neurons.table import Neuron
-from mmn_utils.studies.examples import Panel
+from mmn_utils.neurons.decoding import SIGN
+from mmn_utils.studies.agreement import writes_noun
+from mmn_utils.studies.examples import Panel, Spoken
 
 BAND = "#F0E442"  # the depths where the paper finds most units
 
@@ -26,14 +27,13 @@ def one_unit(
     picture: Image.Image,
     activation: np.ndarray,
     region: np.ndarray,
-    spoken: pd.DataFrame,
-    neuron: Neuron,
+    spoken: Spoken,
     quantile: float,
 ) -> Figure:
     """Show a photograph, a unit's activation (H, W) on it, where it is high, and its words.
 
-    ``region`` bool (H, W) is what lies above the ``quantile``; ``spoken`` as from
-    ``decoding.decode``.
+    ``region`` bool (H, W) is what lies above the ``quantile``. The words' logits are drawn over
+    the span that nearly all tokens have; the noun is in bold.
     """
     size = (plots.WIDTH["page"], 1.95)
     fig, axes = plt.subplots(1, 4, figsize=size, width_ratios=[1, 1, 1, 1.05])
@@ -42,17 +42,21 @@ def one_unit(
     plots.heatmap_overlay(axes[1], picture, activation)
     plots.heatmap_overlay(axes[2], picture, region)
     _word_bars(axes[3], spoken)
-    titles = ["photograph", "activation", f"above the {quantile} quantile", f"{neuron} writes"]
+    titles = ["picture", "activation", f"above the {quantile} quantile", f"{spoken.unit} writes"]
     for ax, title in zip(axes, titles, strict=True):
         ax.set_title(title)
     return fig
 
 
-def _word_bars(ax: Axes, spoken: pd.DataFrame) -> None:
-    place = np.arange(len(spoken))[::-1]
-    ax.barh(place, spoken["probability"], color=plots.palette("multimodal"), height=0.7)
-    ax.set_yticks(place, spoken["text"].str.strip(), fontsize=7, parse_math=False)
-    ax.set_xlabel("probability")
+def _word_bars(ax: Axes, spoken: Spoken) -> None:
+    words = spoken.words
+    place = np.arange(len(words))[::-1]
+    ax.barh(place, words["logit"], color=plots.palette("multimodal"), height=0.7)
+    ax.axvspan(*spoken.span, color=plots.palette("random"), alpha=0.3, lw=0, zorder=0)
+    ax.set_yticks(place, words["text"].str.strip(), fontsize=7, parse_math=False)
+    for label, is_noun in zip(ax.get_yticklabels(), words["is_noun"], strict=True):
+        label.set_fontweight("bold" if is_noun else "normal")
+    ax.set_xlabel("logit (grey: 99 % of tokens)")
     ax.tick_params(axis="y", length=0)
     ax.grid(axis="y", visible=False)
 
@@ -60,7 +64,8 @@ def _word_bars(ax: Axes, spoken: pd.DataFrame) -> None:
 def best_units(panels: Sequence[Panel]) -> Figure:
     """Show photographs with the region of their best units; below each, two words of every unit.
 
-    Interpretable units are in bold.
+    With the sign of its activation. Units that write the photograph's noun are in bold, with that
+    word as one of the two.
     """
     width = plots.WIDTH["page"] / len(panels)
     size, heights = (plots.WIDTH["page"], width + 2.2), [width, 1.45]
@@ -78,12 +83,20 @@ def best_units(panels: Sequence[Panel]) -> Figure:
 def _two_words_each(ax: Axes, units: pd.DataFrame) -> None:
     plots.bare(ax)
     for line, row in enumerate(units.itertuples()):
-        loudest = ", ".join(token.strip() or "(blank)" for token in row.tokens[:2])
-        weight = "bold" if row.interpretable else "normal"
-        blue = plots.palette("multimodal")
-        ax.text(0, 1 - 0.2 * line, str(row.neuron), fontsize=6.5, weight=weight, va="top")
-        place = (0.06, 0.91 - 0.2 * line)
-        ax.text(*place, loudest, fontsize=6.5, va="top", color=blue, parse_math=False)
+        look = {"fontsize": 6.5, "va": "top", "parse_math": False}
+        if row.writes_noun:
+            look |= {"weight": "bold", "color": plots.palette("multimodal")}
+        ax.text(0, 1 - 0.2 * line, f"{row.neuron} {SIGN[row.sign]}", **look)
+        ax.text(0.06, 0.91 - 0.2 * line, _two_words(row.tokens, row.target), **look)
+
+
+def _two_words(tokens: Sequence[str], noun: str) -> str:
+    """Name the two loudest tokens or, where it comes later, the first one and the noun."""
+    first, second, *later = [token.strip() or "(blank)" for token in tokens]
+    named = [token for token in later if writes_noun([token], noun)]
+    if named and not writes_noun([first, second], noun):
+        return f"{first} … {named[0]}"
+    return f"{first}, {second}"
 
 
 def pair_regions(panels: Sequence[Panel]) -> Figure:
@@ -100,15 +113,23 @@ def layers(counts: pd.DataFrame, k: int, band: tuple[float, float]) -> Figure:
     """Draw how many different units, and how many entries of top ``k`` lists, each layer has.
 
     ``counts`` as from ``translation.layer_counts``; ``band`` the depths, from 0 to 1, that are
-    shaded.
+    shaded, their bounds drawn over the bars. A dotted line is what each layer had if all but the
+    last, which cannot have any, had as many.
     """
     names = {"multimodal": f"top {k}", "interpretable": "interpretable"}
     low, high = (depth * len(counts) - 0.5 for depth in band)
-    fig, axes = plt.subplots(1, 2, figsize=(plots.WIDTH["page"], 2.4))
+    fig, axes = plt.subplots(1, 2, figsize=(plots.WIDTH["page"], 2.5))
     for ax, what in zip(axes, ("different units", "entries in top lists"), strict=True):
         plots.layer_histogram(ax, {kind: counts[f"{what}, {kind}"] for kind in names}, names)
-        look = {"color": BAND, "alpha": 0.25, "lw": 0, "zorder": 0}
-        ax.axvspan(low, high, label="paper: most units", **look)
-        ax.set_ylabel(what)
-        plots.legend_above(ax)
+        ax.axvspan(low, high, label="paper: most", color=BAND, alpha=0.35, lw=0, zorder=0)
+        for bound in (low, high):
+            ax.axvline(bound, color=plots.INK, lw=1, ls="--")
+        even = counts[f"{what}, multimodal"].sum() / (len(counts) - 1)
+        ax.axhline(even, color=plots.INK, lw=1, ls=":", label="evenly spread")
+        ax.set(ylabel=what, xlim=(-0.6, len(counts) - 0.4))
+        ax.margins(y=0.1)
+    handles = axes[0].get_legend_handles_labels()
+    fig.legend(*handles, loc="outside lower center", ncols=4)
+    for ax in axes:
+        ax.get_legend().remove()
     return fig

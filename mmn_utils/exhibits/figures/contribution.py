@@ -11,15 +11,27 @@ from textwrap import fill, shorten
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import Normalize
 from matplotlib.figure import Figure
+from matplotlib.patheffects import withStroke
 
 from mmn_utils.exhibits import plots
+from mmn_utils.studies.concepts.sharing import Sharing
 from mmn_utils.studies.concepts.specificity import HeatMap
 from mmn_utils.studies.concepts.tables import NAMES
 from mmn_utils.studies.concepts.views import View
 
-CONDITIONS = {"activation": "random", "attribution": "prompts", "contribution": "multimodal"}
+CONDITIONS = {
+    "activation": "random",
+    "attribution": "prompts",
+    "contribution": "multimodal",
+    "contribution_gate": "interpretable",
+}
 KINDS = {"same": "same concept", "different": "unrelated"}
+SHORT = {name: name.replace("_gate", " (gate)") for name in CONDITIONS}
+MAP = "viridis"  # even steps of a map look even, in print and to colour-blind readers
+MASK, TRUTH = "#FFFFFF", "#FFD400"  # outlines, each on a dark one of its own
 
 
 def colour(method: str) -> str:
@@ -72,25 +84,73 @@ def _layer_axis(ax: Axes, layers: int) -> None:
 def heat_maps(views: Sequence[View], ks: Sequence[int], no_grid: str | None = None) -> Figure:
     """Show each concept's picture with the maps and masks of its top-k neurons, as Table 1 does.
 
-    Where there are no maps, the figure says why: ``no_grid``.
+    Every map goes from its lowest value to its highest. Outlined are the mask, and with dashes
+    the annotated objects that the concept names. Where there are no maps, the figure says why:
+    ``no_grid``.
     """
     if no_grid is not None:
         return _note(f"No heat maps: {no_grid}.")
     columns = 1 + 2 * len(ks)
     side = plots.WIDTH["page"] / columns
-    fig = Figure(figsize=(plots.WIDTH["page"], len(views) * (side + 0.02) + 0.24))
+    fig = Figure(figsize=(plots.WIDTH["page"], len(views) * (side + 0.02) + 0.62))
     axes = fig.subplots(len(views), columns, squeeze=False)
     for line, view in zip(axes, views, strict=True):
         line[0].imshow(view.picture)
-        plots.bare(line[0])
-        line[0].set_ylabel(view.concept, fontsize=7.5)
-        fields = [field for pair in zip(view.maps, view.masks, strict=True) for field in pair]
-        for ax, field in zip(line[1:], fields, strict=True):
-            plots.heatmap_overlay(ax, view.picture, field)
-    titles = ["photograph", *(title for k in ks for title in (f"top {k}", "mask"))]
+        line[0].set_ylabel(view.concept, fontsize=7.5, parse_math=False)
+        for place, field in enumerate(zip(view.maps, view.masks, strict=True)):
+            _map(line[1 + 2 * place], view, field[0])
+            _mask(line[2 + 2 * place], view, field[1])
+        for ax in line:
+            plots.bare(ax)
+            _outline(ax, view.truth, TRUTH, "dashed")
+    titles = ["picture", *(title for k in ks for title in (f"top {k}", "mask"))]
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=7)
+    _map_key(fig, axes)
     return fig
+
+
+def _map(ax: Axes, view: View, field: np.ndarray) -> None:
+    """Lay a map over the picture in grey, from its lowest value to its highest."""
+    low, span = float(field.min()), float(np.ptp(field))
+    shade = (field - low) / span if span > 0 else np.zeros_like(field)
+    grey = view.picture.convert("L")
+    extent = (-0.5, grey.width - 0.5, grey.height - 0.5, -0.5)
+    ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
+    ax.imshow(shade, cmap=MAP, vmin=0, vmax=1, alpha=0.7, extent=extent)
+
+
+def _mask(ax: Axes, view: View, inside: np.ndarray) -> None:
+    """Dim the picture outside of a mask, and outline the mask."""
+    pixels = np.asarray(view.picture.convert("RGB").resize(inside.shape[::-1]), dtype=float) / 255
+    extent = (-0.5, view.picture.width - 0.5, view.picture.height - 0.5, -0.5)
+    ax.imshow(np.where(inside[..., None], pixels, 0.45 * pixels), extent=extent)
+    _outline(ax, inside, MASK, "solid", view)
+
+
+def _outline(
+    ax: Axes, inside: np.ndarray | None, colour: str, style: str, view: View | None = None
+) -> None:
+    """Draw the outline of a mask in a light colour on a dark one, to be seen on any picture."""
+    if inside is None or not inside.any() or inside.all():
+        return
+    lines = ax.contour(
+        inside, levels=[0.5], colors=[colour], linewidths=0.9, linestyles=style,
+        extent=(*ax.get_xlim(), *ax.get_ylim()[::-1]),
+    )  # fmt: skip
+    lines.set_path_effects([withStroke(linewidth=2.2, foreground=plots.INK)])
+
+
+def _map_key(fig: Figure, axes: np.ndarray) -> None:
+    """Explain colours and outlines below the maps."""
+    bar = fig.colorbar(
+        ScalarMappable(Normalize(0, 1), MAP), ax=axes, location="bottom", shrink=0.3, aspect=30,
+        pad=0.01, ticks=[0, 1], anchor=(0, 1),
+    )  # fmt: skip
+    low, high = bar.ax.set_xticklabels(["lowest", "highest of each map"], fontsize=7)
+    low.set_horizontalalignment("left")
+    high.set_horizontalalignment("right")
+    bar.outline.set_visible(False)
 
 
 def _note(text: str) -> Figure:
@@ -120,7 +180,7 @@ def shuffled(stays: pd.DataFrame, examples: pd.DataFrame) -> Figure:
         [f"k = {k}" for k in dict.fromkeys(stays["k"])],
         {name: part["ratio"].tolist() for name, part in parts.items()},
         {name: list(zip(part["low"], part["high"], strict=True)) for name, part in parts.items()},
-        {CONDITIONS[method]: name for method, name in NAMES.items()},
+        {CONDITIONS[method]: NAMES[method] for method in CONDITIONS},
     )
     for place, luck in enumerate(stays.drop_duplicates("k")["chance"]):
         ax.hlines(luck, place - 0.42, place + 0.42, color=plots.INK, linestyle=":", linewidth=1)
@@ -134,29 +194,43 @@ def shuffled(stays: pd.DataFrame, examples: pd.DataFrame) -> Figure:
 # --- Figure 4 --------------------------------------------------------------------------
 
 
-def shared(
-    concepts: pd.DataFrame, curves: pd.DataFrame, chance: pd.DataFrame, n: int, k: int
-) -> Figure:
-    """Draw Figure 4: what ``n`` images of some concepts share, and the mean against N for every k.
+def shared(found: Sharing, curves: pd.DataFrame, chance: pd.DataFrame) -> Figure:
+    """Draw Figure 4: what images of some concepts share, and the mean against N for every k.
 
-    ``concepts``: a row a concept, a column a method; ``curves`` as from ``Sharing.curves``;
-    ``chance`` as from ``sharing.by_chance``, its columns are the k of the lower row.
+    ``curves`` as from ``Sharing.curves``; ``chance`` as from ``sharing.by_chance``, its columns
+    are the k of the lower row.
     """
-    fig = Figure(figsize=(plots.WIDTH["page"], 4.3))
+    fig = Figure(figsize=(plots.WIDTH["page"], 4.5))
     upper, lower = fig.subfigures(2, 1, height_ratios=[1, 1.25])
-    ax = upper.subplots()
-    bars = {CONDITIONS[method]: ratios.tolist() for method, ratios in concepts.items()}
-    names = {CONDITIONS[method]: NAMES[method] for method in concepts}
-    plots.interval_bar(ax, concepts.index.tolist(), bars, names=names)
-    ax.set(ylabel=f"shared by {n} images", title=f"k = {k}")
+    _shared_bars(upper.subplots(), found)
     axes = lower.subplots(1, len(chance.columns), sharey=True, squeeze=False)[0]
     for ax, size in zip(axes, chance.columns, strict=True):
         _shared_lines(ax, curves[curves["k"] == size], chance[size])
         ax.set(title=f"k = {size}")
     axes[0].set_ylabel("share of the top k")
     handles, labels = axes[0].get_legend_handles_labels()
-    lower.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=7)
+    lower.legend(handles, labels, loc="outside lower center", ncols=4, fontsize=7)
     return fig
+
+
+def _shared_bars(ax: Axes, found: Sharing) -> None:
+    """Draw some concepts' shares with the spread of the choices of images."""
+    concepts = found.shown()
+    ends = {m: (concepts[f"{m}_low"], concepts[f"{m}_high"]) for m in found.methods}
+    plots.interval_bar(
+        ax,
+        [f"{c}\n({n})" for c, n in zip(concepts.index, concepts["images"], strict=True)],
+        {CONDITIONS[m]: concepts[m].tolist() for m in found.methods},
+        {CONDITIONS[m]: list(zip(*ends[m], strict=True)) for m in found.methods},
+        {CONDITIONS[m]: NAMES[m] for m in found.methods},
+    )
+    border = int(concepts["object"].sum())
+    if 0 < border < len(concepts):
+        ax.axvline(border - 0.5, color=plots.INK, linewidth=0.6, linestyle=":")
+    ax.set(ylabel=f"shared by {found.n} images", title=f"k = {found.k}")
+    ax.set_ylim(0, 1.02)
+    for label in ax.get_xticklabels():
+        label.set_parse_math(False)
 
 
 def _shared_lines(ax: Axes, curves: pd.DataFrame, chance: pd.Series) -> None:
@@ -164,11 +238,10 @@ def _shared_lines(ax: Axes, curves: pd.DataFrame, chance: pd.Series) -> None:
     for (method, kind), some in curves.groupby(["method", "concept"], sort=False):
         same = kind == "same"
         line = {"linestyle": "-" if same else "--", "marker": "o" if same else "x"}
-        label = f"{method}, {KINDS[kind]}"
+        label = f"{SHORT[method]}, {KINDS[kind]}"
         ax.plot(some["n"], some["mean"], color=colour(method), label=label, **line)
-        if same:
-            band = {"color": colour(method), "alpha": 0.18, "linewidth": 0}
-            ax.fill_between(some["n"], some["low"], some["high"], **band)
+        band = {"color": colour(method), "alpha": 0.18, "linewidth": 0}
+        ax.fill_between(some["n"], some["low"], some["high"], **band)
     ax.plot(chance.index, chance, color=plots.INK, linestyle=":", linewidth=0.9, label="by chance")
     ax.set(xticks=list(chance.index), xlabel="images N", ylim=(0, 1.02))
 
@@ -176,19 +249,24 @@ def _shared_lines(ax: Axes, curves: pd.DataFrame, chance: pd.Series) -> None:
 # --- Figure 5 --------------------------------------------------------------------------
 
 
-def own_concept(heats: Sequence[HeatMap], captions: Mapping[str, str]) -> Figure:
+def own_concept(
+    heats: Mapping[str, Sequence[HeatMap]], images: Sequence[str], captions: Mapping[str, str]
+) -> Figure:
     """Draw Figure 5: the scores of concepts' top neurons (rows) for all concepts of a caption.
 
-    Dark is high, in each picture from its lowest score to its highest; the cells hold the
-    scores as they are. ``captions`` by image.
+    A row of ``images`` for each reading of the activation. Dark is high, in each picture from its
+    lowest score to its highest; the cells hold the scores as they are. ``captions`` by image.
     """
-    fig = Figure(figsize=(plots.WIDTH["page"], 2.6))
-    axes = fig.subplots(1, len(heats), squeeze=False)[0]
-    for ax, heat in zip(axes, heats, strict=True):
-        _score_matrix(ax, heat)
-        caption = shorten(captions[heat.image], 66, placeholder=" …")
-        ax.set_title(fill(caption, 34), fontsize=6.5)
-    axes[0].set_ylabel("concept and its top neuron")
+    fig = Figure(figsize=(plots.WIDTH["page"], 2.55 * len(heats)))
+    axes = fig.subplots(len(heats), len(images), squeeze=False)
+    for line, (reading, some) in zip(axes, heats.items(), strict=True):
+        by_image = {heat.image: heat for heat in some}
+        for ax, image in zip(line, images, strict=True):
+            _score_matrix(ax, by_image[image])
+        line[0].set_ylabel("concept and its top neuron" + f"\n({reading})" * (len(heats) > 1))
+    for ax, image in zip(axes[0], images, strict=True):
+        caption = shorten(captions[image], 66, placeholder=" …")
+        ax.set_title(fill(caption, 34), fontsize=6.5, parse_math=False)
     return fig
 
 

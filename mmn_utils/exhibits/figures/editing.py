@@ -13,6 +13,7 @@ from mmn_utils.exhibits.plots import COLOURS, INK, WIDTH
 
 WAYS = [COLOURS[name] for name in ("multimodal", "coco", "captions", "interpretable")]
 SHADES = ["#9DC6E0", "#4E9BC8", "#0072B2", "#003F63"]
+PRINTED, RING = (5, 1.0), "as the paper prints"  # neurons and strength
 QUESTIONS = {
     "efficacy": "efficacy\nword swapped where\nthe edit was found",
     "generality": "generality\nword swapped on\nother images with it",
@@ -46,17 +47,17 @@ def evaluation(summary: pd.DataFrame, ways: Sequence[str]) -> Figure:
 
 
 def _counts(summary: pd.DataFrame, measure: str) -> str:
-    """Say over how many images a measure is the mean: the most, and the fewest if that differs."""
+    """Say over how many images a measure is the mean: from the fewest to the most."""
     counts = summary.loc[summary["measure"] == measure, "n"]
     most, fewest = counts.max(), counts.min()
-    return f"n = {most}" + (f", others {fewest}" if fewest < most else "")
+    return f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
 
 
 def sweep(summary: pd.DataFrame) -> Figure:
     """Draw generality and locality over the number of neurons, a line for each strength.
 
-    ``summary`` has the columns neurons, strength, measure, mean, low, high; ``ValueError``
-    for more strengths than shades.
+    ``summary`` has the columns neurons, strength, measure, mean, low, high, n; ``ValueError``
+    for more strengths than shades. The setting that the paper prints has a ring.
     """
     strengths = sorted(summary["strength"].unique())
     if len(strengths) > len(SHADES):
@@ -72,10 +73,18 @@ def sweep(summary: pd.DataFrame) -> Figure:
             shade = SHADES[len(SHADES) - len(strengths) + i]
             bars = {"elinewidth": 0.8, "capsize": 2, "marker": "o"}
             ax.errorbar(x, rows["mean"], gap, color=shade, label=f"{strength:g} × dw", **bars)
+            if strength == PRINTED[1] and PRINTED[0] in counts:
+                at = counts.index(PRINTED[0])
+                ring = {"marker": "o", "markersize": 9, "markerfacecolor": "none", "color": INK}
+                ax.plot(x[at], rows["mean"].iloc[at], linestyle="none", label=RING, **ring)
         ax.set_xticks(np.arange(len(counts)), counts)
         ax.set(xlabel="neurons edited", ylim=(-0.03, 1.04))
         name, question = QUESTIONS[measure].split("\n", 1)
-        ax.set_title(f"{name}:\n{question}".replace("\n", " ").replace(": ", ":\n"))
+        question = question.replace("\n", " ")
+        ax.set_title(f"{name}, {_counts(summary, measure)}:\n{question}")
     axes[0].set_ylabel("mean over images")
-    fig.legend(*axes[0].get_legend_handles_labels(), loc="outside right center")
+    handles, labels = axes[0].get_legend_handles_labels()
+    order = sorted(range(len(labels)), key=lambda i: labels[i] == RING)  # the ring comes last
+    handles, labels = [handles[i] for i in order], [labels[i] for i in order]
+    fig.legend(handles, labels, loc="outside right center")
     return fig

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -19,13 +19,16 @@ from mmn_utils.exhibits.plots import INK, WIDTH, bare, palette
 QUIET = "#888888"  # of words that name and do not tell
 SMALL = 6  # points
 THINGS = ("prompts", "multimodal", "coco")  # colours of a scene's first, second, third thing
+LINES = ("multimodal", "prompts", "interpretable")  # colours of a panel's lines, in their order
+FEW = 20  # points of a curve that are marked one by one
+SHARE = "named rightly"  # what is measured from 0 to 1
 
 
 # --- scenes -----------------------------------------------------------------------------
 
 
 def scenes(shown: Sequence[Photograph], strange: Sequence[Photograph]) -> Figure:
-    """Draw scenes with a caption over them, their masks, and as many others beneath.
+    """Draw scenes with a caption over them, their masks, and as many others with what is there.
 
     ValueError for a scene with more things than ``THINGS`` has colours.
     """
@@ -34,6 +37,7 @@ def scenes(shown: Sequence[Photograph], strange: Sequence[Photograph]) -> Figure
         _picture(top, scene.open())
         _picture(middle, _tinted(scene))
         _picture(bottom, other.open())
+        bottom.set_xlabel(textwrap.fill(f"({_things(other)})", 22), fontsize=SMALL)
         for thing in scene.instances:
             y, x = np.argwhere(thing.mask).mean(axis=0)
             _middle_of(middle, x, y, thing.category)
@@ -81,22 +85,27 @@ def systems(scenes: Sequence[Photograph], said: pd.DataFrame) -> Figure:
 
     ``said`` has image, system, caption and right; systems stand in the order of its rows.
     """
-    columns = len(scenes)
-    size, heights = (WIDTH["page"], 3.6), [1, 1.15]
-    fig, axes = plt.subplots(2, columns, figsize=size, squeeze=False, height_ratios=heights)
+    size, widths = (WIDTH["page"], 3.2), [0.55, *[1] * len(scenes)]
+    grid = {"height_ratios": [1, 1.5], "width_ratios": widths}
+    fig, axes = plt.subplots(2, len(widths), figsize=size, squeeze=False, **grid)
     names = list(said["system"].unique())
-    for top, bottom, scene in zip(*axes, scenes, strict=True):
+    for ax in (*axes[1], axes[0, 0]):
+        ax.set_axis_off()
+    _lines(axes[1, 0], names, [QUIET] * len(names))
+    for top, bottom, scene in zip(*axes[:, 1:], scenes, strict=True):
         _picture(top, scene.open())
-        _over(top, _things(scene), 26)
-        bottom.set_axis_off()
+        _over(top, _things(scene), 20)
         rows = said[said["image"] == scene.id].set_index("system").loc[names]
-        for place, (name, row) in enumerate(rows.iterrows()):
-            y = 1 - place / max(4, len(names))
-            colour = INK if row["right"] else palette("prompts")
-            text = textwrap.fill(row["caption"] or "(nothing)", 27, max_lines=2)
-            bottom.text(0, y, name, fontsize=SMALL, va="top", color=QUIET)
-            bottom.text(0, y - 0.07, text, fontsize=SMALL, va="top", color=colour)
+        texts = [textwrap.fill(text or "(nothing)", 21, max_lines=3) for text in rows["caption"]]
+        _lines(bottom, texts, [INK if right else palette("prompts") for right in rows["right"]])
     return fig
+
+
+def _lines(ax: Axes, texts: Sequence[str], colours: Sequence[str]) -> None:
+    """Write texts in small print beneath each other, at places that do not depend on them."""
+    for place, (text, colour) in enumerate(zip(texts, colours, strict=True)):
+        y = 1 - place / max(4, len(texts))
+        ax.text(0, y, text, fontsize=SMALL, va="top", color=colour)
 
 
 def _picture(ax: Axes, image) -> None:
@@ -126,44 +135,67 @@ def _name_rows(axes: np.ndarray, names: Sequence[str]) -> None:
 # --- training ---------------------------------------------------------------------------
 
 
-def training(curves: Mapping[str, pd.DataFrame], chance: float) -> Figure:
-    """Draw the training of a system's parts, one panel a curve, by its title.
+def training(points: pd.DataFrame, chance: float) -> Figure:
+    """Draw the training of a system's parts, one panel a part, its lines from zero.
 
-    Each curve has two columns, which name the axes: how much was seen, and loss or accuracy;
-    an empty one is said not to be stored. ``chance`` is drawn beside accuracies.
+    ``points`` has panel, line, unit (of what was seen), measure, items (seen) and value; a line
+    without points is said not to be stored. ``chance`` is drawn where a ``SHARE`` is measured.
+    Panels of one unit have one axis of it.
     """
-    fig, axes = _panels(len(curves), columns=3, height=1.75)
-    for ax, (title, curve) in zip(axes.flat, curves.items(), strict=False):
-        seen, measure = curve.columns
-        ax.set(title=title, xlabel=seen, ylabel=measure)
-        if curve.empty:
-            _not_stored(ax)
-            continue
-        _curve(ax, curve, room=1.18, aside=4)
-        if measure == "loss":  # the first steps of a round would flatten all others
-            ax.set_ylim(top=1.05 * curve[measure].quantile(0.98))
-    _chance(axes, chance)
+    fig, axes = _panels(points["panel"].nunique(), columns=2, height=2.0)
+    for ax, (title, lines) in zip(axes.flat, points.groupby("panel", sort=False), strict=False):
+        _part(ax, title, lines, widest=points[points["unit"].isin(lines["unit"])]["items"].max())
+        shares = lines["measure"].iloc[0] == SHARE and lines["items"].notna().any()
+        if shares:
+            ax.axhline(chance, color=palette("random"), linestyle=":", label="chance")
+            ax.set_ylim(0, 1)
+        if shares or lines["line"].any():
+            ax.legend(loc="best")
     return fig
 
 
-def _chance(axes: np.ndarray, chance: float) -> None:
-    """Draw chance where accuracy is measured, with a legend in the first of these panels."""
-    measured = [ax for ax in axes.flat if ax.lines and ax.get_ylabel() == "accuracy"]
-    for ax in measured:
-        ax.axhline(chance, color=palette("random"), linestyle="--", label="chance")
-    for ax in measured[:1]:
-        ax.legend(loc="center right")
-
-
-def systems_training(curves: Mapping[str, pd.DataFrame]) -> Figure:
-    """Draw the losses of several systems' trainings; ``curves`` as for ``training``."""
-    fig, axes = _panels(len(curves), columns=4, height=1.6)
-    for ax, (title, curve) in zip(axes.flat, curves.items(), strict=False):
-        seen, measure = curve.columns
-        ax.set_title(f"{title} (not stored)" if curve.empty else title, fontsize=7)
-        ax.set(xlabel=seen, ylabel=measure if ax in axes[:, 0] else "")
-        _curve(ax, curve, room=1.28, aside=3)
+def systems_training(points: pd.DataFrame) -> Figure:
+    """Draw the losses of several systems' trainings; ``points`` as for ``training``."""
+    fig, axes = _panels(points["panel"].nunique(), columns=4, height=1.65)
+    for ax, (title, lines) in zip(axes.flat, points.groupby("panel", sort=False), strict=False):
+        _part(ax, title, lines, widest=lines["items"].max(), room=1.3, size=7)
     return fig
+
+
+def _part(
+    ax: Axes, title: str, lines: pd.DataFrame, widest: float, room: float = 1.15, size: float = 8
+) -> None:
+    """Draw the lines of a panel on axes from zero, ``room`` times as wide as what was seen."""
+    ax.set_title(title, fontsize=size)
+    ax.set_xlabel(lines["unit"].iloc[0], fontsize=size)
+    ax.set_ylabel(lines["measure"].iloc[0], fontsize=size)
+    drawn = lines.dropna()
+    if drawn.empty:
+        _not_stored(ax)
+        return
+    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
+    colours, kinds = {}, set()
+    for name, line in drawn.groupby("line", sort=False):
+        first, _, kind = name.partition(", ")  # a line that goes on in another kind is dashed
+        if first not in colours:
+            colours[first] = palette(LINES[len(colours)])
+        look = {"linestyle": "--" if kind else "-", "marker": "." if len(line) < FEW else ""}
+        label = None if kind else name
+        ax.plot(line["items"], line["value"], color=colours[first], label=label, **look)
+        kinds |= {kind} - {""}
+        _end(ax, *line[["items", "value"]].iloc[-1], colours[first], last=drawn["items"].max())
+    for kind in sorted(kinds):
+        ax.plot([], [], "--", color=INK, label=kind)
+    ax.set_xlim(0, room * widest)
+    ax.set_ylim(0, 1.05 * drawn["value"].max())
+
+
+def _end(ax: Axes, seen: float, value: float, colour: str, last: float) -> None:
+    """Write a line's last value behind its end, or below where others of its panel go on."""
+    behind = {"xytext": (5, 0), "va": "center"}
+    place = behind if seen == last else {"xytext": (0, -5), "va": "top", "ha": "center"}
+    style = {"fontsize": 7, "color": colour, "textcoords": "offset points"}
+    ax.annotate(f"{value:.2f}", (seen, value), **place, **style)
 
 
 def _panels(
@@ -178,17 +210,6 @@ def _panels(
     for ax in axes.flat[count:]:
         ax.set_visible(False)
     return fig, axes
-
-
-def _curve(ax: Axes, curve: pd.DataFrame, room: float, aside: float) -> None:
-    """Draw a curve and write its last value behind it, on ``room`` times its width."""
-    ax.xaxis.set_major_formatter(EngFormatter(sep=""))
-    marker = "." if len(curve) < 3 else ""
-    ax.plot(*curve.to_numpy(dtype=float).T, color=palette("multimodal"), marker=marker)
-    for seen, value in curve.iloc[-1:].to_numpy(dtype=float):
-        place = {"xytext": (aside, -2), "textcoords": "offset points"}
-        ax.annotate(f"{value:.2f}", (seen, value), fontsize=7, **place)
-        ax.set_xlim(0, room * seen)
 
 
 def _not_stored(ax: Axes) -> None:

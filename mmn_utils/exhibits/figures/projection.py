@@ -18,10 +18,9 @@ NAMES = {
     "random": "random vectors",
     "prompts": "image prompts",
     "captions": "generated captions",
-    "coco": "human nouns",
+    "coco": "reference nouns",
 }
 ANOTHER = "prompts of another picture"
-BINS = 45
 
 
 def one_photograph(picture: Image.Image) -> Figure:
@@ -33,22 +32,20 @@ def one_photograph(picture: Image.Image) -> Figure:
 def distributions(means: pd.DataFrame, largest: pd.DataFrame) -> Figure:
     """Draw how CLIPScores are distributed over photographs, for several kinds of text.
 
-    A row for each photograph and a column for each kind: on the left the ``means`` over its
-    patches, on the right the ``largest``, of prompts and random vectors only.
+    Cumulative: the share of photographs that score at most so much. A row for each photograph
+    and a column for each kind: on the left the ``means`` over its patches, on the right the
+    ``largest``, of prompts and random vectors only. Kolmogorov and Smirnov's D between these two
+    is drawn where it lies, the largest distance of their curves.
     """
     shape = {"width_ratios": [3, 2], "sharey": True}
-    fig, (left, right) = plt.subplots(1, 2, figsize=(plots.WIDTH["page"], 2.5), **shape)
-    all_scores = np.concatenate([means[list(NAMES)].to_numpy().ravel(), largest["prompts"]])
-    bins = np.linspace(all_scores.min() - 1, all_scores.max() + 1, BINS)
+    fig, (left, right) = plt.subplots(1, 2, figsize=(plots.WIDTH["page"], 2.7), **shape)
     for ax, wide, kinds in ((left, means, NAMES), (right, largest, ["random", "prompts"])):
         for kind in kinds:
-            colour = plots.palette(kind)
-            share = np.histogram(wide[kind], bins)[0] / len(wide)
-            ax.stairs(share, bins, fill=True, color=colour, alpha=0.3)
-            _outline(ax, wide[kind], bins, color=colour, label=NAMES[kind], lw=1.1)
-        _outline(ax, wide["shuffled"], bins, color=plots.INK, lw=0.9, ls=":", label=ANOTHER)
-        ax.set(xlabel="CLIPScore", ylabel="share of pictures")
-    left.set_title("mean over a picture's patches")
+            ax.ecdf(wide[kind], color=plots.palette(kind), label=NAMES[kind])
+        ax.ecdf(wide["shuffled"], color=plots.INK, lw=1, ls=":", label=ANOTHER)
+        _gap(ax, wide["random"].to_numpy(), wide["prompts"].to_numpy())
+        ax.set(xlabel="CLIPScore", ylim=(0, 1.02))
+    left.set(title="mean over a picture's patches", ylabel="share of pictures at or below")
     right.set_title("best of a picture's patches")
     handles = left.get_legend_handles_labels()
     place = {"loc": "outside lower center", "ncols": 5}
@@ -56,7 +53,13 @@ def distributions(means: pd.DataFrame, largest: pd.DataFrame) -> Figure:
     return fig
 
 
-def _outline(ax: Axes, values: pd.Series, bins: np.ndarray, **look) -> None:
-    """Draw the outline of a histogram, interrupted where a bin is empty."""
-    share = np.histogram(values, bins)[0] / len(values)
-    ax.stairs(np.where(share > 0, share, np.nan), bins, **look)
+def _gap(ax: Axes, first: np.ndarray, second: np.ndarray) -> None:
+    """Mark the largest distance between two cumulative curves, and say how large it is."""
+    places = np.sort(np.concatenate([first, second]))
+    counts = [np.searchsorted(np.sort(some), places, "right") for some in (first, second)]
+    one, other = (count / count[-1] for count in counts)
+    widest = np.abs(one - other).argmax()
+    x, (low, high) = places[widest], sorted((float(one[widest]), float(other[widest])))
+    ax.plot([x, x], [low, high], color=plots.INK, lw=1, marker="_", markersize=5)
+    said = {"va": "top", "xytext": (3, -2), "textcoords": "offset points", "fontsize": 7}
+    ax.annotate(f"D = {high - low:.3f}", (x, low), **said)

@@ -18,7 +18,10 @@ CONTROLS = {
     "untrained encoder": "miniature/untrained-encoder",
     "untrained projection": "miniature/untrained-projection",
 }
-LOOKS = "looks never seen"  # scenes of glyphs that neither encoder nor projection was trained on
+# Scenes of glyphs that neither encoder nor projection was trained on: all of them unlike those that
+# were, or some of them nearly alike (``looks.split``).
+LOOKS = "looks never seen"
+ALIKE = "looks like trained ones"
 
 
 @dataclass(frozen=True)
@@ -52,8 +55,8 @@ def measure(
     """Measure a system on held-out scenes.
 
     Captions on all ``photographs``; the costlier analyses on the first ``n_analyses`` (None:
-    on all). ``others``: the controls, and the scenes of ``LOOKS``, each with its model and its
-    scenes, of which only captions are made.
+    on all). ``others``: the controls, and the scenes of ``LOOKS`` and ``ALIKE``, each with its
+    model and its scenes, of which only captions are made.
     """
     if not len(photographs):
         raise ValueError("no photographs to measure on; give some held-out scenes")

@@ -11,8 +11,16 @@ from collections.abc import Mapping
 import numpy as np
 import pandas as pd
 
-from mmn_utils.miniature.quality.intervals import NOTHING, Result, divide, mean, ratio, resampled
-from mmn_utils.miniature.quality.measurement import LOOKS, Quality
+from mmn_utils.miniature.quality.intervals import (
+    NOTHING,
+    Result,
+    divide,
+    mean,
+    ratio,
+    resampled,
+    share,
+)
+from mmn_utils.miniature.quality.measurement import ALIKE, LOOKS, Quality
 from mmn_utils.miniature.quality.units import TOP, layer_counts, overlaps
 
 #: Each measure in the table's order, with what is required of it.
@@ -21,8 +29,10 @@ REQUIRED = {
     "first noun, untrained encoder": "<= 0.20",
     "first noun, untrained projection": "<= 0.20",
     "first noun, looks never seen": "",
+    "first noun, looks like trained ones": "",
     "objects of the scene that are named": "",
     "objects named, looks never seen": "",
+    "objects named, looks like trained ones": "",
     "named objects that are there": "",
     "background is named": "",
     "noun's probability left, top units ablated": "<= 0.35",
@@ -38,6 +48,8 @@ REQUIRED = {
     "layer with most top units": ">= 1",
     "layer with most top units, by sum": ">= 1",
     "top units in layer 0": "",
+    "top units that are negative": "",
+    "top units that are negative, by sum": "",
     "top units naming the concept": "",
     "random units naming the concept": "",
     "naming the concept, top over random": ">= 5",
@@ -53,15 +65,15 @@ _SIGNS = {">=": operator.ge, "<=": operator.le}
 def quality_table(quality: Quality) -> pd.DataFrame:
     """Return the table that notebook 00 shows, one row a measure in the order of ``REQUIRED``.
 
-    Columns: measure, value, ci_low, ci_high (95 %, bootstrap over scenes), n (scenes),
-    required, meets ("yes", "no", or "" where nothing is required or nothing could be
+    Columns: measure, value, ci_low, ci_high (95 %, over scenes), n (scenes),
+    required, met ("yes", "no", or "" where nothing is required or nothing could be
     measured). A measure without data has no value.
     """
     found = _captions(quality.captions) | _units(quality) | _patches(quality.patches)
     rows = [(name, *found.get(name, NOTHING), text) for name, text in REQUIRED.items()]
     columns = ["measure", "value", "ci_low", "ci_high", "n", "required"]
     table = pd.DataFrame(rows, columns=columns)
-    table["meets"] = [
+    table["met"] = [
         _verdict(v, r) for v, r in zip(table["value"], table["required"], strict=True)
     ]
     return table
@@ -76,18 +88,18 @@ def _verdict(value: float, required: str) -> str:
 
 
 def _captions(captions: Mapping[str, pd.DataFrame]) -> dict[str, Result]:
-    trained, looks = captions["trained"], captions.get(LOOKS)
+    trained = captions["trained"]
     found = {
-        "first noun is in the scene": mean(trained["right"]),
-        "objects of the scene that are named": mean(trained["recall"]),
-        "named objects that are there": mean(trained["precision"]),
-        "background is named": mean(trained["background"]),
+        "first noun is in the scene": share(trained["right"]),
+        "objects of the scene that are named": share(trained["recall"]),
+        "named objects that are there": share(trained["precision"]),
+        "background is named": share(trained["background"]),
     }
     for name, rows in captions.items():
         if name != "trained":
-            found[f"first noun, {name}"] = mean(rows["right"])
-    if looks is not None:
-        found["objects named, looks never seen"] = mean(looks["recall"])
+            found[f"first noun, {name}"] = share(rows["right"])
+        if name in (LOOKS, ALIKE):
+            found[f"objects named, {name}"] = share(rows["recall"])
     return found
 
 
@@ -106,18 +118,22 @@ def _units(quality: Quality) -> dict[str, Result]:
         "the same of the mean probability, top units": ratio(
             units["without_top"], units["probability"]
         ),
-        "IoU of top units": mean(units["iou_top"]),
-        "IoU of random units": mean(units["iou_random"]),
+        "IoU of top units": share(units["iou_top"]),
+        "IoU of random units": share(units["iou_random"]),
         "IoU, top over random": ratio(units["iou_top"], units["iou_random"]),
         "layer with most top units": _peak(best, quality.layers),
         "layer with most top units, by sum": _peak(summed, quality.layers),
-        "top units in layer 0": mean(layer_counts(best, quality.layers)[0] / TOP),
+        "top units in layer 0": share(layer_counts(best, quality.layers)[0] / TOP),
     }
     for rank, after in (("max", ""), ("sum", " by sum")):
         top, other = units[f"card_{rank}"], units[f"card_{rank}_random"]
         comma = "," if after else ""
-        found[f"top units naming the concept{comma}{after}"] = mean(top)
-        found[f"random units naming the concept{comma}{after}"] = mean(other)
+        negative = quality.tops[rank]["activation"] < 0
+        found[f"top units that are negative{comma}{after}"] = share(
+            negative.groupby(quality.tops[rank]["image"]).mean()
+        )
+        found[f"top units naming the concept{comma}{after}"] = share(top)
+        found[f"random units naming the concept{comma}{after}"] = share(other)
         found[f"naming the concept{after}, top over random"] = ratio(top, other)
     return found | _overlap(best)
 

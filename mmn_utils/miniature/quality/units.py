@@ -14,6 +14,7 @@ from mmn_utils.neurons.decoding import decoded_words
 from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
 from mmn_utils.neurons.table import Neuron, random_like, top_k, unique_neurons
 from mmn_utils.neurons.targets import Target
+from mmn_utils.studies.signs import signed_controls
 from mmn_utils.studies.subjects import Subjects, top_neurons
 
 TOP = 20  # units looked at in each scene, as in paper A's Table S.1
@@ -34,14 +35,16 @@ def unit_quality(
     paper's largest share): without_top, by their maximum over patches, without_top_sum, by
     their sum, without_random; iou_top and iou_random of the masks of ``TOP`` units, NaN where
     the noun is not in the scene; card_max, card_max_random, card_sum, card_sum_random: share
-    of the ``TOP`` units with a word of the noun's card among their ten decoded tokens, NaN
-    where the noun has no card. The second holds the neuron table of the ``TOP`` units by
+    of the ``TOP`` units with a word of the noun's card among the ten tokens that they write where
+    they scored, by the sign of their activation (random ones: of their own at the same place),
+    NaN where the noun has no card. The second holds the neuron table of the ``TOP`` units by
     ``rank_by``.
     """
     count = ablated_count(model)
     k = max(100, count, TOP)  # 100 is what the other notebooks ask for: computed once
     ranked = {rank: top_neurons(model, found, k=k, rank_by=rank) for rank in ("max", "sum")}
     lists = {rank: _by_image(table) for rank, table in ranked.items()}
+    named = {rank: naming(model, found, table, world, seed) for rank, table in ranked.items()}
     rows = []
     for i, (photograph, target) in enumerate(zip(found.photographs, found.targets, strict=True)):
         rng = np.random.default_rng([seed, i])
@@ -53,8 +56,8 @@ def unit_quality(
         )
         row |= _fields(model, photograph, prompt, concept_of(target.noun, world), best[:TOP], rng)
         for rank in ranked:
-            units = lists[rank][photograph.id][:TOP]
-            row |= _named(model, concept_of(target.noun, world), units, f"card_{rank}", rng)
+            top, random = named[rank][photograph.id]
+            row |= {f"card_{rank}": top, f"card_{rank}_random": random}
         rows.append(row)
     return pd.DataFrame(rows), {rank: top_k(table, TOP) for rank, table in ranked.items()}
 
@@ -94,14 +97,28 @@ def _fields(
     return {"iou_top": float(halves[0]), "iou_random": float(halves[1])}
 
 
-def _named(model, concept: Concept | None, units: list[Neuron], column: str, rng) -> dict:
-    """Return the share of top and of random units that decode to a word of the card."""
-    if concept is None:
-        return {column: np.nan, f"{column}_random": np.nan}
-    others = random_like(units, model.sizes.units, rng)
-    words = decoded_words(model, [*units, *others])
-    shares = [np.mean([on_card(words[unit], concept) for unit in part]) for part in (units, others)]
-    return {column: float(shares[0]), f"{column}_random": float(shares[1])}
+def naming(
+    model, found: Subjects, table: pd.DataFrame, world: World, seed: int = 0
+) -> dict[str, tuple[float, float]]:
+    """Return by image the share of top and of random units that write a word of the noun's card.
+
+    Of the ``TOP`` units of the subjects' neuron table and as many random ones of the same layers,
+    both with the sign of their activation at the same place (``studies.signs``). NaN where the
+    noun has no card.
+    """
+    sets = signed_controls(model, found, table, seed=seed, k=TOP)
+    every = [one for pair in sets.values() for part in pair.values() for one in part]
+    words = decoded_words(model, every)
+    nouns = {target.image: concept_of(target.noun, world) for target in found.targets}
+    return {
+        image: tuple(_share([words[one] for one in part], nouns[image]) for part in pair.values())
+        for image, pair in sets.items()
+    }
+
+
+def _share(words: list[list[str]], concept: Concept | None) -> float:
+    """Return the share of units that write a word of a concept's card; NaN without a card."""
+    return np.nan if concept is None else float(np.mean([on_card(one, concept) for one in words]))
 
 
 # --- where they lie, and whose they are -------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from mmn_utils.miniature import looks
 from mmn_utils.miniature.scenes import LOOKS_SEED, VAL_SEED
 from mmn_utils.miniature.scenes.composition import make_scenes
 from mmn_utils.miniature.scenes.export import contact_sheet, write_classes, write_coco
@@ -29,6 +30,7 @@ def main() -> None:
     print("scenes:", write_coco(options.out / "coco", held_out, world, "val"))
     unseen = make_scenes(LOOKS_SEED, options.looks, world, "held_out", font)
     print("scenes with looks held out:", write_coco(options.out / "coco", unseen, world, "looks"))
+    looks.keep(looks.compare(world, font), options.out / "looks.csv")
     print("class pictures:", write_classes(options.out / "classes", world, font=font))
 
 

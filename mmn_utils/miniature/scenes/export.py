@@ -10,10 +10,14 @@ import numpy as np
 from PIL import Image
 from pycocotools import mask as mask_tools
 
+from mmn_utils.datasets.imagenet import WORDS as WORDS_FILE
+from mmn_utils.datasets.words import Words
 from mmn_utils.miniature.scenes import CLASS_TRAIN_SEED, CLASS_VAL_SEED, SIZE
 from mmn_utils.miniature.scenes.composition import Scene, SceneObject, captions, make_scene
 from mmn_utils.miniature.world import World
 
+# No photographs, and captions that no human wrote: what is said of these data sets says so.
+WORDS = Words("scene", "scenes", "reference caption", "reference captions")
 SELECTIVITY_CLASSES = (
     "dog", "bird", "turtle", "car", "boat", "banana", "pizza", "clock", "guitar", "flower",
 )  # fmt: skip
@@ -88,7 +92,10 @@ def _header(world: World) -> dict:
         {"id": i, "name": c.name, "supercategory": c.supercategory}
         for i, c in enumerate(world.concepts, start=1)
     ]
-    info = {"description": "Scenes of the miniature; objects from Noto Color Emoji (OFL 1.1)"}
+    info = {
+        "description": "Scenes of the miniature; objects from Noto Color Emoji (OFL 1.1)",
+        "words": WORDS.facts(),
+    }
     return {"info": info, "categories": categories}
 
 
@@ -109,6 +116,7 @@ def write_classes(
             for i in range(count):
                 scene = make_scene(base + 1000 * c + i, world, n_objects=1, first=name, font=font)
                 _save_picture(scene.image, folder / split / name / f"{i:04d}.jpg", quality)
+    _write_json(folder / WORDS_FILE, WORDS.facts())
     return sum(counts) * len(SELECTIVITY_CLASSES)
 
 

@@ -7,7 +7,8 @@ beside what sets drawn at random would share (``chance``).
 from __future__ import annotations
 
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -56,9 +57,10 @@ def cross_image_invariance(
     """Return what share of a concept's top neurons N of its images have in common (Eq. 7).
 
     ``table``: a neuron table of many images. One row per (concept, n, k): concept in lower
-    case, images (how many have it), ratio, mean over ``draws`` random choices of n of them.
+    case, images (how many have it), ratio, mean over ``draws`` random choices of n of them,
+    low and high, between which 95 % of the choices lie.
     The choice of n is part of the choice of n + 1. A concept in fewer than n images has no
-    row for that n. One value per concept goes to ``estimates.mean_of``.
+    row for that n. One value per concept goes to ``estimates.share_of``.
     """
     ranked = _by_picture(table, ks)
     rows = []
@@ -70,7 +72,7 @@ def cross_image_invariance(
             order = [names[i] for i in rng.permutation(len(names))]
             found += _common([ranks[name] for name in order], ns, ks)
         rows += [(concept, len(names), *row) for row in found]
-    return _mean_ratio(rows, ["concept", "images"])
+    return _mean_ratio(rows, ["concept", "images"], {"low": 0.025, "high": 0.975})
 
 
 def unrelated_images(
@@ -78,29 +80,50 @@ def unrelated_images(
     *,
     ns: Sequence[int] = NS,
     ks: Sequence[int] = KS,
-    draws: int = 100,
+    draws: int = 10,
     seed: int = 0,
 ) -> pd.DataFrame:
-    """Return the same ratio for N images of N different concepts: what any pictures share.
+    """Return the same ratio for one image of a concept and N - 1 of others: what any images share.
 
-    A control beside the paper's: neurons that stand at the top whatever is shown. Columns
-    draw, n, k, ratio. ``ValueError`` where there are fewer than n concepts or images.
+    A control beside the paper's, concept by concept: neurons that stand at the top whatever is
+    shown. Columns concept, n, k, ratio, mean over ``draws``; of the concepts that are in enough
+    images. No two images of a draw have the same concept. ``ValueError`` where there are fewer
+    than n concepts or images.
     """
     ranked = _by_picture(table, ks)
-    pairs = ranked[["image", "concept"]].drop_duplicates()
+    pairs = list(ranked[["image", "concept"]].drop_duplicates().itertuples(index=False, name=None))
     parts = _numbered(ranked, ["image", "concept"])
     rows = []
-    for draw in range(draws):
-        mixed = pairs.sample(frac=1, random_state=np.random.default_rng([seed, draw]))
-        chosen = mixed.drop_duplicates("concept").drop_duplicates("image").head(max(ns))
-        if len(chosen) < max(ns):
-            raise ValueError(
-                f"{len(chosen)} images of different concepts can be drawn, {max(ns)} are asked; "
-                "score more images or ask for a smaller n"
-            )
-        each = [parts[pair] for pair in chosen.itertuples(index=False, name=None)]
-        rows += [(draw, *row) for row in _common(each, ns, ks)]
-    return _mean_ratio(rows, ["draw"])
+    by_concept: dict[str, list[tuple[str, str]]] = {}
+    for pair in pairs:
+        by_concept.setdefault(pair[1], []).append(pair)
+    for concept, mine in by_concept.items():
+        if len(mine) < min(ns):
+            continue  # it has no images of its own to be compared with
+        for draw in range(draws):
+            rng = np.random.default_rng([seed, draw, zlib.crc32(concept.encode())])
+            own = mine[rng.integers(len(mine))]
+            others = (pairs[i] for i in rng.permutation(len(pairs)))
+            each = [parts[pair] for pair in _apart(chain([own], others), max(ns))]
+            rows += [(concept, *row) for row in _common(each, ns, ks)]
+    return _mean_ratio(rows, ["concept"])
+
+
+def _apart(order: Iterable[tuple[str, str]], n: int) -> list[tuple[str, str]]:
+    """Take the first ``n`` (image, concept) pairs of which no two share an image or a concept."""
+    chosen: list[tuple[str, str]] = []
+    images, concepts = set(), set()
+    for image, concept in order:
+        if image not in images and concept not in concepts:
+            chosen.append((image, concept))
+            images.add(image)
+            concepts.add(concept)
+            if len(chosen) == n:
+                return chosen
+    raise ValueError(
+        f"{len(chosen)} images of different concepts can be drawn, {n} are asked; "
+        "score more images or ask for a smaller n"
+    )
 
 
 def _by_picture(table: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
@@ -132,9 +155,14 @@ def _numbered(ranked: pd.DataFrame, by: Sequence[str]) -> dict[Any, np.ndarray]:
     return {key: number[rows] for key, rows in ranked.groupby(keys, sort=True).indices.items()}
 
 
-def _mean_ratio(rows: list[tuple], keys: list[str]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=[*keys, "n", "k", "ratio"])
-    return frame.groupby([*keys, "n", "k"], as_index=False)["ratio"].mean()
+def _mean_ratio(
+    rows: list[tuple], keys: list[str], quantiles: Mapping[str, float] | None = None
+) -> pd.DataFrame:
+    """Average over draws, with quantiles of them by name."""
+    frame = pd.DataFrame(rows, columns=[*keys, "n", "k", "ratio"]).astype({"ratio": float})
+    groups = frame.groupby([*keys, "n", "k"])["ratio"]
+    spread = {name: groups.quantile(q) for name, q in (quantiles or {}).items()}
+    return pd.DataFrame({"ratio": groups.mean(), **spread}).reset_index()
 
 
 def _ranked(table: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:

@@ -73,6 +73,14 @@ def ratio_per_image(ratios: pd.DataFrame, k: int, method: str = "contribution") 
     return each.groupby("image", sort=False).mean()
 
 
+def ratio_rows(ratios: pd.DataFrame) -> pd.DataFrame:
+    """Lay r_k of each image out: image, k, a column each method, as ``ratio_per_image``."""
+    pairs = ratios[["k", "method"]].drop_duplicates().itertuples(index=False, name=None)
+    each = {pair: ratio_per_image(ratios, *pair) for pair in pairs}
+    table = pd.DataFrame(each).rename_axis(columns=["k", "method"], index="image")
+    return table.stack("k").rename_axis(columns=None).reset_index()
+
+
 @torch.no_grad()
 def region_invariance(
     model,

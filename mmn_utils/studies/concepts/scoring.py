@@ -6,7 +6,7 @@ image.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -14,7 +14,7 @@ import pandas as pd
 
 from mmn_utils.datasets.published import published
 from mmn_utils.neurons.final_norm import frozen_norm
-from mmn_utils.neurons.methods import METHODS, by_methods
+from mmn_utils.neurons.methods import METHODS, by_readings
 from mmn_utils.neurons.table import neuron_table
 from mmn_utils.neurons.targets import ACTIVATIONS, Target
 from mmn_utils.studies.concepts.invariance import NS
@@ -24,6 +24,8 @@ from mmn_utils.studies.store import per_photograph
 from mmn_utils.studies.subjects import Subjects
 
 SWITCHED = ("activation", "contribution")  # methods that read the last token's activation
+GATE = "_gate"  # behind a method's name: by the gate's activation alone
+COLUMNS = (*METHODS, *(f"{name}{GATE}" for name in SWITCHED))  # methods, side by side
 
 
 def switched(
@@ -100,16 +102,63 @@ def top_neurons(
     progress: bool = True,
 ) -> dict[str, pd.DataFrame]:
     """Score all concepts by each method: {method: neuron table} of the top ``k``, cached."""
-    methods = switched(activation, contribution_norm)
+    options = {"k": k, "contribution_norm": contribution_norm}
+    more = {"batch_size": batch_size, "progress": progress}
+    return top_neurons_of(model, some, readings=(activation,), **options, **more)[activation]
+
+
+def top_neurons_of(
+    model,
+    some: Subjects,
+    *,
+    k: int = 100,
+    readings: Sequence[str] = tuple(ACTIVATIONS),
+    contribution_norm: str = "none",
+    batch_size: int = 8,
+    progress: bool = True,
+) -> dict[str, dict[str, pd.DataFrame]]:
+    """Score as ``top_neurons`` by several readings of the activation: {reading: {method: table}}.
+
+    Off the same passes, and cached together; attribution is the same for all. ``gate`` needs
+    gated MLPs.
+    """
 
     def compute(pictures: list, targets: list[Target]) -> pd.DataFrame:
-        found = by_methods(model, pictures, targets, k=k, methods=methods)
-        return pd.concat([table.assign(method=name) for name, table in found.items()])
+        options = {"k": k, "readings": readings, "contribution_norm": contribution_norm}
+        found = by_readings(model, pictures, targets, **options)
+        named = {(r, name): t for r, tables in found.items() for name, t in tables.items()}
+        first = {key: t for key, t in named.items() if key[1] in SWITCHED or key[0] == readings[0]}
+        return pd.concat([t.assign(reading=r, method=name) for (r, name), t in first.items()])
 
-    key = {"k": k, "activation": activation, "contribution_norm": contribution_norm}
+    key = {"k": k, "readings": list(readings), "contribution_norm": contribution_norm}
     table = per_subject("concepts", model, some, key, compute, batch_size, progress)
-    parts = dict(iter(table.groupby("method", sort=False)))
-    return {name: neuron_table(parts[name].drop(columns="method")) for name in methods}
+    parts = {
+        key: neuron_table(part.drop(columns=["reading", "method"]))
+        for key, part in table.groupby(["reading", "method"], sort=False)
+    }
+    return {
+        reading: {
+            name: parts[reading if name in SWITCHED else readings[0], name] for name in METHODS
+        }
+        for reading in readings
+    }
+
+
+def readings_of(model) -> tuple[str, ...]:
+    """Return the readings of the activation that a system has: both where its MLPs are gated."""
+    return tuple(ACTIVATIONS) if model.architecture.gate is not None else ("gated",)
+
+
+def side_by_side(found: Mapping[str, Mapping[str, Any]]) -> dict[str, Any]:
+    """Name what is there for each reading and method as ``COLUMNS`` do, attribution once."""
+    flat = dict(found["gated"])
+    gate = found.get("gate", {})
+    return flat | {f"{name}{GATE}": gate[name] for name in SWITCHED if name in gate}
+
+
+def with_all_methods(rows: pd.DataFrame, names: Sequence[str] = COLUMNS) -> pd.DataFrame:
+    """Give rows the columns that they lack, empty: a system without gates has no gate's."""
+    return rows.reindex(columns=[*rows.columns, *(n for n in names if n not in rows.columns)])
 
 
 def per_subject(

@@ -8,19 +8,17 @@ leaves open; every choice is a parameter here.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import torch
 
 from mmn_utils.measures.bertscore import bertscore, bertscore_identifier
 from mmn_utils.measures.bleurt import bleurt as bleurt_of
 from mmn_utils.measures.moverscore import moverscore, moverscore_identifier
-from mmn_utils.neurons.decoding import decode_vectors, write_vectors
-from mmn_utils.neurons.final_norm import frozen_norm
+from mmn_utils.neurons.decoding import decoded_words, signs_of
 from mmn_utils.neurons.table import Neuron, neuron_table, top_k
 from mmn_utils.studies.agreement import listed
 
@@ -65,8 +63,7 @@ def top_words(
     *,
     neurons: int = 10,
     tokens: int = 10,
-    signed: Collection[str] = (),
-    contribution_norm: str = "none",
+    signed: bool = True,
     decode_norm: str = "none",
     decode_bias: bool = False,
 ) -> pd.DataFrame:
@@ -77,23 +74,17 @@ def top_words(
     (its address), score, sign, words (list of ``tokens`` texts, most probable first, with
     their leading blanks). A neuron counts once for a concept, with its highest score.
 
-    As printed, every neuron is decoded along its write vector (sign 1). A neuron whose
-    activation is negative writes the opposite; for the methods named in ``signed``,
-    whose scores are contributions (with this ``contribution_norm``), it is decoded along
-    the negated write vector (sign -1). Each distinct neuron is decoded once. ValueError
-    where the concepts of two methods differ, or one has too few neurons.
+    A neuron whose activation is negative where it scored wrote the opposite of its write
+    vector there, and is decoded so (sign -1). With ``signed`` False every neuron is decoded
+    along its write vector (sign 1), as printed. Each distinct (neuron, sign) is decoded once.
+    ValueError where the concepts of two methods differ, one has too few neurons, or a neuron
+    to be signed has no activation.
     """
-    unknown = set(signed) - set(tables)
-    if unknown:
-        raise ValueError(f"signed={sorted(unknown)}: give some of {', '.join(tables)}")
     top = _top(tables, neurons)
-    top["sign"] = 1
+    top["sign"] = signs_of(top["activation"]) if signed else 1
     found = [Neuron(layer, unit) for layer, unit in zip(top["layer"], top["unit"], strict=True)]
-    chosen = top["method"].isin(list(signed)).to_numpy()
-    if chosen.any():
-        top.loc[chosen, "sign"] = _signs(model, top[chosen], contribution_norm)
-    keys = list(zip(found, top["sign"], strict=True))
-    words = _decoded(model, list(dict.fromkeys(keys)), tokens, decode_norm, decode_bias)
+    keys = list(zip(found, top["sign"].tolist(), strict=True))
+    words = decoded_words(model, keys, tokens, decode_norm, decode_bias)
     top["neuron"] = [str(neuron) for neuron in found]
     top["words"] = [words[key] for key in keys]
     return top[[*CONCEPT, "method", "rank", "neuron", "score", "sign", "words"]]
@@ -129,38 +120,6 @@ def _check_concepts(parts: Mapping[str, pd.DataFrame], neurons: int) -> None:
                 f"{method!r} has {size.min()} neurons for {size.idxmin()}, {neurons} are asked "
                 "for: score with a larger k"
             )
-
-
-@torch.no_grad()
-def _signs(model, rows: pd.DataFrame, contribution_norm: str) -> np.ndarray:
-    """Find the sign of the activation in each contribution: int (rows,), 1 for 0.
-
-    The score is activation x projection, and the norm's scale is positive.
-    """
-    weight, _ = model.unembedding
-    tokens = torch.tensor(rows["token"].to_numpy(), device=weight.device)
-    unembedded = weight[tokens].detach().float()
-    norm = frozen_norm(model, contribution_norm)
-    if norm is not None:
-        unembedded = norm.fold(unembedded)
-    neurons = [Neuron(layer, unit) for layer, unit in zip(rows["layer"], rows["unit"], strict=True)]
-    projection = (write_vectors(model, neurons).float() * unembedded).sum(-1).cpu().numpy()
-    return np.where(projection * rows["score"].to_numpy() < 0, -1, 1)
-
-
-def _decoded(
-    model,
-    keys: Sequence[tuple[Neuron, int]],
-    tokens: int,
-    decode_norm: str,
-    decode_bias: bool,
-) -> dict[tuple[Neuron, int], list[str]]:
-    """Decode neurons along their write vector times their sign."""
-    vectors = write_vectors(model, [neuron for neuron, _ in keys])
-    signs = torch.tensor([sign for _, sign in keys]).to(vectors)
-    ids, _ = decode_vectors(model, vectors * signs[:, None], tokens, decode_norm, decode_bias)
-    strings = model.token_strings
-    return {key: [strings[i] for i in row] for key, row in zip(keys, ids.tolist(), strict=True)}
 
 
 # --- how near that is to the concept -------------------------------------------------------

@@ -1,7 +1,7 @@
 """What the top neurons of several images have in common, over all concepts: paper B's Figure 4.
 
-Beside the paper's count, of images of one concept, the same count for images of different
-concepts: neurons that stand high whatever is shown are in both.
+Beside the paper's count, of images of one concept, the same count for one of them and images of
+other concepts: neurons that stand high whatever is shown are in both.
 """
 
 from __future__ import annotations
@@ -12,95 +12,72 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from mmn_utils.measures.estimates import Estimate, difference_of, frame_of, mean_of, means_of
+from mmn_utils.measures.estimates import frame_of, share_of
+from mmn_utils.studies.annotations import named_by
 from mmn_utils.studies.concepts.invariance import chance, cross_image_invariance, unrelated_images
+from mmn_utils.studies.concepts.scoring import GATE, with_all_methods
+from mmn_utils.studies.subjects import Subjects
 
-OURS, OTHER = "contribution", "attribution"
+METHODS = ("contribution", f"contribution{GATE}", "attribution")  # in this order, drawn and listed
+SAME, UNRELATED = "same", "different"
+APART = "_unrelated"  # behind a method's name: images of other concepts
 
 
 @dataclass(frozen=True, eq=False)
 class Sharing:
-    """Shares of the top k that N images have in common, by method, at each N and k asked.
+    """Shares of the top k that N images have in common, at each N and k asked.
 
-    ``same[method]`` as from ``cross_image_invariance``, ``different[method]`` as from
-    ``unrelated_images``. What is said of one N and one k is said of ``n`` and ``k``: the largest
-    N that enough concepts reach (``most_images``), and the k asked for.
+    ``rows``: a row for each concept, n and k: concept, images (that have it), object (is it
+    annotated as one?), n, k, and two columns a method: ``<method>`` for images of the concept,
+    ``<method>_unrelated`` for one of them and images of others. ``spread``: concept, n, k, method,
+    low, high: between which 95 % of the choices of images lie. What is said of one N and one k
+    is said of ``n``, the largest N that enough concepts reach (``most_images``), and ``k``.
     """
 
-    same: Mapping[str, pd.DataFrame]
-    different: Mapping[str, pd.DataFrame]
+    rows: pd.DataFrame
+    spread: pd.DataFrame
+    methods: tuple[str, ...]
+    n: int
     k: int
-    seed: int = 0
 
     @property
-    def n(self) -> int:
-        """The number of images that claims are about."""
-        return most_images(self.same[OURS])
+    def at(self) -> pd.DataFrame:
+        """The rows at ``n`` and ``k``, by concept."""
+        rows = self.rows
+        return rows[(rows["n"] == self.n) & (rows["k"] == self.k)].set_index("concept")
 
-    @property
-    def ratios(self) -> pd.DataFrame:
-        """The share of each concept at ``n`` and ``k``: a row a concept, a column a method."""
-        return pd.DataFrame(
-            {method: self._at(found).set_index("concept")["ratio"]
-             for method, found in self.same.items()}
-        )  # fmt: skip
+    def shown(self, objects: int = 6, others: int = 2) -> pd.DataFrame:
+        """Take some concepts at ``n`` and ``k``: those in most images, annotated objects first.
 
-    @property
-    def share(self) -> dict[str, Estimate]:
-        """The mean over concepts at ``n`` and ``k``, by method."""
-        return means_of(self.ratios, self.seed)
-
-    @property
-    def floor(self) -> dict[str, Estimate]:
-        """The same for images of different concepts, over draws."""
-        pairs = self.different.items()
-        return means_of({name: self._at(found)["ratio"] for name, found in pairs}, self.seed)
-
-    @property
-    def gap(self) -> Estimate:
-        """How much more contribution shares than attribution, concept by concept."""
-        ratios = self.ratios
-        return difference_of(ratios[OURS], ratios[OTHER], self.seed)
-
-    @property
-    def beyond(self) -> Estimate:
-        """How much more images of one concept share by contribution than unrelated ones do."""
-        return mean_of(self.ratios[OURS] - self.floor[OURS].value, self.seed)
-
-    def most_frequent(self, concepts: int = 8) -> pd.DataFrame:
-        """Take the ratios of the concepts that are in most images, those first."""
-        images = self._at(self.same[OURS]).set_index("concept")["images"]
-        order = images.sort_values(ascending=False, kind="stable").index[:concepts]
-        return self.ratios.loc[order]
-
-    def curves(self) -> pd.DataFrame:
-        """Average over concepts: n, mean, low, high, cases, k, method, concept.
-
-        ``concept`` is same or different; ``cases`` are concepts, or draws of unrelated images.
+        Columns of ``at``, and ``<method>_low`` and ``<method>_high``. Where there are too few of
+        one kind, the other kind fills up.
         """
-        kinds = {"same": self.same, "different": self.different}
-        parts = [
-            _curve(found[method].query("k == @k"), self.seed).assign(
-                k=k, method=method, concept=kind
-            )
-            for k in self.same[OURS]["k"].drop_duplicates()
-            for method in self.same
-            for kind, found in kinds.items()
-        ]
-        return pd.concat(parts)
+        order = self.at.sort_values("images", ascending=False, kind="stable")
+        things, rest = order[order["object"]], order[~order["object"]]
+        more = max(0, others - len(rest)), max(0, objects - len(things))
+        some = pd.concat([things[: objects + more[0]], rest[: others + more[1]]])
+        spread = self.spread[(self.spread["n"] == self.n) & (self.spread["k"] == self.k)]
+        wide = spread.pivot(index="concept", columns="method", values=["low", "high"])
+        wide.columns = [f"{method}_{end}" for end, method in wide.columns]
+        return some.join(wide)
 
-    def _at(self, found: pd.DataFrame) -> pd.DataFrame:
-        return found[(found["n"] == self.n) & (found["k"] == self.k)]
+    def curves(self, seed: int = 0) -> pd.DataFrame:
+        """Average over concepts: method, concept, k, n, mean, low, high, cases.
 
-
-def _curve(found: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Average the ratios at each number of images."""
-    each = {(n,): mean_of(ratios, seed) for n, ratios in found.groupby("n")["ratio"]}
-    return frame_of(each, ["n"]).set_axis(["n", "mean", "low", "high", "cases"], axis=1)
+        ``concept`` is same or different.
+        """
+        parts = {}
+        for method in self.methods:
+            for kind, column in ((SAME, method), (UNRELATED, f"{method}{APART}")):
+                for (k, n), part in self.rows.groupby(["k", "n"]):
+                    parts[method, kind, k, n] = share_of(part[column], seed)
+        columns = ["method", "concept", "k", "n", "mean", "low", "high", "cases"]
+        return frame_of(parts, columns[:4]).set_axis(columns, axis=1)
 
 
 def sharing(
     tables: Mapping[str, pd.DataFrame],
+    some: Subjects,
     *,
     ns: Sequence[int],
     ks: Sequence[int],
@@ -108,19 +85,42 @@ def sharing(
     draws: int = 10,
     seed: int = 0,
 ) -> Sharing:
-    """Count what ``ns`` images share, by each method's neuron table.
+    """Count what ``ns`` images share, by the neuron tables of ``METHODS`` that there are.
 
-    ``draws`` random choices of the images of a concept, ten times as many of unrelated ones.
-    ``k`` is one of ``ks``. ValueError where no concept is in two photographs.
+    ``draws`` random choices of the images of a concept, and as many of unrelated ones. ``some``
+    are the concepts' photographs. ``k`` is one of ``ks``. ValueError where no concept is in two
+    photographs.
     """
     if k not in ks:
         raise ValueError(f"k = {k} is not among ks = {list(ks)}; add it there")
-    options = {"ns": ns, "ks": ks, "seed": seed}
-    same, different = {}, {}
-    for method, table in tables.items():
-        same[method] = cross_image_invariance(table, draws=draws, **options)
-        different[method] = unrelated_images(table, draws=10 * draws, **options)
-    return Sharing(same, different, k, seed)
+    options = {"ns": ns, "ks": ks, "draws": draws, "seed": seed}
+    keys, columns, spread = ["concept", "n", "k"], {}, []
+    methods = tuple(method for method in METHODS if method in tables)
+    for method in methods:
+        table = tables[method]
+        same = cross_image_invariance(table, **options)
+        if same.empty:
+            raise ValueError("no concept is in two photographs or more; take more photographs")
+        apart = unrelated_images(table, **options)
+        columns[method] = same.set_index(keys)["ratio"]
+        columns[f"{method}{APART}"] = apart.set_index(keys)["ratio"]
+        images = same.set_index(keys)["images"]
+        spread.append(same[[*keys, "low", "high"]].assign(method=method))
+    rows = pd.DataFrame({"images": images}).join(pd.DataFrame(columns)).reset_index()
+    rows.insert(1, "object", rows["concept"].isin(annotated(some)))
+    rows = with_all_methods(rows, [f"{method}{end}" for method in METHODS for end in ("", APART)])
+    return Sharing(rows, pd.concat(spread), methods, most_images(rows), k)
+
+
+def annotated(some: Subjects) -> set[str]:
+    """Return the concepts, in lower case, that name an annotated object of their photograph."""
+    pairs = zip(some.photographs, some.every, strict=True)
+    return {
+        target.noun.casefold()
+        for photograph, targets in pairs
+        for target in targets
+        if named_by(photograph, target.noun)
+    }
 
 
 def most_images(ratios: pd.DataFrame, least: int = 5) -> int:

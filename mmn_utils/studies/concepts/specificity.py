@@ -1,9 +1,10 @@
 """Do neurons answer to their own concept only? Paper B, section 3.4, Eq. 8, Fig. 5 and 7.
 
 The score of a neuron for a concept is its contribution: its activation at a step times what
-it writes of the concept's token. S@m asks it of the m tokens that the neuron's write vector
-favours and of m tokens drawn at random; the heat map asks it of all concepts of a caption,
-each at its own step. Only the chosen neurons meet only the tokens asked for.
+it writes of the concept's token. S@m asks it of the m tokens that the neuron favours (its
+activation's sign times its write vector) and of m tokens drawn at random; the heat map asks it
+of all concepts of a caption, each at its own step. Only the chosen neurons meet only the
+tokens asked for.
 
 S@m is here the mean over m tokens, as Eq. 8 has it. In the paper's Table 4 each S@50 equals
 S@10 / 5, as if ten scores were summed and divided by 50: compare S@1, S@5 and S@10 only.
@@ -29,7 +30,7 @@ from mmn_utils.studies.subjects import Subjects
 
 MS = (1, 5, 10, 50)
 KINDS = ("related", "random")
-RELATED_BY = ("write", "activation")
+RELATED_BY = ("activation", "write")
 
 
 # --- S@m -------------------------------------------------------------------------------
@@ -89,16 +90,17 @@ def specificity(
     *,
     ms: Sequence[int] = MS,
     seed: int = 0,
-    related_by: str = "write",
+    related_by: str = "activation",
     activation: str = "gated",
     contribution_norm: str = "none",
 ) -> Specificity:
     """Score ``neurons[i]`` for related and random tokens at the step of ``targets[i]`` (Eq. 8).
 
     ``images[i]``, or row i of their prompt, belongs to ``targets[i]``. Related tokens are the
-    first that the write vector decodes to; ``related_by="activation"`` turns it round where
-    the activation is negative, as the neuron then writes the opposite. Random tokens depend
-    on seed and image. For random neurons as a control give ``table.random_like`` ones.
+    first that the neuron promotes there: those of its write vector, turned round where the
+    activation is negative, so that their scores are positive. ``related_by="write"`` takes
+    those of the write vector as it is, as printed. Random tokens depend on seed and image. For
+    random neurons as a control give ``table.random_like`` ones.
     """
     if len(neurons) != len(targets):
         raise ValueError(f"{len(neurons)} neurons for {len(targets)} targets; give one each")
@@ -106,11 +108,11 @@ def specificity(
         raise ValueError(f"related_by={related_by!r}: give one of {', '.join(RELATED_BY)}")
     most = _most(ms, model.sizes.vocabulary)
     norm = frozen_norm(model, contribution_norm)
-    values, residual = _activations(model, images, targets, neurons, activation)
+    values, residual = read_at_steps(model, images, targets, neurons, activation)
     own = values.diagonal()
     vectors = write_vectors(model, neurons)
-    signs = own.sign() if related_by == "activation" else torch.ones_like(own)
-    related, _ = decode_vectors(model, vectors * signs[:, None].to(vectors), most)
+    turned = torch.where(own < 0, -1, 1) if related_by == "activation" else torch.ones_like(own)
+    related, _ = decode_vectors(model, vectors * turned[:, None].to(vectors), most)
     drawn = _draw_tokens(model.sizes.vocabulary, most, [t.image for t in targets], seed)
     parts = []
     for kind, ids in zip(KINDS, (related, drawn), strict=True):
@@ -288,13 +290,19 @@ def score_matrix(
     Contributions as ``contribution`` has them, of these neurons alone, in one pass.
     """
     norm = frozen_norm(model, contribution_norm)
-    values, residual = _activations(model, images, targets, neurons, activation)
+    values, residual = read_at_steps(model, images, targets, neurons, activation)
     rows = unembedding_rows(model, targets, norm)
     scores = values * (write_vectors(model, neurons).float() @ rows.T)
     return scores if norm is None else scores / norm.scale(residual)
 
 
-def _activations(model, images, targets, neurons: Sequence[Neuron], activation: str):
+def read_at_steps(
+    model,
+    images: Sequence | Prompt,
+    targets: Sequence[Target],
+    neurons: Sequence[Neuron],
+    activation: str = "gated",
+) -> tuple[torch.Tensor, torch.Tensor]:
     """Read neurons at the steps of targets: (neurons, targets), and the residual stream there."""
     check_neurons(neurons, model.sizes.layers, model.sizes.units)
     values = torch.empty(len(neurons), len(targets), device=model.device)

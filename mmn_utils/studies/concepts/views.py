@@ -11,29 +11,35 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from mmn_utils.measures.estimates import Estimate, difference_of, frame_of, means_of
+from mmn_utils.measures.estimates import Estimate, frame_of, shares_of
+from mmn_utils.neurons.decoding import Signed, signs_of
 from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
-from mmn_utils.neurons.table import Neuron, best_of, random_like
+from mmn_utils.neurons.table import RANDOM, TOP, Neuron, best_of, random_like
+from mmn_utils.neurons.targets import Target
 from mmn_utils.studies.annotations import named_by
+from mmn_utils.studies.concepts.specificity import read_at_steps
 from mmn_utils.studies.subjects import Subjects
 
 if TYPE_CHECKING:
     from mmn_utils.datasets import Photograph
 
-CONDITIONS = ("multimodal", "random")
+PRINTED = "printed"  # the top neurons' activations without the sign
+CONDITIONS = (TOP, RANDOM, PRINTED)
 
 
 @dataclass(frozen=True)
 class View:
     """A concept's picture as the encoder sees it, with a map and a mask for each k.
 
-    ``maps`` (ks, H, W) float32, the mean activation of the top k; ``masks`` (ks, H, W) bool.
+    ``maps`` (ks, H, W) float32, the mean signed activation of the top k; ``masks`` (ks, H, W) bool.
+    ``truth`` (H, W) bool, the annotated objects that the concept names; None where it names none.
     """
 
     picture: Image.Image
     concept: str
     maps: np.ndarray
     masks: np.ndarray
+    truth: np.ndarray | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,16 +56,18 @@ class Views:
 
     def levels(self, seed: int = 0) -> dict[tuple[str, int], Estimate]:
         """Return the mean IoU of each (condition, k); none without a grid."""
-        return {} if self.overlap is None else means_of(self.overlap, seed)
+        return {} if self.overlap is None else shares_of(self.overlap, seed)
 
-    def gap(self, k: int, seed: int = 0) -> Estimate | None:
-        """Return how much more top-``k`` masks overlap than random ones; None without a grid."""
+    @property
+    def rows(self) -> pd.DataFrame:
+        """The IoU of each photograph and k: image, k, top, random, printed; none without a grid."""
+        columns = ["image", "k", "top", RANDOM, PRINTED]
         if self.overlap is None:
-            return None
-        top, random = (self.overlap[condition, k] for condition in CONDITIONS)
-        return difference_of(top, random, seed)
+            return pd.DataFrame(columns=columns)
+        rows = self.overlap.stack("k").rename_axis(columns=None).reset_index()
+        return rows.rename(columns={TOP: "top"})[columns]
 
-    def numbers(self, seed: int = 0) -> pd.DataFrame:
+    def summary(self, seed: int = 0) -> pd.DataFrame:
         """Lay the levels out, or say why there are none."""
         if self.no_grid is not None:
             return pd.DataFrame({"left out": [self.no_grid]})
@@ -78,8 +86,10 @@ def views(
 ) -> Views:
     """Average the activations of each concept's top-k neurons at the image tokens, and cut masks.
 
-    Maps of the photographs ``shown``; overlaps of ``some``, beside random units of the same
-    layers (``focus_table``). ValueError where no concept names an annotated object.
+    Each activation times its sign at the step that predicts the concept: high is where the neuron
+    writes what it writes there. Maps of the photographs ``shown``; overlaps of ``some``, beside
+    random units of the same layers (``focus_table``). ValueError where no concept names an
+    annotated object.
     """
     reason = why_no_grid(model)
     if reason is not None:
@@ -97,12 +107,14 @@ def _shown(model, shown: Subjects, table: pd.DataFrame, ks: Sequence[int], quant
     best = best_of(table, max(ks))
     for photograph, targets in zip(shown.photographs, shown.every, strict=True):
         picture = photograph.open()
-        maps = focus(model, picture, [best[t.image, t.noun] for t in targets], ks)
-        smooth = upsample(maps, model.image_tokens.pixels).cpu()
+        tops = signed_at_steps(model, picture, targets, [best[t.image, t.noun] for t in targets])
+        smooth = upsample(focus(model, picture, tops, ks), model.image_tokens.pixels).cpu()
         cuts = mask(smooth, quantile)
         square = seen(model, picture)
         for target, one, cut in zip(targets, smooth, cuts, strict=True):
-            yield View(square, target.noun, one.numpy(), cut.numpy())
+            truth = object_mask(model, photograph, target.noun)
+            truth = None if truth is None else truth.numpy()
+            yield View(square, target.noun, one.numpy(), cut.numpy(), truth)
 
 
 def why_no_grid(model) -> str | None:
@@ -114,21 +126,40 @@ def why_no_grid(model) -> str | None:
     return None
 
 
+def signed_at_steps(
+    model, picture, targets: Sequence[Target], lists: Sequence[Sequence[Neuron]]
+) -> list[list[Signed]]:
+    """Pair the neurons of each target's list with the sign of their activation at its step."""
+    every = list(dict.fromkeys(neuron for some in lists for neuron in some))
+    values, _ = read_at_steps(model, [picture] * len(targets), targets, every)
+    signs = signs_of(values.flatten().tolist()).reshape(values.shape)
+    place = {neuron: i for i, neuron in enumerate(every)}
+    return [
+        [(neuron, int(signs[place[neuron], column])) for neuron in some]
+        for column, some in enumerate(lists)
+    ]
+
+
 @torch.no_grad()
-def focus(model, picture, lists: Sequence[Sequence[Neuron]], ks: Sequence[int]) -> torch.Tensor:
+def focus(model, picture, lists: Sequence[Sequence[Signed]], ks: Sequence[int]) -> torch.Tensor:
     """Average the activations of the first k neurons of each list: (lists, ks, h, w) float32.
 
-    One pass serves all. ValueError for a model without a grid and for too short a list.
+    Each times its sign. One pass serves all. ValueError for a model without a grid and for too
+    short a list.
     """
     model.require_grid()
     shortest = min(map(len, lists))
     if shortest < max(ks):
         raise ValueError(f"{shortest} neurons are scored, {max(ks)} are asked; score with more")
-    every = list(dict.fromkeys(neuron for some in lists for neuron in some[: max(ks)]))
+    every = list(dict.fromkeys(neuron for some in lists for neuron, _ in some[: max(ks)]))
     place = {neuron: i for i, neuron in enumerate(every)}
     maps = activation_maps(model, [picture], every)[0]
-    rows = [[maps[[place[n] for n in some[:k]]].mean(0) for k in ks] for some in lists]
-    return torch.stack([torch.stack(row) for row in rows])
+    rows = []
+    for some in lists:
+        neurons, signs = zip(*some[: max(ks)], strict=True)
+        own = maps[[place[n] for n in neurons]] * maps.new_tensor(signs)[:, None, None]
+        rows.append(torch.stack([own[:k].mean(0) for k in ks]))
+    return torch.stack(rows)
 
 
 def focus_table(
@@ -143,22 +174,26 @@ def focus_table(
     """Compare masks of top-k neurons with the objects that concepts name (paper B, 3.3.1).
 
     One row per (image, target, condition, k) with the IoU of the mask of the mean map and
-    all objects of that name: ``multimodal`` and ``random`` units of the same layers. Only
-    concepts that name an annotated object have rows. ValueError without a grid.
+    all objects of that name: ``multimodal`` and ``random`` units of the same layers, each with
+    the sign of its own activation at the concept's step, and the top units as ``printed``,
+    without. Only concepts that name an annotated object have rows. ValueError without a grid.
     """
     model.require_grid()
     rng, rows, best = np.random.default_rng(seed), [], best_of(table, max(ks))
     for photograph, targets in zip(some.photographs, some.every, strict=True):
         truths = {t.noun: object_mask(model, photograph, t.noun) for t in targets}
-        nouns = [noun for noun, truth in truths.items() if truth is not None]
-        if not nouns:
+        named = [target for target in targets if truths[target.noun] is not None]
+        if not named:
             continue
-        tops = [best[photograph.id, noun] for noun in nouns]
+        picture = photograph.open()
+        tops = [best[target.image, target.noun] for target in named]
         drawn = [random_like(top, model.sizes.units, rng) for top in tops]
-        maps = focus(model, photograph.open(), [*tops, *drawn], ks)
+        lists = signed_at_steps(model, picture, [*named, *named], [*tops, *drawn])
+        lists += [[(neuron, 1) for neuron in top] for top in tops]
+        maps = focus(model, picture, lists, ks)
         masks = mask(upsample(maps, model.image_tokens.pixels), quantile).cpu()
-        conditions = ["multimodal"] * len(nouns) + ["random"] * len(nouns)
-        for noun, condition, cuts in zip(nouns * 2, conditions, masks, strict=True):
+        pairs = [(condition, target.noun) for condition in CONDITIONS for target in named]
+        for (condition, noun), cuts in zip(pairs, masks, strict=True):
             found = zip(ks, iou(cuts, truths[noun]).tolist(), strict=True)
             rows += [(photograph.id, noun, condition, k, value) for k, value in found]
     return pd.DataFrame(rows, columns=["image", "target", "condition", "k", "iou"])

@@ -10,28 +10,19 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import numpy as np
 import pandas as pd
 import torch
 
 from mmn_utils.datasets import Photograph
 from mmn_utils.interventions.concept import word_tokens
-from mmn_utils.interventions.edit import Edit, EmptyEdit
-from mmn_utils.interventions.editing import (
-    Settings,
-    closed_form,
-    descend,
-    make_edit,
-    make_edits,
-    pulls_of,
-)
-from mmn_utils.interventions.joint import JointSettings, joint_edit
+from mmn_utils.interventions.edit import Edit
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.contribution import contribution
-from mmn_utils.neurons.table import Neuron, best_of
+from mmn_utils.neurons.decoding import Signed, decode_vectors, signed
+from mmn_utils.neurons.table import Neuron, top_k
 from mmn_utils.neurons.targets import Target, caption_targets
 from mmn_utils.neurons.text import same_word
-from mmn_utils.studies.edits.outcomes import EDITED, SAME
+from mmn_utils.studies.edits.outcomes import SAME
 
 # --- concepts ---------------------------------------------------------------------------
 
@@ -119,12 +110,20 @@ def concepts_of(
 
 @dataclass(frozen=True, eq=False)
 class Finding:
-    """Where an edit is found: a photograph, the word in its caption, the neurons that write it."""
+    """Where an edit is found: a photograph, the word in its caption, the neurons that write it.
+
+    ``signed`` has the neurons with the signs of their activations there.
+    """
 
     photograph: Photograph
     target: Target
     word: str
-    neurons: tuple[Neuron, ...]
+    signed: tuple[Signed, ...]
+
+    @property
+    def neurons(self) -> tuple[Neuron, ...]:
+        """The neurons alone, the one that contributes most first."""
+        return tuple(neuron for neuron, _ in self.signed)
 
     @property
     def concept(self) -> tuple[str, str]:
@@ -137,7 +136,7 @@ class Finding:
 
     def first(self, count: int) -> Finding:
         """Return the same place with the first ``count`` neurons."""
-        return replace(self, neurons=self.neurons[:count])
+        return replace(self, signed=self.signed[:count])
 
 
 def top_neurons(
@@ -148,8 +147,8 @@ def top_neurons(
     *,
     batch_size: int = 16,
     **switches,
-) -> list[list[Neuron]]:
-    """Find the ``n`` neurons that contribute most to each target (paper B, Eq. 2).
+) -> list[list[Signed]]:
+    """Find the ``n`` neurons that contribute most to each target, with signs (paper B, Eq. 2).
 
     ``photographs[i]`` belongs to ``targets[i]``; an image has each noun once. ``switches`` as
     ``contribution``.
@@ -159,7 +158,10 @@ def top_neurons(
         batch = slice(start, start + batch_size)
         some = targets[batch]
         table = contribution(model, opened(photographs[batch]), some, k=n, **switches)
-        best = best_of(table, n)
+        top = top_k(table, n)
+        best: dict[tuple[str, str], list[Signed]] = {}
+        for image, noun, pair in zip(top["image"], top["target"], signed(top), strict=True):
+            best.setdefault((image, noun), []).append(pair)
         found += [best[target.image, target.noun] for target in some]
     return found
 
@@ -199,21 +201,20 @@ def find_on_each(
     rows: pd.DataFrame,
     n_neurons: int,
     **switches,
-) -> tuple[list[Finding], pd.DataFrame]:
+) -> list[Finding]:
     """Find edits also on the dealt photographs with a source word that serve to try others'.
 
-    Returns findings and their rows, in the order of ``rows`` (see ``deal``), now with the
-    role of a photograph that the edit was found on: each is a trial of efficacy.
+    In the order of ``rows`` (see ``deal``); without those whose word the tagger takes for no
+    noun.
     """
     of_image = {p.id: (p, some) for p, some in zip(photographs, said, strict=True)}
-    places, kept = [], []
+    places = []
     for row in rows[rows["role"] == SAME].itertuples():
         photograph, some = of_image[row.image]
         target = next((t for t in some if t.noun.lower() == row.source), None)
-        if target is not None:  # the tagger may take the word for no noun
+        if target is not None:
             places.append((photograph, target, row.target))
-            kept.append(row.Index)
-    return _found(model, places, n_neurons, **switches), rows.loc[kept].assign(role=EDITED)
+    return _found(model, places, n_neurons, **switches)
 
 
 def _found(model, places, n_neurons: int, **switches) -> list[Finding]:
@@ -245,89 +246,7 @@ def strongest(
     return [findings[place] for place in order], [edits[place] for place in order]
 
 
-# --- edits ------------------------------------------------------------------------------
-
-
-def edit_of(
-    model, finding: Finding, settings: Settings | JointSettings, *, allow_empty: bool = False
-) -> Edit:
-    """Make one edit; ``EmptyEdit`` where it changes nothing, unless ``allow_empty``."""
-    make = joint_edit if isinstance(settings, JointSettings) else make_edit
-    places = ([finding.photograph.open()], [finding.target], finding.word, finding.neurons)
-    return make(model, *places, settings, allow_empty=allow_empty)
-
-
-def edits_of(
-    model,
-    findings: Sequence[Finding],
-    settings: Settings | JointSettings,
-    *,
-    batch_size: int = 16,
-) -> list[Edit]:
-    """Make the edit of each finding; ``EmptyEdit`` where there are some and all are empty.
-
-    A single empty one counts as an edit that failed.
-    """
-    if isinstance(settings, JointSettings):
-        edits = [edit_of(model, finding, settings, allow_empty=True) for finding in findings]
-    else:
-        edits = []
-        for start in range(0, len(findings), batch_size):
-            some = findings[start : start + batch_size]
-            edits += make_edits(
-                model,
-                opened([finding.photograph for finding in some]),
-                [finding.target for finding in some],
-                [finding.word for finding in some],
-                [finding.neurons for finding in some],
-                settings,
-                allow_empty=True,
-            )
-    if findings and all(edit.empty for edit in edits):
-        edit_of(model, findings[0], settings)  # says why
-        raise EmptyEdit("none of the edits changes anything")
-    return edits
-
-
-def refusal(model, finding: Finding, settings: Settings, beta: float = 1e6) -> str:
-    """Ask for an edit with so much beta that it is empty, and return what the error says."""
-    method = "closed" if settings.method == "squared" else settings.method  # has no threshold
-    try:
-        edit_of(model, finding, replace(settings, method=method, beta=beta))
-    except EmptyEdit as error:
-        return str(error)
-    return f"nothing: at beta = {beta:g} the edit went through"
-
-
-def by_concept(edits: Sequence[Edit]) -> dict[tuple[str, str], Edit]:
-    """Name edits of one concept each by their source and target word."""
-    return {(edit.concepts[0].source, edit.concepts[0].target): edit for edit in edits}
-
-
-@torch.no_grad()
-def closed_against_steps(
-    model, findings: Sequence[Finding], settings: Settings
-) -> dict[tuple[str, str], float]:
-    """Compare the closed form with Algorithm 1's own steps: largest difference over length.
-
-    For neurons whose pull exceeds beta; NaN where none does. All are stepped at once, since
-    neurons do not meet in the loss.
-    """
-    found = pulls_of(
-        model,
-        opened([finding.photograph for finding in findings]),
-        [finding.target for finding in findings],
-        [word_tokens(model, finding.word) for finding in findings],
-        [finding.neurons for finding in findings],
-        settings.activation,
-    )
-    pulls = torch.cat(found)
-    numbers = (settings.beta, settings.lr, settings.epochs)
-    closed, steps = closed_form(pulls, *numbers), descend(pulls, *numbers)
-    gap = (closed - steps).norm(dim=1) / closed.norm(dim=1)
-    gap[pulls.norm(dim=1) <= settings.beta] = float("nan")
-    parts = gap.split([len(pull) for pull in found])
-    largest = [
-        float(part[~part.isnan()].max()) if (~part.isnan()).any() else np.nan for part in parts
-    ]
-    return dict(zip((finding.concept for finding in findings), largest, strict=True))
+def tokens_of(model, vectors: torch.Tensor, k: int = 5) -> list[list[str]]:
+    """Name the ``k`` tokens that each vector (n, d) writes, most probable first."""
+    ids, _ = decode_vectors(model, vectors, k)
+    return [[model.token_strings[token] for token in row] for row in ids.tolist()]

@@ -9,7 +9,7 @@ captions plays a part for each concept of an edit, according to its caption:
 - ``near``: it has the word in the other number only, or another concept's. Not judged.
 
 Where the word is swapped, everything else should stay (fluency). A value is one per image, so
-that ``estimates.mean_of`` gives its interval. Captions before are made once and used for
+that ``estimates.share_of`` gives its interval. Captions before are made once and used for
 all edits; those after are kept by the cache under the edited model's own revision.
 """
 
@@ -27,7 +27,7 @@ import torch
 from mmn_utils.datasets import Photograph
 from mmn_utils.interventions.concept import Concept
 from mmn_utils.interventions.edit import Edit, apply
-from mmn_utils.measures.estimates import mean_of
+from mmn_utils.measures.estimates import share_of
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.targets import teacher_forced
 from mmn_utils.neurons.text import same_word, says
@@ -262,7 +262,7 @@ def per_photograph(rows: pd.DataFrame, column: str) -> pd.Series:
 def summarise(
     table: pd.DataFrame, by: Sequence[str] = (), seed: int = 0, concepts: bool = True
 ) -> pd.DataFrame:
-    """Average each measure over its images, with bootstrap intervals.
+    """Average each measure over its images, with 95 % intervals.
 
     One row per group of ``by`` (such as neurons and strength), concept and measure:
     efficacy, generality, locality, fluency, exact; mean, low, high, n. Without ``concepts``
@@ -274,6 +274,6 @@ def summarise(
         for measure, (column, roles) in MEASURES.items():
             values = per_photograph(group[group["role"].isin(roles)], column)
             if len(values):
-                mean = mean_of(values, seed)
+                mean = share_of(values, seed)
                 rows.append((*names, measure, mean.value, mean.low, mean.high, mean.n))
     return pd.DataFrame(rows, columns=[*keys, "measure", "mean", "low", "high", "n"])

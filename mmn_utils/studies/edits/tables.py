@@ -7,63 +7,114 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-import numpy as np
 import pandas as pd
+import torch
 
 from mmn_utils.interventions.concept import word_tokens
 from mmn_utils.interventions.edit import Edit, apply, combine, install, load_edit, save_edit
 from mmn_utils.interventions.editing import Settings
 from mmn_utils.interventions.joint import JointSettings
 from mmn_utils.interventions.receipts import weights_hash
-from mmn_utils.measures.estimates import Estimate, mean_of
-from mmn_utils.neurons.captions import caption_images, generate
+from mmn_utils.neurons.captions import generate
+from mmn_utils.neurons.decoding import SIGN, Signed, write_vectors
 from mmn_utils.neurons.text import says
-from mmn_utils.studies.edits.findings import Finding, closed_against_steps, edit_of
+from mmn_utils.studies.edits.findings import Finding, tokens_of
+from mmn_utils.studies.edits.making import closed_against_steps, edit_of, edits_of
 from mmn_utils.studies.edits.outcomes import EDITED, OTHER, SAME
+from mmn_utils.studies.edits.trials import Ground
 
 NO_EDIT = "(no edit: g below beta)"
 ARROW = " → "
+APART = ("method", "neurons", "strength")
+ROWS = ("image", "source", "target", "role", "after")
+ROWS += ("swapped", "exact", "kept", "unchanged", "norm")
 
 
 def edited(
-    model,
-    findings: Sequence[Finding],
-    settings: Settings,
-    max_new_tokens: int = 20,
+    model, ground: Ground, findings: Sequence[Finding], settings: Settings
 ) -> pd.DataFrame:
-    """Edit each finding's own photograph: paper B's Table 6, with g, dw and the captions.
+    """Try the edit of each finding on its own photograph: the rows of paper B's Table 6.
 
-    ``g`` is the largest pull, ``dw`` the mean length of what was added over that of the write
-    vectors; an edit that comes out as zero says so in ``after``. ``steps`` is how far the
-    closed form lies from Algorithm 1's steps.
+    ``g`` is the largest pull; ``dw`` the mean length of what is added over that of the write
+    vectors; ``steps`` how far the closed form lies from Algorithm 1's steps, NaN for an edit
+    that comes out as zero. ``neurons``, with the signs of their activations, and how many of
+    them are ``negative``. Captions ``before`` and ``after``; ``swapped``: the target is said
+    and the source no more.
     """
-    gaps, rows = closed_against_steps(model, findings, settings), []
-    for finding in findings:
-        picture = [finding.photograph.open()]
-        edit = edit_of(model, finding, settings, allow_empty=True)
-        before = caption_images(model, picture, max_new_tokens)[0].text
-        after, relative = NO_EDIT, 0.0
-        if not edit.empty:
-            with apply(model, edit, hash_weights=False) as receipt:
-                after = caption_images(model, picture, max_new_tokens)[0].text
-            relative = float(np.mean(receipt.relative))
-        source, target = finding.concept
-        row = (finding.photograph.id, source, target, max(edit.pulls), relative)
-        swapped = says(after, target) and not says(after, source)
-        rows.append((*row, gaps[finding.concept], before, after, swapped))
-    names = ["image", "source", "target", "g", "dw / write vector", "steps", "before", "after"]
-    names.append("swapped")
-    return pd.DataFrame(rows, columns=names)
+    edits = edits_of(model, findings, settings, batch_size=ground.batch_size)
+    images = [finding.photograph.id for finding in findings]
+    said = dict(zip(ground.drafts.images, ground.drafts.captions, strict=True))
+    after = [caption.text for caption in ground.captions(model, edits, images)]
+    words = [finding.concept for finding in findings]
+    return pd.DataFrame(
+        {
+            "image": images,
+            "source": [source for source, _ in words],
+            "target": [target for _, target in words],
+            "g": [max(edit.pulls) for edit in edits],
+            "dw": [_relative(model, edit) for edit in edits],
+            "steps": closed_against_steps(model, findings, settings),
+            "neurons": [" ".join(map(_with_sign, one.signed)) for one in findings],
+            "negative": [sum(sign < 0 for _, sign in one.signed) for one in findings],
+            "before": [said[image].text for image in images],
+            "after": after,
+            "swapped": [
+                says(text, target) and not says(text, source)
+                for text, (source, target) in zip(after, words, strict=True)
+            ],
+        }
+    )
 
 
-def largest_gap(table: pd.DataFrame) -> Estimate | None:
-    """Return how far closed form and steps lie apart at most in a table of ``edited``.
+def _relative(model, edit: Edit) -> float:
+    """Return the length of dw over that of its write vector, in the mean of an edit's neurons."""
+    return float((edit.norms / write_vectors(model, edit.neurons).float().norm(dim=1).cpu()).mean())
 
-    Over the edits that are not empty; None where all are.
+
+def _with_sign(pair: Signed) -> str:
+    neuron, sign = pair
+    return f"{neuron}{SIGN[sign]}"
+
+
+def written(model, finding: Finding, edit: Edit, k: int = 5) -> pd.DataFrame:
+    """Name the tokens that each neuron of an edit raises most where it was found, and with it.
+
+    The sign is that of the activation there, and what is decoded the vector times it.
     """
-    gaps = table["steps"].dropna()
-    largest = float(gaps.max())
-    return Estimate(largest, largest, largest, len(gaps)) if len(gaps) else None
+    vectors = write_vectors(model, finding.neurons).float().cpu()
+    signs = torch.tensor([[float(sign)] for _, sign in finding.signed])
+    before, after = (tokens_of(model, signs * some, k) for some in (vectors, vectors + edit.deltas))
+    return pd.DataFrame(
+        {
+            "neuron": [str(neuron) for neuron in finding.neurons],
+            "sign": [SIGN[sign] for _, sign in finding.signed],
+            "writes there": list(map(_listed, before)),
+            "with dw": list(map(_listed, after)),
+        }
+    )
+
+
+def _listed(tokens: Sequence[str]) -> str:
+    return ", ".join(token.strip() or "(blank)" for token in tokens)
+
+
+def captions(table: pd.DataFrame) -> pd.DataFrame:
+    """Lay rows of ``edited`` out for readers; an edit of nothing says so in ``after``."""
+    shown = table.drop(columns=["steps", "neurons", "negative"]).assign(
+        after=table["after"].where(table["dw"] > 0, NO_EDIT),
+    )
+    return shown.rename(columns={"dw": "dw / write vector"})
+
+
+def rows_of(trials: pd.DataFrame) -> pd.DataFrame:
+    """Keep of trials what their means are of, and what sets them apart (``APART``).
+
+    ``way`` names a method in one word.
+    """
+    rows = trials[[name for name in (*APART, *ROWS) if name in trials]]
+    if "method" in rows:
+        rows = rows.assign(method=rows["method"].str.lower().str.replace(" ", "_"))
+    return rows.rename(columns={"method": "way"})
 
 
 def others(table: pd.DataFrame, concepts: Sequence[tuple[str, str]]) -> pd.DataFrame:
@@ -94,9 +145,9 @@ def uses(
     """Try what else an edit can be: of several tokens, of two concepts, on disk, undone.
 
     One row per photograph: captions before, with the edit, and after it is gone; hashes of
-    the layers' weights at the same three times. An edit of several tokens that comes out as
-    zero says so. Of a single finding there are no two concepts. ``ValueError`` where
-    ``long_word`` is one token only.
+    the layers' weights at the same three times; ``off``: both were afterwards what they had
+    been. An edit of several tokens that comes out as zero says so. Of a single finding there
+    are no two concepts. ``ValueError`` where ``long_word`` is one token only.
     """
     if len(word_tokens(model, long_word)) < 2:
         raise ValueError(f"{long_word!r} is one token of {model.name}; take a longer word")
@@ -115,12 +166,6 @@ def uses(
         name = f"saved ({path.stat().st_size:,} bytes), loaded"
         cases.append((name, load_edit(path, model), first))
     return pd.DataFrame([_use(model, *case, max_new_tokens) for case in cases])
-
-
-def taken_off(uses: pd.DataFrame, seed: int = 0) -> Estimate:
-    """Return the share of the edits of ``uses`` that came off: same weights, same caption."""
-    weights = uses["weights before"] == uses["weights undone"]
-    return mean_of(weights & (uses["before"] == uses["undone"]), seed)
 
 
 def kept(uses: pd.DataFrame, edited: pd.DataFrame) -> bool:
@@ -145,15 +190,17 @@ def _use(model, what: str, edit: Edit, finding: Finding, max_new_tokens: int) ->
     options = {"max_new_tokens": max_new_tokens, "allow_empty": edit.empty}
     with apply(model, edit, prompt=prompt, **options) as receipt:
         pass
+    before, undone = receipt.caption_before[0], generate(model, prompt, max_new_tokens)[0].text
     return {
         "edit": what,
         "concept": ARROW.join(finding.concept),
         "neurons": len(edit.neurons),
-        "before": receipt.caption_before[0],
+        "before": before,
         "edited": NO_EDIT if edit.empty else receipt.caption_after[0],
         "target said": says(receipt.caption_after[0], finding.word),
-        "undone": generate(model, prompt, max_new_tokens)[0].text,
+        "undone": undone,
         "weights before": receipt.weights_before,
         "weights edited": receipt.weights_within,
         "weights undone": receipt.weights_after,
+        "off": before == undone and receipt.weights_before == receipt.weights_after,
     }

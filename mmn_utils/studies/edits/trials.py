@@ -3,7 +3,7 @@
 For the edits of a few concepts every photograph is dealt one of them: that of the source word
 in its caption, or, where there is none, one by turns. So a thousand photographs serve ten
 concepts at the cost of one. Whether an edit works where it was found takes an edit for each
-photograph (``Ground.own_edits``). No photograph counts twice in an interval.
+photograph (``findings.find_on_each``). No photograph counts twice in an interval.
 """
 
 from __future__ import annotations
@@ -17,12 +17,15 @@ import pandas as pd
 
 from mmn_utils.cache import bar
 from mmn_utils.datasets import Photograph
+from mmn_utils.interventions.concept import Concept, word_tokens
 from mmn_utils.interventions.drafts import Drafts, captions_now, drafts_of
 from mmn_utils.interventions.edit import Edit
 from mmn_utils.interventions.editing import Settings
-from mmn_utils.measures.estimates import Estimate, difference_of, mean_of
-from mmn_utils.neurons.targets import Target
-from mmn_utils.studies.edits.findings import by_concept, edits_of, find_on_each
+from mmn_utils.interventions.joint import JointSettings
+from mmn_utils.measures.estimates import Estimate, share_of
+from mmn_utils.neurons.captions import Caption
+from mmn_utils.studies.edits.findings import Finding
+from mmn_utils.studies.edits.making import by_concept, edits_of
 from mmn_utils.studies.edits.outcomes import (
     EDITED,
     MEASURES,
@@ -61,7 +64,7 @@ def deal(before: Before) -> pd.DataFrame:
 def thinned(rows: pd.DataFrame, n: int) -> pd.DataFrame:
     """Keep up to ``n`` dealt rows: half with a source word, half without; concepts by turns.
 
-    Photographs that an edit was found on are left out.
+    Photographs that a concept's edit was found on are left out.
     """
     halves = []
     for role, count in ((SAME, n - n // 2), (OTHER, n // 2)):
@@ -88,21 +91,21 @@ class Ground:
         cls,
         model,
         photographs: Sequence[Photograph],
-        edits: Sequence[Edit],
+        findings: Sequence[Finding],
         *,
         max_new_tokens: int = 20,
         batch_size: int = 16,
     ) -> Ground:
-        """Caption photographs, and deal each a concept of the edits, which have one each."""
-        concepts = [edit.concepts[0] for edit in edits]
+        """Caption photographs, and deal each a concept of the findings, which have one each."""
+        concepts = [_concept(model, finding) for finding in findings]
         sizes = {"max_new_tokens": max_new_tokens, "batch_size": batch_size}
         before = before_edit(model, photographs, concepts, **sizes, progress=False)
-        rows = deal(before)
-        return cls(before, drafts_for(model, before, rows, batch_size), rows, batch_size)
+        drafts = drafts_of(model, photographs, before.captions, **sizes)
+        return cls(before, drafts, deal(before), batch_size)
 
-    def few(self, n: int) -> pd.DataFrame:
-        """Keep the photographs that edits were found on, and up to ``n`` others (``thinned``)."""
-        return pd.concat([self.rows[self.rows["role"] == EDITED], thinned(self.rows, n)])
+    def captions(self, model, edits: Sequence[Edit], images: Sequence[str]) -> list[Caption]:
+        """Caption images again, each with the edit that belongs to it put in for it alone."""
+        return captions_now(model, self.drafts, images, None, self.batch_size, list(edits))[0]
 
     def trials(self, model, edits: Sequence[Edit], rows: pd.DataFrame) -> pd.DataFrame:
         """Try an edit on the photograph of each of ``rows``: rows as ``outcomes.evaluate``.
@@ -133,53 +136,35 @@ class Ground:
             for source, target, step, token in zip(*columns, strict=True)
         ]
 
-    def own_edits(
-        self,
-        model,
-        said: Sequence[Sequence[Target]],
-        settings: Settings,
-        n_neurons: int,
-        **switches,
-    ) -> pd.DataFrame:
-        """Find an edit on each photograph with a source word, and try it there: ``trials``."""
-        found, rows = find_on_each(
-            model, self.before.photographs, said, self.rows, n_neurons, **switches
-        )
-        return self.trials(model, edits_of(model, found, settings), rows)
+    def dealt(self, model, edits: Sequence[Edit], rows: pd.DataFrame) -> pd.DataFrame:
+        """Try, on each of ``rows``, the edit of its concept: ``trials``."""
+        return self.trials(model, _for_rows(edits, rows), rows)
 
     def compared(
         self,
         model,
-        ways: Mapping[str, Sequence[Edit]],
-        rows: pd.DataFrame,
+        ways: Mapping[str, Settings | JointSettings],
+        findings: Sequence[Finding],
+        places: Sequence[Finding],
+        n_images: int,
         *,
         progress: bool = True,
     ) -> pd.DataFrame:
         """Try several ways of editing on the same photographs: ``trials`` with ``method``.
 
-        Each way has an edit for each concept.
+        On up to ``n_images`` of them (``thinned``): each way's edits of ``findings``, one for
+        each concept; and where one of ``places`` lies on a photograph with a source word, also
+        an edit found there, as a trial of efficacy.
         """
-        parts = []
+        rows, at = thinned(self.rows, n_images), {one.photograph.id: one for one in places}
+        there = rows[(rows["role"] == SAME) & rows["image"].isin(at)].assign(role=EDITED)
+        own, both, parts = [at[image] for image in there["image"]], pd.concat([rows, there]), []
         with bar("ways of editing", len(ways), progress, unit="tried") as shown:
-            for name, edits in ways.items():
-                table = self.trials(model, _for_rows(edits, rows), rows)
-                parts.append(table.assign(method=name))
+            for name, settings in ways.items():
+                made = _for_rows(edits_of(model, findings, settings), rows)
+                made += edits_of(model, own, settings, batch_size=self.batch_size)
+                parts.append(self.trials(model, made, both).assign(method=name))
                 shown.update()
-        return pd.concat(parts, ignore_index=True)
-
-    def results(
-        self, model, ways: Mapping[str, Sequence[Edit]], own: pd.DataFrame, n_few: int
-    ) -> pd.DataFrame:
-        """Try the first way on every photograph, and the other ways on ``few`` of them.
-
-        ``own`` are trials of the first way's own edits. Rows as ``compared``.
-        """
-        first, *others = ways
-        parts = [
-            self.compared(model, {first: ways[first]}, self.rows),
-            own.assign(method=first),
-            self.compared(model, {name: ways[name] for name in others}, self.few(n_few)),
-        ]
         return pd.concat(parts, ignore_index=True)
 
     def sweep(
@@ -198,22 +183,12 @@ class Ground:
         rows, parts = thinned(self.rows, n_images), []
         for count, strength in product(counts, strengths):
             cut = [edit.first(count).scaled(strength) for edit in edits]
-            table = self.trials(model, _for_rows(cut, rows), rows)
-            parts.append(table.assign(neurons=count, strength=strength))
+            parts.append(self.dealt(model, cut, rows).assign(neurons=count, strength=strength))
         return pd.concat(parts, ignore_index=True)
 
 
-def drafts_for(model, before: Before, rows: pd.DataFrame, batch_size: int = 16) -> Drafts:
-    """Take the captions before for drafts of those after, for the photographs of ``rows``."""
-    wanted = set(rows["image"])
-    kept = [i for i, photograph in enumerate(before.photographs) if photograph.id in wanted]
-    return drafts_of(
-        model,
-        [before.photographs[i] for i in kept],
-        [before.captions[i] for i in kept],
-        max_new_tokens=before.max_new_tokens,
-        batch_size=batch_size,
-    )
+def _concept(model, finding: Finding) -> Concept:
+    return Concept(*finding.concept, word_tokens(model, finding.word), (finding.photograph.id,))
 
 
 def _for_rows(edits: Sequence[Edit], rows: pd.DataFrame) -> list[Edit]:
@@ -229,20 +204,7 @@ def measured(table: pd.DataFrame, measure: str, seed: int = 0) -> Estimate | Non
     """Average one of ``outcomes.MEASURES`` over the images it applies to; None without any."""
     column, roles = MEASURES[measure]
     values = per_photograph(table[table["role"].isin(roles)], column)
-    return mean_of(values, seed) if len(values) else None
-
-
-def paired(
-    table: pd.DataFrame, first: str, second: str, measure: str, seed: int = 0
-) -> Estimate | None:
-    """Compare two ways of editing on the images of both: the first's measure less the second's."""
-    column, roles = MEASURES[measure]
-    some = table[table["role"].isin(roles)]
-    values = pd.concat(
-        [per_photograph(some[some["method"] == name], column) for name in (first, second)],
-        axis=1, keys=["first", "second"], join="inner",
-    )  # fmt: skip
-    return difference_of(values["first"], values["second"], seed) if len(values) else None
+    return share_of(values, seed) if len(values) else None
 
 
 def measures(table: pd.DataFrame, seed: int = 0) -> dict[str, Estimate | None]:
@@ -253,7 +215,7 @@ def measures(table: pd.DataFrame, seed: int = 0) -> dict[str, Estimate | None]:
 def means(results: pd.DataFrame, summary: pd.DataFrame) -> dict[str, dict[str, float]]:
     """Return the mean of each measure for each way, NaN where it has no images.
 
-    ``results`` as ``Ground.results``, ``summary`` what ``outcomes.summarise`` makes of them by
+    ``results`` as ``Ground.compared``, ``summary`` what ``outcomes.summarise`` makes of them by
     ``method``. ``norm`` is the mean length of dw.
     """
     table = summary.pivot(index="measure", columns="method", values="mean")

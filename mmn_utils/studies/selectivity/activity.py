@@ -13,6 +13,7 @@ from mmn_utils.datasets import Photograph
 from mmn_utils.neurons.decoding import decoded_words
 from mmn_utils.neurons.receptive_fields import QUANTILE, activation_maps, mask, upsample
 from mmn_utils.neurons.table import Neuron
+from mmn_utils.neurons.text import same_word
 from mmn_utils.studies.annotations import mentions
 from mmn_utils.studies.store import digest, per_photograph
 
@@ -103,24 +104,52 @@ def themes(
 ) -> pd.DataFrame:
     """Ask whether the photographs that drive a noun's unit hardest show the noun.
 
-    One row per noun: noun, unit, ``captions`` that it begins in ``noun_of``, the share of the
-    unit's ``n`` ``top-activating`` photographs that show it, and that of ``all`` those viewed.
-    ``table`` of ``unit_activations`` on them; ``by`` as for ``strongest``.
+    One row for each noun and each of its unit's ``n`` ``strongest`` photographs: noun, unit,
+    ``captions`` that it begins in ``noun_of``, image, its ``rank`` from 1, the activation ``by``
+    which it is ranked, whether the photograph ``shows`` the noun, and the share of all those
+    viewed that do, ``everywhere``. ``table`` of ``unit_activations`` on them.
     """
     counts, rows = pd.Series(noun_of).value_counts(), []
     for noun, unit in unit_of.items():
         shows = {photograph.id: mentions(photograph, noun) for photograph in viewed}
-        hits = np.mean([shows[image] for image in strongest(table, unit, n, by)])
-        rows.append((noun, str(unit), int(counts[noun]), hits, np.mean(list(shows.values()))))
-    return pd.DataFrame(rows, columns=["noun", "unit", "captions", "top-activating", "all"])
+        everywhere = float(np.mean(list(shows.values())))
+        images = strongest(table, unit, n, by)
+        (active,) = activation_grid(table, images, [unit], by)
+        for rank, (image, value) in enumerate(zip(images, active.tolist(), strict=True), start=1):
+            head = (noun, str(unit), int(counts[noun]), image, rank, value)
+            rows.append((*head, shows[image], everywhere))
+    columns = ["noun", "unit", "captions", "image", "rank", by, "shows", "everywhere"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def tally(rows: pd.DataFrame, writing: Sequence[str]) -> dict[str, float]:
+    """Count units by their strongest photographs, in rows of ``themes``.
+
+    Of how many all photographs show the noun (``perfect``), of how many none does (``never``);
+    how many are ``writing`` their noun, and the share of their photographs that show it
+    (``of_writing``, NaN where no unit is).
+    """
+    hits = rows.groupby("noun")["shows"].mean()
+    counts = {"perfect": int((hits == 1).sum()), "never": int((hits == 0).sum())}
+    return {**counts, "writing": len(writing), "of_writing": float(hits[list(writing)].mean())}
+
+
+def that_write_their_noun(model, unit_of: Mapping[str, Neuron]) -> list[str]:
+    """List the nouns of ``unit_of`` that are among the ten words their unit writes when active."""
+    words = decoded_words(model, list(unit_of.values()))
+    return [
+        noun for noun, unit in unit_of.items()
+        if any(same_word(word.strip(), noun) for word in words[unit])
+    ]  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Portrait:
     """A noun's unit and the pictures that drive it hardest (paper A, Figure 4), hardest first.
 
-    ``words`` that it writes; ``masks`` bool (pictures, H, W); whether each picture ``shows``
-    the noun.
+    ``words`` that it writes on the first of them, by the ``sign`` of its peak there;
+    ``masks`` bool (pictures, H, W); whether each picture ``shows`` the noun; its ``peaks``, the
+    unit's largest activation in each, beside the one of the ``median`` picture of all viewed.
     """
 
     noun: str
@@ -129,6 +158,9 @@ class Portrait:
     pictures: list[Image.Image]
     masks: np.ndarray
     shows: list[bool]
+    peaks: list[float]
+    median: float
+    sign: int = 1
 
 
 def portrait(
@@ -148,6 +180,11 @@ def portrait(
     chosen = [place[image] for image in strongest(table, unit, n)]
     pictures = [photograph.open() for photograph in chosen]
     fields = upsample(activation_maps(model, pictures, [unit])[:, 0], model.image_tokens.pixels)
-    words = tuple(word.strip() for word in decoded_words(model, [unit])[unit])
+    (every,) = activation_grid(table, list(place), [unit], "peak")
+    peaks, median = np.sort(every)[::-1][:n].tolist(), float(np.median(every))
+    sign = -1 if peaks[0] < 0 else 1
+    (tokens,) = decoded_words(model, [(unit, sign)]).values()
+    words = tuple(word.strip() for word in tokens)
     shows = [mentions(photograph, noun) for photograph in chosen]
-    return Portrait(noun, unit, words, pictures, mask(fields, quantile).cpu().numpy(), shows)
+    masks = mask(fields, quantile).cpu().numpy()
+    return Portrait(noun, unit, words, pictures, masks, shows, peaks, median, sign)

@@ -12,15 +12,16 @@ import pandas as pd
 import torch
 
 from mmn_utils.datasets import ClassFolders, Photograph
-from mmn_utils.measures.estimates import Estimate
 from mmn_utils.models.capture import capture, spare_last
 from mmn_utils.neurons.attribution import attributed
 from mmn_utils.neurons.captions import generate
-from mmn_utils.neurons.ranking import scored
-from mmn_utils.neurons.table import NO_PATCH, Neuron, neuron_table, random_like
+from mmn_utils.neurons.decoding import Signed, signed
+from mmn_utils.neurons.ranking import TopK
+from mmn_utils.neurons.table import Neuron, neuron_table, random_like
 from mmn_utils.neurons.targets import Target, objective, positions_of
-from mmn_utils.neurons.text import nouns
+from mmn_utils.neurons.text import nouns, same_word
 from mmn_utils.studies.selectivity.activity import activation_grid, unit_activations
+from mmn_utils.studies.signs import Readable, interpretable_rows
 from mmn_utils.studies.store import per_photograph
 
 
@@ -38,8 +39,8 @@ def class_table(
     """Caption photographs and score their units in one go: the neuron table, computed or loaded.
 
     The same numbers as ``subjects.subjects`` and ``subjects.top_neurons`` for about half the time:
-    one pass over the image serves caption and gradient. ``patch`` is not looked for.
-    Photographs whose caption has no noun have no rows.
+    one pass over the image serves caption and gradient. Photographs whose caption has no
+    noun have no rows.
     """
     if rank_by not in ("max", "sum"):
         raise ValueError(f"rank_by={rank_by!r}: give 'max' or 'sum'")
@@ -61,7 +62,12 @@ def _caption_and_score(model, photographs, known, k, target, rank_by, max_new_to
     """Score one batch; ``known`` remembers the noun of every caption that came before."""
     prompt = model.prompt([photograph.open() for photograph in photographs])
     ends = int(prompt.ends.min())
-    with torch.enable_grad(), spare_last(model, ends), capture(model, "pre", grad=True) as seen:
+    with (
+        torch.enable_grad(),
+        spare_last(model, ends),
+        capture(model, "pre", grad=True) as seen,
+        capture(model) as active,
+    ):
         logits, past = model.forward(prompt, use_cache=True)
         fields = dict(sorted(seen.values.items()))
     captions = generate(model, prompt, max_new_tokens, (logits.detach(), _branch(past)))
@@ -77,8 +83,12 @@ def _caption_and_score(model, photographs, known, k, target, rank_by, max_new_to
     with torch.enable_grad():
         y = objective(_at_target(model, prompt, past, logits, targets), targets, target)
         gradients = torch.autograd.grad(y.sum(), list(fields.values()))
-    scores = _reduced(model, prompt, fields.values(), gradients, rank_by)
-    return _scored_rows(scores, [targets[row] for row in kept], kept, k, model.sizes.units)
+    top, span, length = TopK(k, rank_by), positions_of(model, prompt, None), prompt.embeds.shape[1]
+    for (layer, z), gradient in zip(fields.items(), gradients, strict=True):
+        field = attributed(z.detach()[kept], gradient[kept], span, length)
+        spared = z.shape[1] < length
+        top.add(layer, field, None if spared else active.values[layer][kept][:, span])
+    return top.table([targets[row] for row in kept])
 
 
 def _branch(past):
@@ -108,24 +118,6 @@ def _at_target(model, prompt, past, logits, targets: Sequence[Target]) -> torch.
     return torch.where(whole[:, None], logits, forced)
 
 
-def _reduced(model, prompt, fields, gradients, rank_by: str) -> torch.Tensor:
-    """Reduce Z times dy/dZ (Eq. 2) over the image's patches: (B, layers x units) float32."""
-    span = positions_of(model, prompt, None)
-    length, reduced = prompt.embeds.shape[1], []
-    for z, gradient in zip(fields, gradients, strict=True):
-        field = attributed(z.detach(), gradient, span, length)
-        reduced.append(field.amax(1) if rank_by == "max" else field.sum(1))
-    return torch.cat(reduced, dim=1)
-
-
-def _scored_rows(scores, targets: Sequence[Target], kept, k: int, units: int) -> pd.DataFrame:
-    """Lay the top ``k`` of the rows kept out as a neuron table."""
-    top = scores[kept].topk(min(k, scores.shape[1]), dim=1)
-    index = top.indices.cpu().numpy()
-    patches = np.full_like(index, NO_PATCH)
-    return scored(targets, index // units, index % units, patches, top.values.cpu().numpy())
-
-
 def steady_units(
     table: pd.DataFrame, label_of: Mapping[str, str], n: int = 20
 ) -> dict[str, list[Neuron]]:
@@ -143,20 +135,42 @@ def steady_units(
     }
 
 
+def usual_signs(
+    table: pd.DataFrame, label_of: Mapping[str, str], units: Mapping[str, Sequence[Neuron]]
+) -> dict[str, list[Signed]]:
+    """Pair each label's units with the sign that their activation has on most of its images.
+
+    Of as many, 1. ``table`` holds the rows that the units were found by.
+    """
+    rows = table.assign(label=table["image"].map(label_of)).dropna(subset="label")
+    votes: dict[tuple[str, Neuron], int] = Counter()
+    for label, (neuron, sign) in zip(rows["label"], signed(rows), strict=True):
+        votes[label, neuron] += sign
+    return {
+        label: [(neuron, -1 if votes[label, neuron] < 0 else 1) for neuron in some]
+        for label, some in units.items()
+    }
+
+
 @dataclass(frozen=True)
 class ClassStudy:
     """Units found on some pictures of each class, and how active they are on others.
 
     ``units[name]`` are a class's, steadiest first; a class whose captions have no such unit is
-    left out. ``own`` and ``chance`` are mean activations (units, images): of all those units,
-    which were found for the classes ``set_of``, and of random ones of the same layers; the
-    images are the ``pictures``, of the classes ``image_class``.
+    left out; ``signed[name]`` are the same with the sign that their activation has on most of
+    the pictures where they were found. ``own`` and ``chance`` are mean activations (units,
+    images): of all those units, which were found for the classes ``set_of``, and of random ones
+    of the same layers; the images are the ``pictures``, of the classes ``image_class``.
+    ``named[name]`` is the share of the pictures on which they were found whose caption's first
+    noun is the class.
     """
 
     units: dict[str, list[Neuron]]
+    signed: dict[str, list[Signed]]
     pictures: dict[str, list[Photograph]]
     own: np.ndarray
     chance: np.ndarray
+    named: dict[str, float]
 
     @property
     def set_of(self) -> list[str]:
@@ -173,6 +187,16 @@ class ClassStudy:
         """The neuron of each row of ``own``; one that serves two classes is there twice."""
         return [unit for units in self.units.values() for unit in units]
 
+    @property
+    def every_signed(self) -> list[Signed]:
+        """The same with their signs, as ``decoding`` takes them."""
+        return [pair for pairs in self.signed.values() for pair in pairs]
+
+    def most_and_least_named(self) -> list[str]:
+        """The class whose pictures' captions name it most often, and the one named least."""
+        ordered = sorted(self.units, key=lambda name: -self.named[name])
+        return list(dict.fromkeys([ordered[0], ordered[-1]]))
+
     def sharing(self) -> dict[str, int]:
         """Count the ``places`` of all lists, the ``different`` neurons in them, those that stand
         for more than one class (``shared``), and the ``most`` classes that one stands for.
@@ -187,7 +211,7 @@ def class_study(
     model,
     folders: ClassFolders,
     names: Sequence[str],
-    readable: np.ndarray,
+    readable: np.ndarray | Readable,
     *,
     per_class: Mapping[str, int],
     n_units: int = 20,
@@ -197,9 +221,10 @@ def class_study(
 ) -> ClassStudy:
     """Find each class's units on training pictures and watch them on validation pictures.
 
-    Paper A, S.4. ``names`` of classes, empty for the folders' first ten; ``readable`` bool
-    (layers, units) says which units may be found; ``per_class`` pictures of each split,
-    ``n_units`` of each class. What else is ``asked`` goes to ``class_table``. Whoever asks for
+    Paper A, S.4. ``names`` of classes, empty for the folders' first ten; ``readable`` says which
+    units may be found, as ``signs.interpretable_ends`` by the sign that they have on a picture,
+    or bool (layers, units) whatever the sign; ``per_class`` pictures of each split, ``n_units``
+    of each class. What else is ``asked`` goes to ``class_table``. Whoever asks for
     the same at the same time shares the work, through the cache.
     """
     names = [folders.names.get(name, name) for name in names or folders.classes[:10]]
@@ -208,8 +233,13 @@ def class_study(
     class_of = {p.id: name for name, pictures in training.items() for p in pictures}
     pictures = [picture for some in training.values() for picture in some]
     found = class_table(model, pictures, progress=progress, **asked)
-    kept = steady_units(found[readable[found["layer"], found["unit"]]], class_of, n_units)
+    named = named_shares(found, class_of)
+    by_sign = isinstance(readable, Mapping)
+    place = found["layer"], found["unit"]
+    found = found[interpretable_rows(readable, found) if by_sign else readable[place]]
+    kept = steady_units(found, class_of, n_units)
     units = {name: kept[name] for name in names if name in kept}
+    pairs = usual_signs(found, class_of, units)
     rng = np.random.default_rng(seed)
     everyone = [unit for some in units.values() for unit in some]
     random = [u for some in units.values() for u in random_like(some, model.sizes.units, rng)]
@@ -218,78 +248,20 @@ def class_study(
     activity = unit_activations(model, seen, [*everyone, *random], progress=progress)
     ids = [picture.id for picture in seen]
     grids = (activation_grid(activity, ids, some) for some in (everyone, random))
-    return ClassStudy(units, shown, *grids)
+    return ClassStudy(units, pairs, shown, *grids, named)
 
 
-@dataclass(frozen=True)
-class ClassMatrix:
-    """Mean activation of each class's units on each class's images (paper A, Figure S.2).
+def named_shares(table: pd.DataFrame, class_of: Mapping[str, str]) -> dict[str, float]:
+    """Return the share of each class's pictures whose caption's first noun is the class.
 
-    ``mean`` (classes of units, classes of images); ``relative`` is each row over its own
-    largest mean, NaN where no mean of the row is positive; ``own_share`` the share of rows
-    whose largest mean is on their own class, over the classes, its interval from resampling
-    each class's images.
+    By class, of all pictures ``class_of`` knows; ``table`` of ``class_table``, in which a picture
+    without a noun has no rows.
     """
-
-    classes: tuple[str, ...]
-    mean: np.ndarray
-    relative: np.ndarray
-    own_share: Estimate
-
-    @property
-    def frame(self) -> pd.DataFrame:
-        """The means with their names: a row for the ``units of`` each class."""
-        frame = pd.DataFrame(self.mean, index=self.classes, columns=self.classes)
-        return frame.rename_axis("units of").reset_index()
-
-    @property
-    def elsewhere(self) -> float:
-        """The average of ``relative`` off the diagonal, with what is negative counted as 0."""
-        off = self.relative[~np.eye(len(self.classes), dtype=bool)]
-        return float(np.nanmean(off.clip(min=0)))
+    noun_of = table.drop_duplicates("image").set_index("image")["target"].to_dict()
+    named = [is_of_class(noun_of.get(image, ""), name) for image, name in class_of.items()]
+    return pd.Series(named).groupby(list(class_of.values()), sort=False).mean().to_dict()
 
 
-def class_matrix(
-    activations: np.ndarray,
-    set_of: Sequence[str],
-    class_of: Sequence[str],
-    *,
-    n: int = 1000,
-    seed: int = 0,
-) -> ClassMatrix:
-    """Average activations (units, images) by the class of the unit and the class of the image.
-
-    ``set_of`` names each unit's class, ``class_of`` each image's. ValueError where a class
-    has units but no images, or the other way round.
-    """
-    classes = tuple(sorted(set(set_of)))
-    if set(class_of) != set(classes):
-        raise ValueError(f"units of {classes} but images of {tuple(sorted(set(class_of)))}")
-    sets = np.array(set_of)
-    images = np.array(class_of)
-    per_set = np.stack([activations[sets == name].mean(0) for name in classes])
-    columns = [per_set[:, images == name] for name in classes]
-    mean = np.stack([column.mean(1) for column in columns], axis=1)
-    rng = np.random.default_rng(seed)
-    counts = [column.shape[1] for column in columns]
-    drawn = [c[:, rng.integers(0, m, (n, m))] for c, m in zip(columns, counts, strict=True)]
-    again = np.stack([column.mean(2) for column in drawn], axis=2)  # (classes, n, classes)
-    shares = [_own_share(again[:, i]) for i in range(n)]
-    low, high = np.quantile(shares, [0.025, 0.975])
-    largest = mean.max(1, keepdims=True)
-    relative = np.divide(mean, largest, out=np.full_like(mean, np.nan), where=largest > 0)
-    share = Estimate(_own_share(mean), float(low), float(high), len(classes))
-    return ClassMatrix(classes, mean, relative, share)
-
-
-def _own_share(mean: np.ndarray) -> float:
-    return float((mean.argmax(1) == np.arange(len(mean))).mean())
-
-
-def prefers_own(
-    activations: np.ndarray, set_of: Sequence[str], class_of: Sequence[str]
-) -> np.ndarray:
-    """Say of each unit whether its mean activation is largest on its own class: bool (units,)."""
-    classes, images = np.unique(np.array(class_of)), np.array(class_of)
-    means = np.stack([activations[:, images == name].mean(1) for name in classes], axis=1)
-    return classes[means.argmax(1)] == np.array(set_of)
+def is_of_class(word: str, name: str) -> bool:
+    """Say whether a word is a class's name or one of the words of it, in either number."""
+    return any(same_word(word.strip(), part) for part in name.split())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
@@ -12,7 +12,7 @@ from PIL import Image
 
 from mmn_utils.datasets import Photograph
 from mmn_utils.datasets.published import published
-from mmn_utils.measures.estimates import Estimate, bootstrap, difference_of, mean_of
+from mmn_utils.measures.estimates import difference_of, share_of
 from mmn_utils.neurons.receptive_fields import (
     QUANTILE,
     activation_maps,
@@ -175,45 +175,53 @@ def add_named(table: pd.DataFrame, noun_of: Mapping[str, str]) -> pd.DataFrame:
     return table.assign(named=[same_word(noun_of[image], name) for image, name in pairs])
 
 
+def mask_rows(single: pd.DataFrame, mean_mask: pd.DataFrame) -> pd.DataFrame:
+    """Lay the overlaps of mean masks and of single ones out, a row per (category, image).
+
+    ``top`` and ``random`` of the mask of the mean, ``single_top`` and ``single_random`` the
+    average of single units' masks; both given as from ``iou_by_image``.
+    """
+    names = {TOP: "single_top", RANDOM: "single_random"}
+    keys, beside = ["category", "image"], single.rename(columns=names)
+    mean = mean_mask.rename(columns={TOP: "top"})
+    return mean.merge(beside[[*keys, *names.values()]], on=keys, validate="one_to_one")
+
+
+def best_possible(photographs: Sequence[Photograph], table: pd.DataFrame, cut: Cut) -> pd.Series:
+    """Say of each row of ``iou_by_image`` which IoU no mask of the size that is cut can exceed.
+
+    A mask that covers c of the picture and an object that fills f of it have at most
+    min(c, f) / max(c, f). NaN where masks are cut at thresholds over a data set and have any size.
+    """
+    if cut.thresholds is not None:
+        return pd.Series(np.nan, table.index)
+    place = {photograph.id: photograph for photograph in photographs}
+    pairs = zip(table["image"], table["category"], strict=True)
+    filled = np.array([place[image].mask(category).mean() for image, category in pairs])
+    covered = 1 - cut.quantile
+    return pd.Series(np.minimum(filled, covered) / np.maximum(filled, covered), table.index)
+
+
 # --- Figure 5 ---------------------------------------------------------------------------
 
 
 def by_category(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
     """Average a table of ``iou_by_image`` over each category's images, the largest first.
 
-    One row per category: photographs, ``difference`` of top and random units and its
-    ``difference low``, and each condition with its ``low`` and ``high``.
+    One row per category: ``pictures``, ``difference`` of top and random units and its
+    ``difference low``, and each condition with its ``low`` and ``high``; the mean of ``possible``,
+    where the table has it.
     """
     rows = []
     for category, some in table.groupby("category"):
         gap = difference_of(some[TOP], some[RANDOM], seed)
-        row = {"category": category, "photographs": gap.n}
+        row = {"category": category, "pictures": gap.n}
         row |= {"difference": gap.value, "difference low": gap.low}
         for name in (TOP, RANDOM):
-            mean = mean_of(some[name], seed)
+            mean = share_of(some[name], seed)
             row |= {name: mean.value, f"{name} low": mean.low, f"{name} high": mean.high}
-        rows.append(row)
+        rows.append(row | ({"possible": some["possible"].mean()} if "possible" in some else {}))
     return pd.DataFrame(rows).sort_values(TOP, ascending=False, ignore_index=True)
-
-
-def ratio(table: pd.DataFrame, seed: int = 0) -> Estimate:
-    """Return by how much top units overlap more than random ones: the ratio of the means."""
-    return bootstrap(lambda a, b: a.mean() / b.mean(), table[TOP], table[RANDOM], seed=seed)
-
-
-def share_ahead(table: pd.DataFrame, seed: int = 0) -> Estimate:
-    """Return the share of categories in which top units overlap more than random ones.
-
-    ``n`` counts categories; the interval is from redrawing the pairs of image and object.
-    """
-
-    def ahead(top: np.ndarray, random: np.ndarray, category: np.ndarray) -> float:
-        rows = [category == name for name in np.unique(category)]
-        return np.mean([top[some].mean() > random[some].mean() for some in rows])
-
-    columns = (table[name] for name in (TOP, RANDOM, "category"))
-    share = bootstrap(ahead, *columns, seed=seed)
-    return replace(share, n=table["category"].nunique())
 
 
 # --- Figure S.1 -------------------------------------------------------------------------
@@ -224,7 +232,7 @@ class Example:
     """A picture with an object and masks (paper A, Figure S.1).
 
     ``truth`` bool (h, w) of the picture; ``masks`` bool (n, H, W), first the one of the mean of
-    all units, each with its name and its overlap.
+    all units, last that of the mean of as many random ones, each with its name and its overlap.
     """
 
     category: str
@@ -253,25 +261,29 @@ def example(
     model,
     photograph: Photograph,
     category: str,
-    neurons: Sequence[Neuron],
+    neurons: Mapping[str, Sequence[Neuron]],
     overlaps: pd.DataFrame,
     n: int,
     cut: Cut | None = None,
 ) -> Example:
     """Show the masks of a photograph's first ``n`` neurons and of the mean of all of them.
 
-    With their overlaps from a table of ``iou_table``, NaN where it has none.
+    ``neurons`` of each condition; of random ones the mask of the mean alone, last. With their
+    overlaps from a table of ``iou_table``, NaN where it has none.
     """
-    picture = photograph.open()
-    maps = activation_maps(model, [picture], neurons)[0]
-    masks = masks_with_mean(model, maps, neurons, cut or Cut()).cpu().numpy()
-    rows = overlaps[overlaps["image"] == photograph.id]
-    rows = rows[(rows["category"] == category) & (rows["condition"] == TOP)]
-    iou_of = rows.set_index("rank")["iou"]
-    ranks = [MEAN_MASK, *range(len(neurons[:n]))]
-    names = [f"mean of {len(neurons)}", *map(str, neurons[:n])]
-    ious = [float(iou_of.get(rank, np.nan)) for rank in ranks]
-    return Example(category, picture, photograph.mask(category), masks[ranks], names, ious)
+    picture, shown = photograph.open(), {TOP: n, RANDOM: 0}
+    masks, names, ious = [], [], []
+    rows = overlaps[(overlaps["image"] == photograph.id) & (overlaps["category"] == category)]
+    for condition, count in shown.items():
+        some = neurons[condition]
+        maps = activation_maps(model, [picture], some)[0]
+        ranks = [MEAN_MASK, *range(len(some[:count]))]
+        masks.append(masks_with_mean(model, maps, some, cut or Cut()).cpu().numpy()[ranks])
+        what = "random" if condition == RANDOM else "top"
+        names += [f"mean of {len(some)}\n{what} units", *map(str, some[:count])]
+        iou_of = rows[rows["condition"] == condition].set_index("rank")["iou"]
+        ious += [float(iou_of.get(rank, np.nan)) for rank in ranks]
+    return Example(category, picture, photograph.mask(category), np.concatenate(masks), names, ious)
 
 
 def published_overlap() -> dict[str, float]:

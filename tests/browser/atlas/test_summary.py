@@ -35,35 +35,36 @@ def test_a_layer_without_others_has_no_share_of_them(made):
     numbers = summary.by_layer(neurons)
     assert numbers["interpretable, others"].isna().all()
     assert (summary.table_of(numbers, 10)["interpretable, others"] == "").all()
-    images = [one.id for one in made.photographs]
-    with pytest.raises(ValueError, match="non-empty"):
-        summary.beyond_layer(made.atlas, neurons, images, "interpretable")
+    compared = summary.by_picture(made.atlas, neurons, [one.id for one in made.photographs])
+    assert (compared["top"] == 0).all()
+    assert compared[["interpretable", "interpretable_others"]].isna().all(None)
 
 
-def test_beyond_layer_is_the_mean_over_pictures_of_the_difference_in_layers(made):
+def test_pictures_are_compared_within_layers(made):
     neurons = summary.every_neuron(made.atlas)
     images = [one.id for one in made.photographs]
-    found = summary.beyond_layer(made.atlas, neurons, images, "negative", seed=3)
-    means = []
-    for image in images:
-        differences = []
+    found = summary.by_picture(made.atlas, neurons, images)
+    assert found["image"].tolist() == images
+    for image, row in zip(images, found.itertuples(), strict=True):
+        own, beside = [], []
         for address in set(made.atlas.image(image).scores["address"]):
-            row = neurons[neurons["address"] == address].iloc[0]
-            others = neurons[(neurons["layer"] == row["layer"]) & (neurons["nouns"] == 0)]
-            differences.append(row["negative"] - others["negative"].mean())
-        if differences:
-            means.append(np.mean(differences))
-    assert found.value == pytest.approx(np.mean(means))
-    assert found.n == len(means)
-    assert found.low <= found.value <= found.high
+            one = neurons[neurons["address"] == address].iloc[0]
+            others = neurons[(neurons["layer"] == one["layer"]) & (neurons["nouns"] == 0)]
+            if len(others):
+                own.append(one["negative"])
+                beside.append(others["negative"].mean())
+        assert row.top == len(own)
+        if own:
+            assert row.negative == pytest.approx(np.mean(own))
+            assert row.negative_others == pytest.approx(np.mean(beside))
 
 
 def test_a_constant_over_a_layer_is_no_difference(made):
     neurons = summary.every_neuron(made.atlas)
     neurons["flat"] = neurons["layer"] * 1.5
     images = [one.id for one in made.photographs]
-    found = summary.beyond_layer(made.atlas, neurons, images, "flat")
-    assert (found.value, found.low, found.high) == (0, 0, 0)
+    found = summary.by_picture(made.atlas, neurons, images, ["flat"])
+    assert found["flat"].tolist() == found["flat_others"].tolist()
 
 
 # --- what is drawn of one -----------------------------------------------------------------

@@ -11,7 +11,7 @@ from PIL import Image
 from mmn_utils.exhibits import plots
 from mmn_utils.exhibits.figures import attribution as figures
 from mmn_utils.neurons.table import Neuron
-from mmn_utils.studies.examples import Panel
+from mmn_utils.studies.examples import Panel, Spoken
 from tests.exhibits.legible import assert_legible
 
 PICTURE = Image.new("RGB", (40, 40), (200, 100, 50))
@@ -26,27 +26,33 @@ def style():
     plt.close("all")
 
 
-def a_panel(title: str, words: int = 5) -> Panel:
+def a_panel(title: str, tokens: list[str] = ("helicopters", " ", "$x^2"), words: int = 5) -> Panel:
     units = pd.DataFrame(
-        {"neuron": [Neuron(27, 16000 + i) for i in range(words)],
-         "tokens": [[" helicopters", " ", "$x^2"]] * words,
-         "interpretable": [i % 2 == 0 for i in range(words)]}
+        {"neuron": [Neuron(27, 16000 + i) for i in range(words)], "target": "boat",
+         "tokens": [list(tokens)] * words, "sign": [1, -1, 1, 1, 1][:words],
+         "writes_noun": [i % 2 == 0 for i in range(words)]}
     )  # fmt: skip
     return Panel(title, PICTURE, "A picture of a HELICOPTER on the carpet.", units, REGION)
 
 
 def test_one_unit_is_shown_with_its_field_its_region_and_its_words():
     words = [" there", "$5 ^", " moo", " dairy", " milk", " calf", " cows", " ox", " bull", "\n"]
-    spoken = pd.DataFrame({"text": words, "probability": np.linspace(0.0012, 0.001, 10)})
+    logits = np.linspace(0.3, 0.2, 10)
+    is_noun = [word == " cows" for word in words]
+    said = pd.DataFrame({"text": words, "logit": logits, "is_noun": is_noun})
     field = np.linspace(-1, 1, 32 * 32).reshape(32, 32)
-    fig = figures.one_unit(PICTURE, field, REGION, spoken, Neuron(2, 775), 0.95)
+    spoken = Spoken("L2.u775 (−)", said, (-0.15, 0.21))
+    fig = figures.one_unit(PICTURE, field, REGION, spoken, 0.95)
     assert_legible(fig)
-    bars = fig.axes[3].patches
-    assert [bar.get_width() for bar in bars] == spoken["probability"].tolist()
-    assert [label.get_text() for label in fig.axes[3].get_yticklabels()][:2] == ["there", "$5 ^"]
-    assert bars[0].get_y() > bars[1].get_y()  # the most probable on top
+    *bars, span = fig.axes[3].patches
+    assert [bar.get_width() for bar in bars] == logits.tolist()
+    assert (span.get_x(), span.get_width()) == pytest.approx((-0.15, 0.36))
+    labels = fig.axes[3].get_yticklabels()
+    assert [label.get_text() for label in labels][:2] == ["there", "$5 ^"]
+    assert [label.get_weight() == "bold" for label in labels] == is_noun
+    assert bars[0].get_y() > bars[1].get_y()  # the loudest on top
     titles = [ax.get_title(loc="left") for ax in fig.axes]
-    assert titles == ["photograph", "activation", "above the 0.95 quantile", "L2.u775 writes"]
+    assert titles == ["picture", "activation", "above the 0.95 quantile", "L2.u775 (−) writes"]
     inside = fig.axes[2].images[0].get_array()[10, 10]
     np.testing.assert_allclose(inside, np.array([200, 100, 50]) / 255)
 
@@ -60,8 +66,22 @@ def test_best_units_stand_below_their_photograph(count):
     assert shown.get_title(loc="left") == "animal"
     assert "HELICOPTER" in shown.get_xlabel()
     texts = [text.get_text() for text in below.texts]
-    assert texts[:4] == ["L27.u16000", "helicopters, (blank)", "L27.u16001", "helicopters, (blank)"]
-    assert [below.texts[i].get_weight() for i in (0, 2)] == ["bold", "normal"]
+    two = "helicopters, (blank)"
+    assert texts[:4] == ["L27.u16000 +", two, "L27.u16001 −", two]
+    assert [below.texts[i].get_weight() for i in range(4)] == ["bold", "bold", "normal", "normal"]
+
+
+@pytest.mark.parametrize(
+    ("tokens", "expected"),
+    [
+        (["sea", "boats", "boat"], "sea, boats"),
+        (["sea", "ship", "mast", "boats", "boat"], "sea … boats"),
+        (["sea", "ship", "boating"], "sea, ship"),
+    ],
+)
+def test_the_noun_is_among_the_words_shown(tokens, expected):
+    fig = figures.best_units([a_panel("vehicle", tokens)])
+    assert fig.axes[1].texts[1].get_text() == expected
 
 
 def test_regions_of_pairs_stand_in_a_row():
@@ -87,6 +107,11 @@ def test_layers_have_their_counts_and_the_papers_band(layers):
         assert heights == [*expected[0], *expected[1]]
         assert band.get_x() == pytest.approx(0.25 * layers - 0.5)
         assert band.get_width() == pytest.approx(0.25 * layers)
+        low, high, even = ax.lines
+        assert low.get_xdata()[0] == pytest.approx(0.25 * layers - 0.5)
+        assert high.get_xdata()[0] == pytest.approx(0.5 * layers - 0.5)
+        assert low.get_zorder() > max(bar.get_zorder() for bar in bars)  # no bar hides it
+        assert even.get_ydata()[0] == pytest.approx(sum(expected[0]) / (layers - 1))
         assert ax.get_ylabel() == what
-        names = {text.get_text() for text in ax.get_legend().get_texts()}
-        assert names == {"top 100", "interpretable", "paper: most units"}
+    names = {text.get_text() for text in fig.legends[0].get_texts()}
+    assert names == {"top 100", "interpretable", "paper: most", "evenly spread"}

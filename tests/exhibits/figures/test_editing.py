@@ -40,7 +40,7 @@ def intervals(container) -> np.ndarray:
 
 def test_each_way_has_a_bar_with_its_interval_for_each_measure():
     summary = summary_by(["method"], WAYS)
-    summary.loc[summary["method"] == "Algorithm 1", "n"] = 220
+    summary.loc[summary["measure"] == "locality", "n"] = np.arange(20, 24)
     fig = editing.evaluation(summary, WAYS)
     assert_legible(fig)
     (ax,) = fig.axes
@@ -52,7 +52,9 @@ def test_each_way_has_a_bar_with_its_interval_for_each_measure():
     assert [text.get_text() for text in ax.get_legend().get_texts()] == WAYS
     labels = [label.get_text() for label in ax.get_xticklabels()]
     assert [label.split("\n")[0] for label in labels] == list(editing.QUESTIONS)
-    assert all(label.endswith("n = 220, others 24") for label in labels)
+    assert [label.split("\n")[-1] for label in labels] == [
+        "n = 24", "n = 24", "n = 20 to 23", "n = 24",
+    ]  # fmt: skip
 
 
 def test_a_measure_without_images_has_no_place():
@@ -74,8 +76,18 @@ def test_a_sweep_has_a_line_for_each_strength():
             rows = summary[(summary["measure"] == measure) & (summary["strength"] == strength)]
             np.testing.assert_allclose(line.lines[0].get_ydata(orig=False), rows["mean"])
             np.testing.assert_allclose(intervals(line), rows[["low", "high"]])
+        (ring,) = [line for line in ax.lines if line.get_markersize() == 9]
+        printed = summary.query("measure == @measure and strength == 1 and neurons == 5")
+        assert ring.get_ydata().tolist() == printed["mean"].tolist()
+        assert ", n = 24:" in ax.get_title(loc="left")
     names = [text.get_text() for text in fig.legends[0].get_texts()]
-    assert names == ["0.5 × dw", "1 × dw", "2 × dw"]
+    assert names == ["0.5 × dw", "1 × dw", "2 × dw", "as the paper prints"]
+
+
+def test_a_sweep_without_the_papers_setting_has_no_ring():
+    for values in ([[1, 10], [0.5, 1.0]], [[1, 5], [0.5, 2.0]]):
+        fig = editing.sweep(summary_by(["neurons", "strength"], *values))
+        assert all(line.get_markersize() < 9 for ax in fig.axes for line in ax.lines)
 
 
 def test_more_than_there_are_colours_for_is_refused():

@@ -68,6 +68,7 @@ def test_scenes_stand_over_their_masks_and_over_strange_ones(scenes):
     assert axes[0, 0].get_title() == "a horse on the grass"
     assert [text.get_text() for text in axes[1, 1].texts] == ["dog", "umbrella", "cake"]
     assert (drawn_image(axes[0, 2]) == np.asarray(scenes[2].open())).all()
+    assert axes[2, 0].get_xlabel() == "(boat, bus)"
 
 
 def test_each_thing_has_the_tint_of_its_place(scenes):
@@ -111,45 +112,69 @@ def test_systems_speak_beneath_each_scene_and_errors_are_coloured(scenes):
     )  # fmt: skip
     fig = figures.systems([scenes[2], scenes[0]], said)
     assert_legible(fig)
-    axes = np.reshape(fig.axes, (2, 2))
-    assert [ax.get_title() for ax in axes[0]] == ["boat, bus", "horse"]
-    words = [text.get_text() for text in axes[1, 1].texts]
-    assert words == ["B", "a B caption", "A", "a A caption"]
-    colours = [[text.get_color() for text in ax.texts[1::2]] for ax in axes[1]]
+    axes = np.reshape(fig.axes, (2, 3))
+    assert [ax.get_title() for ax in axes[0]] == ["", "boat, bus", "horse"]
+    words = [[text.get_text() for text in ax.texts] for ax in axes[1]]
+    assert words == [["B", "A"], *[["a B caption", "a A caption"]] * 2]
+    colours = [[text.get_color() for text in ax.texts] for ax in axes[1, 1:]]
     assert colours == [[plots.INK] * 2, [plots.palette("prompts"), plots.INK]]
 
 
 # --- training ---------------------------------------------------------------------------
 
-CURVES = {
-    "text": pd.DataFrame({"tokens": [1000, 2000, 3000], "loss": [9.0, 2.0, 1.5]}),
-    "probe": pd.DataFrame({"pictures": [10.0, 50.0], "accuracy": [0.5, 0.75]}),
-    "nothing": pd.DataFrame({"pairs": [], "accuracy": []}),
-}
+
+def curve(panel: str, line: str, measure: str, seen: list, values: list) -> pd.DataFrame:
+    columns = {"panel": panel, "line": line, "unit": "pictures", "measure": measure}
+    return pd.DataFrame({**columns, "items": seen, "value": values})[[*columns, "items", "value"]]
 
 
-def test_curves_are_drawn_with_their_ends_and_with_chance():
-    fig = figures.training(CURVES, chance=0.25)
+PARTS = pd.concat(
+    [
+        curve("text", "", "loss", [1000.0, 2000.0, 3000.0], [9.0, 2.0, 1.5]),
+        curve("probe", "object", figures.SHARE, [10.0, 50.0], [0.5, 0.75]),
+        curve("join", "one", "loss", [10.0, 20.0], [2.0, 1.0]),
+        curve("join", "one, smooth", "loss", [25.0, 30.0], [3.0, 2.5]),
+        curve("join", "other", "loss", list(range(1, 21)), [1.5] * 20),
+        curve("nothing", "", "loss", [np.nan], [np.nan]),
+    ]
+)
+
+
+def test_curves_are_drawn_from_zero_with_their_ends_and_with_chance():
+    fig = figures.training(PARTS, chance=0.25)
     assert_legible(fig)
-    text, probe, nothing = fig.axes
-    np.testing.assert_array_equal(text.lines[0].get_xydata(), CURVES["text"])
-    assert (text.get_xlabel(), text.get_ylabel()) == ("tokens", "loss")
+    text, probe, join, nothing = fig.axes
+    np.testing.assert_array_equal(text.lines[0].get_xydata(), [[1000, 9], [2000, 2], [3000, 1.5]])
+    assert (text.get_xlabel(), text.get_ylabel()) == ("pictures", "loss")
     assert [note.get_text() for note in text.texts] == ["1.50"]
+    assert text.get_legend() is None
+    assert all(ax.get_ylim()[0] == 0 for ax in (text, probe, join))
+    assert text.get_xlim() == probe.get_xlim()  # what was seen is of one unit
     assert list(probe.lines[1].get_ydata()) == [0.25, 0.25]
-    assert probe.get_legend() is not None
-    assert len(text.lines) == 1
+    assert probe.get_ylim() == (0, 1)
     assert [note.get_text() for note in nothing.texts] == ["no curve stored"]
     assert not nothing.lines
 
 
-def test_panels_beyond_the_curves_are_hidden_and_one_point_is_marked():
-    fig = figures.systems_training({**CURVES, "one": CURVES["text"][:1], "more": CURVES["text"]})
+def test_a_line_that_goes_on_in_another_kind_is_dashed_and_of_its_colour():
+    *_, join, _ = figures.training(PARTS, chance=0.25).axes
+    one, smooth, other, _ = join.lines
+    assert one.get_color() == smooth.get_color() != other.get_color()
+    assert [line.get_linestyle() for line in join.lines] == ["-", "--", "-", "--"]
+    names = [text.get_text() for text in join.get_legend().get_texts()]
+    assert names == ["one", "other", "smooth"]
+    assert [line.get_marker() for line in (one, other)] == [".", ""]
+    assert [note.get_text() for note in join.texts] == ["1.00", "2.50", "1.50"]
+    below, behind = (note.xyann for note in join.texts[:2])
+    assert below[1] < 0 == behind[1]  # where others of the panel go on there is no room behind
+
+
+def test_panels_beyond_the_curves_are_hidden():
+    fig = figures.systems_training(pd.concat([PARTS, PARTS[:3].assign(panel="more")]))
     assert_legible(fig)
     assert [ax.get_visible() for ax in fig.axes] == [True] * 5 + [False] * 3
-    assert fig.axes[2].get_title(loc="left") == "nothing (not stored)"
-    assert fig.axes[3].lines[0].get_marker() == "."
-    assert fig.axes[0].lines[0].get_marker() == ""
-    assert [ax.get_ylabel() for ax in fig.axes[:5]] == ["loss", "", "", "", "loss"]
+    assert fig.axes[3].get_title(loc="left") == "nothing"
+    assert fig.axes[0].lines[0].get_marker() == "."
     assert list(fig.axes[1].lines[0].get_ydata()) == [0.5, 0.75]
 
 

@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy import stats
 
 from mmn_utils.exhibits import plots
 from mmn_utils.exhibits.figures import projection as figures
@@ -28,21 +29,21 @@ def test_one_photograph_is_shown_small():
 
 
 @pytest.mark.parametrize("centre", [0.0, 1500.0])
-def test_distributions_are_shares_of_pictures(centre):
+def test_distributions_are_cumulative_shares_of_pictures(centre):
     rng = np.random.default_rng(0)
     kinds = ["random", "prompts", "shuffled", "captions", "coco"]
     means = pd.DataFrame({kind: centre + rng.normal(20 * i, 9, 50) for i, kind in enumerate(kinds)})
     fig = figures.distributions(means, means + 5)
     assert_legible(fig)
     left, right = fig.axes
-    assert (len(left.patches), len(right.patches)) == (2 * 4 + 1, 2 * 2 + 1)
-    filled = [patch for patch in left.patches if patch.get_fill()]
-    for patch, kind in zip(filled, figures.NAMES, strict=True):
-        share, edges, _ = patch.get_data()
-        expected = np.histogram(means[kind], edges)[0] / 50
-        np.testing.assert_allclose(share, expected)
-        assert share.sum() == pytest.approx(1)  # no picture lies outside
-    best = [patch for patch in right.patches if patch.get_fill()][1].get_data()
-    np.testing.assert_allclose(best.values, np.histogram(means["prompts"] + 5, best.edges)[0] / 50)
+    for ax, kinds, shift in ((left, [*figures.NAMES], 0), (right, ["random", "prompts"], 5)):
+        for line, kind in zip(ax.lines, [*kinds, "shuffled"], strict=False):
+            scores, shares = line.get_data()
+            assert np.allclose(scores[1:], np.sort(means[kind] + shift))
+            assert np.allclose(shares, np.arange(51) / 50)
+        (low, high) = ax.lines[-1].get_ydata()
+        expected = stats.ks_2samp(means["random"], means["prompts"]).statistic
+        assert high - low == pytest.approx(expected)
+        assert ax.texts[0].get_text() == f"D = {expected:.3f}"
     names = [text.get_text() for text in fig.legends[0].get_texts()]
     assert names == [*figures.NAMES.values(), figures.ANOTHER]

@@ -12,7 +12,7 @@ from mmn_utils.exhibits import plots
 from mmn_utils.exhibits.figures import selectivity
 from mmn_utils.neurons.table import RANDOM, TOP, Neuron
 from mmn_utils.studies.selectivity.activity import Portrait
-from mmn_utils.studies.selectivity.classes import class_matrix
+from mmn_utils.studies.selectivity.matrix import class_matrix
 from mmn_utils.studies.selectivity.overlap import Example
 from tests.exhibits.legible import assert_legible
 
@@ -44,9 +44,10 @@ def shown(ax) -> np.ndarray:
 def portrait(noun: str, count: int) -> Portrait:
     """A unit of which every other picture shows its noun."""
     pictures, masks = [picture(40 * i) for i in range(count)], np.stack([corner(10)] * count)
-    words = ("$croak", "tadpole", "pond", "toad", "frogs", "green", "slime")
+    words = ("$croak", "", "tadpole", "pond", "toad", "frogs", "green", "slime")
     shows = [i % 2 == 0 for i in range(count)]
-    return Portrait(noun, Neuron(2, 81), words, pictures, masks, shows)
+    peaks = [2.5 - 0.25 * i for i in range(count)]
+    return Portrait(noun, Neuron(2, 81), words, pictures, masks, shows, peaks, 0.125, -1)
 
 
 def test_figure_4_shows_each_picture_and_says_which_is_right():
@@ -58,14 +59,17 @@ def test_figure_4_shows_each_picture_and_says_which_is_right():
         assert [one.get_text() for one in titles] == [f"shows {noun}", f"no {noun}"] * 3
         assert [one.get_color() for one in titles] == [plots.INK, plots.palette("prompts")] * 3
         assert [shown(ax).tolist() for ax in panel] == [[40 * i, 128, 0] for i in range(6)]
-    heading = fig.subfigs[1].get_suptitle()
-    assert heading.startswith("L2.u81, found for “sheep”, writes: $croak, tadpole")
+        assert [ax.get_xlabel() for ax in panel[:2]] == ["2.50", "2.25"]
+    heading, usual = fig.subfigs[1].get_suptitle().splitlines()
+    assert heading.startswith("−L2.u81, found for “sheep”, writes: $croak, tadpole")
     assert heading.endswith("toad, frogs, green")
+    assert usual.endswith("on the median picture 0.12")
 
 
 def test_figure_5_draws_bars_with_their_intervals():
     heights = np.linspace(0.3, 0.1, len(CATEGORIES))
     table = pd.DataFrame({"category": CATEGORIES, TOP: heights, RANDOM: heights / 2})
+    table["pictures"], table["possible"] = range(10, 22), 0.4
     for name in (TOP, RANDOM):
         table[f"{name} low"], table[f"{name} high"] = table[name] - 0.05, table[name] + 0.04
     fig = selectivity.category_overlap(table, 20)
@@ -73,11 +77,23 @@ def test_figure_5_draws_bars_with_their_intervals():
     (ax,) = fig.axes
     bars = [bar.get_height() for bar in ax.patches]
     np.testing.assert_allclose(bars, [*heights, *heights / 2])
-    assert [label.get_text() for label in ax.get_xticklabels()] == CATEGORIES
+    assert [label.get_text() for label in ax.get_xticklabels()] == [
+        f"{name} ({10 + i})" for i, name in enumerate(CATEGORIES)
+    ]
     legend = [text.get_text() for text in ax.get_legend().get_texts()]
-    assert legend == ["top 20 units", "random units of the same layers"]
+    assert legend[0] == "most that masks of this size can have"
+    assert legend[1:] == ["top 20 units", "random units of the same layers"]
     spans = [line.get_segments() for line in ax.collections]
     np.testing.assert_allclose(spans[0][0][:, 1], [0.25, 0.34])
+    np.testing.assert_allclose(spans[-1][3], [[2.6, 0.4], [3.4, 0.4]])
+
+
+def test_figure_5_leaves_out_what_is_possible_where_that_is_unknown():
+    table = pd.DataFrame({"category": ["cat"], "pictures": 3, "possible": np.nan})
+    for name in (TOP, RANDOM):
+        table[name], table[f"{name} low"], table[f"{name} high"] = 0.2, 0.1, 0.3
+    (ax,) = selectivity.category_overlap(table, 20).axes
+    assert len(ax.get_legend().get_texts()) == 2
 
 
 def example(category: str, count: int) -> Example:
@@ -100,11 +116,15 @@ def test_figure_s1_outlines_the_object_then_masks_with_their_iou():
 
 
 def figure_s2(names: list[str], activations: np.ndarray):
-    matrix = class_matrix(activations, names, names, n=10)
-    units = {name: [Neuron(2, 10 * i + j) for j in range(5)] for i, name in enumerate(names)}
-    pictures = {name: [picture(20 * i)] * 5 for i, name in enumerate(names)}
+    matrix = class_matrix(activations, names, names)
+    units = {
+        name: [(Neuron(2, 10 * i + j), 1 - 2 * (j % 2)) for j in range(5)]
+        for i, name in enumerate(names)
+    }
+    pictures = {name: [picture(20 * i)] * 5 for i, name in list(enumerate(names))[:2]}
     words = {unit: [" sweet", "wine", "$"] for some in units.values() for unit in some}
-    return matrix, selectivity.class_selectivity(matrix, units, pictures, words)
+    named, naming = {name: i / 10 for i, name in enumerate(names)}, dict.fromkeys(names, 7)
+    return matrix, selectivity.class_selectivity(matrix, units, pictures, words, named, naming)
 
 
 def test_figure_s2_writes_the_matrix_and_frames_each_rows_largest():
@@ -122,8 +142,9 @@ def test_figure_s2_writes_the_matrix_and_frames_each_rows_largest():
     lines = [text.get_text() for text in right.texts]
     assert lines[:2] == [
         "(b) african elephant: pictures and steadiest units",
-        "L2.u0: sweet, wine, $",
+        "+L2.u0: sweet, wine, $",
     ]
+    assert lines[2].startswith("−L2.u1:")
     assert len(lines) == 2 * (1 + 4)
     insets = [np.asarray(inset.images[0].get_array())[0, 0, 0] for inset in right.child_axes]
     assert insets == [0] * 4 + [20] * 4
@@ -131,4 +152,11 @@ def test_figure_s2_writes_the_matrix_and_frames_each_rows_largest():
 
 def test_figure_s2_has_no_ratios_in_a_row_that_is_never_active():
     _, fig = figure_s2(["a", "b"], np.array([[-0.2, -0.1], [0.1, 0.4]]))
-    assert [text.get_text() for text in fig.axes[0].texts] == ["<0", "<0", ".25", "1.00"]
+    written = [text.get_text() for text in fig.axes[0].texts]
+    assert written[:4] == ["<0", "<0", ".25", "1.00"]
+    assert written[4:] == ["0%", "10%", "named", "7", "7", "write it"]
+
+
+def test_figure_s2_writes_one_only_where_the_frame_is():
+    _, fig = figure_s2(["a", "b"], np.array([[1.0, 0.999], [0.001, 0.4]]))
+    assert [text.get_text() for text in fig.axes[0].texts[:4]] == ["1.00", ">.99", "~0", "1.00"]

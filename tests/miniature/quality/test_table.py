@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mmn_utils.miniature.quality import measurement
-from mmn_utils.miniature.quality.measurement import LOOKS, measure
+from mmn_utils.miniature.quality.measurement import ALIKE, LOOKS, measure
 from mmn_utils.miniature.quality.table import REQUIRED, _overlap, _peak, _verdict, quality_table
 from mmn_utils.miniature.quality.units import layer_counts, overlaps
 from tests.miniature.quality.world import TOPS, WORLD, tops
@@ -41,12 +41,12 @@ def test_layers_are_counted_and_their_peak_found():
 
 
 @pytest.mark.parametrize(
-    ("value", "required", "meets"),
+    ("value", "required", "met"),
     [(0.8, ">= 0.75", "yes"), (0.2, "<= 0.20", "yes"), (0.21, "<= 0.20", "no"), (0.8, "", ""),
      (np.nan, ">= 5", "")],
 )  # fmt: skip
-def test_verdicts_are_computed(value, required, meets):
-    assert _verdict(value, required) == meets
+def test_verdicts_are_computed(value, required, met):
+    assert _verdict(value, required) == met
 
 
 # --- all of it --------------------------------------------------------------------------
@@ -59,6 +59,7 @@ def measured(model, scenes, found, monkeypatch):
         measurement, "subjects", lambda model, few: found.select([s.id for s in few])
     )
     others = {"untrained encoder": (tiny_limber(1), scenes), LOOKS: (model, scenes[:2])}
+    others[ALIKE] = (model, scenes[2:3])
     return measure(model, scenes, WORLD, others=others, n_analyses=3)
 
 
@@ -66,11 +67,12 @@ def test_the_table_has_every_measure_in_order(measured):
     table = quality_table(measured)
     assert table["measure"].tolist() == list(REQUIRED)
     assert list(table.columns) == [
-        "measure", "value", "ci_low", "ci_high", "n", "required", "meets",
+        "measure", "value", "ci_low", "ci_high", "n", "required", "met",
     ]  # fmt: skip
     rows = table.set_index("measure")
     assert rows.loc["first noun is in the scene", "n"] == 4
     assert rows.loc["first noun, looks never seen", "n"] == 2
+    assert rows.loc["objects named, looks like trained ones", "n"] == 1
     assert rows.loc["first noun, untrained projection", "n"] == 0
     assert rows.loc["IoU of top units", "n"] == 3
     inside = table.dropna(subset=["ci_low"])
@@ -79,8 +81,8 @@ def test_the_table_has_every_measure_in_order(measured):
 
 def test_measures_that_were_not_made_have_no_verdict(measured):
     rows = quality_table(measured).set_index("measure")
-    assert rows.loc["first noun, untrained projection", "meets"] == ""
-    assert set(rows.loc[rows["required"] == "", "meets"]) == {""}
+    assert rows.loc["first noun, untrained projection", "met"] == ""
+    assert set(rows.loc[rows["required"] == "", "met"]) == {""}
 
 
 def test_no_scenes_are_refused(model):

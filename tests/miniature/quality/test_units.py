@@ -8,8 +8,10 @@ import pytest
 import torch
 
 from mmn_utils.interventions.ablation import Ablation, ablate
-from mmn_utils.miniature.quality.units import TOP, _fields, _named, ablated_count, unit_quality
+from mmn_utils.miniature.quality.units import TOP, _fields, ablated_count, naming, unit_quality
+from mmn_utils.miniature.world import World
 from mmn_utils.neurons.table import Neuron, unique_neurons
+from mmn_utils.studies.subjects import top_neurons
 from tests.miniature.quality.world import DOG, HORSE, WORLD
 from tests.tiny import tiny_limber
 
@@ -51,11 +53,23 @@ def test_a_noun_that_is_not_there_has_no_overlap_with_its_mask(model, found):
     assert not np.isnan(_fields(model, scene, prompt, HORSE, units, rng)["iou_top"])
 
 
-def test_a_planted_unit_names_its_concept():
-    system, rng = tiny_limber(), np.random.default_rng(0)
+@pytest.mark.parametrize("rank", ["max", "sum"])
+def test_a_planted_unit_names_its_concept_by_the_sign_of_its_activation(found, rank):
+    """Whichever end of a top unit's vector holds the noun: it counts where the unit writes it."""
+    system = tiny_limber()
+    table = top_neurons(system, found, k=TOP, rank_by=rank)
+    best = table[table["image"] == "1"].iloc[0]
     token = system.tokenizer.encode(" dog")[0]
-    with torch.no_grad():
-        system.write_vectors(1)[7] = 50 * system.unembedding[0][token]
-    row = _named(system, DOG, [Neuron(1, 7)], "card", rng)
-    assert row["card"] == 1
-    assert _named(system, None, [Neuron(1, 7)], "card", rng)["card"] is np.nan
+    shares = {}
+    for end in (1, -1):
+        with torch.no_grad():
+            vector = end * np.sign(best["activation"]) * 50 * system.unembedding[0][token]
+            system.write_vectors(int(best["layer"]))[int(best["unit"])] = vector
+        shares[end] = naming(system, found, table, WORLD)["1"][0]
+    assert shares[1] == pytest.approx(shares[-1] + 1 / TOP)
+
+
+def test_a_noun_without_a_card_names_nothing(model, found):
+    table = top_neurons(model, found, k=TOP, rank_by="max")
+    other = World(WORLD.concepts[1:], WORLD.backgrounds)
+    assert np.isnan(naming(model, found, table, other)["0"]).all()

@@ -8,7 +8,7 @@ import io
 import numpy as np
 from pycocotools.coco import COCO
 
-from mmn_utils.miniature.scenes.export import write_coco
+from mmn_utils.miniature.scenes.export import WORDS, write_coco
 
 
 def test_export_reads_as_coco(world, made, tmp_path):
@@ -26,3 +26,4 @@ def test_export_reads_as_coco(world, made, tmp_path):
             assert annotation["area"] == thing.area
             assert data.cats[annotation["category_id"]]["name"] == thing.concept
         assert len(texts.imgToAnns[scene.seed]) == 5
+    assert data.dataset["info"]["words"] == WORDS.facts()

@@ -132,12 +132,39 @@ def test_draws_are_seeded_and_averaged():
     assert mean_of(many).n == 2
 
 
+def test_the_spread_of_choices_lies_around_their_mean():
+    dogs = concepts_table().query("target == 'dog'")
+    found = cross_image_invariance(dogs, ns=[2], ks=[20], draws=60).iloc[0]
+    pairs = [("a", "b"), ("a", "f"), ("b", "f")]
+    every = [len(tops(dogs, x, 20) & tops(dogs, y, 20)) / 20 for x, y in pairs]
+    assert (found["low"], found["high"]) == (min(every), max(every))
+
+
 def test_images_of_different_concepts_are_the_control():
-    images = [random_table(i, [f"i{i}"], f"noun{i}") for i in range(6)]
-    found = unrelated_images(neuron_table(pd.concat(images)), ns=[2, 3], ks=[20], draws=50)
-    assert found.groupby("n").size().tolist() == [50, 50]
+    images = [random_table(2 * i + j, [f"i{i}{j}"], f"noun{i}") for i in range(6) for j in (0, 1)]
+    table = neuron_table(pd.concat([*images, random_table(99, ["once"], "rare")]))
+    found = unrelated_images(table, ns=[2, 3], ks=[20], draws=50)
+    assert found["concept"].unique().tolist() == [f"noun{i}" for i in range(6)]  # rare is in one
     value = found.groupby("n").ratio.mean()
     assert value[2] == pytest.approx(chance(20, 60), abs=0.06)
     assert value[3] == pytest.approx(chance(20, 60, 3), abs=0.06)
-    with pytest.raises(ValueError, match="6 images of different concepts"):
-        unrelated_images(neuron_table(pd.concat(images)), ns=[7], ks=[20])
+    with pytest.raises(ValueError, match="7 images of different concepts"):
+        unrelated_images(table, ns=[2, 8], ks=[20])
+
+
+def test_unrelated_images_share_what_belongs_to_no_concept():
+    """Two units stand at the top of everything, two belong to the concept."""
+    rows = []
+    for concept in range(4):
+        for image in range(2):
+            units = [0, 1, 10 + concept, 20 + concept]
+            rows += [
+                {"image": f"{concept}-{image}", "target": f"noun{concept}", "token": 1, "layer": 0,
+                 "unit": unit, "patch": -1, "score": -float(i)}
+                for i, unit in enumerate(units)
+            ]  # fmt: skip
+    table = neuron_table(rows)
+    same = cross_image_invariance(table, ns=[2], ks=[4])
+    apart = unrelated_images(table, ns=[2], ks=[4])
+    assert same["ratio"].tolist() == [1.0] * 4
+    assert apart["ratio"].tolist() == [0.5] * 4

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import numpy as np
+import pandas as pd
 import pytest
 
-from mmn_utils.neurons.methods import METHODS, by_methods
+from mmn_utils.neurons.methods import METHODS, by_methods, by_readings
 from mmn_utils.studies.concepts import scoring
 from tests.studies.scenes import subjects_of_texts
 from tests.tiny import tiny_limber
@@ -39,11 +40,37 @@ def test_top_neurons_are_those_of_each_method_whatever_the_batch(model, some, mo
     for name, table in found.items():
         np.testing.assert_allclose(table["score"], expected[name]["score"], rtol=1e-3, atol=1e-5)
         assert table[["image", "target"]].equals(expected[name][["image", "target"]])
-    monkeypatch.setattr(scoring, "by_methods", refuse)
+    monkeypatch.setattr(scoring, "by_readings", refuse)
     again = scoring.top_neurons(model, some, **options)
     assert all(again[name].equals(found[name]) for name in found)
     with pytest.raises(AssertionError, match="computed again"):
         scoring.top_neurons(model, some, **{**options, "activation": "gated"})
+
+
+def test_both_readings_come_off_the_same_passes(model, some, monkeypatch):
+    pictures, targets = next(some.batches(10))
+    expected = {
+        reading: by_methods(model, pictures, targets, k=6, methods=scoring.switched(reading))
+        for reading in ("gated", "gate")
+    }
+    passes = []
+    hook = model.language_model.register_forward_pre_hook(lambda *_: passes.append(1))
+    try:
+        found = scoring.top_neurons_of(model, some, k=6, batch_size=10, **QUIET)
+    finally:
+        hook.remove()
+    assert len(passes) == 3  # base, attribution, contribution
+    assert list(found) == ["gated", "gate"]
+    for reading, tables in expected.items():
+        assert list(found[reading]) == list(METHODS)
+        for name, table in tables.items():
+            pd.testing.assert_frame_equal(found[reading][name], table, rtol=1e-3, atol=1e-5)
+    assert (found["gated"]["contribution"]["activation"] < 0).any()
+    monkeypatch.setattr(scoring, "by_readings", refuse)
+    again = scoring.top_neurons_of(model, some, k=6, **QUIET)
+    assert again["gate"]["attribution"].equals(found["gated"]["attribution"])
+    with pytest.raises(ValueError, match="'up'"):
+        by_readings(model, pictures, targets, k=6, readings=("gated", "up"))
 
 
 def test_settings_that_a_model_cannot_have_are_refused(model):

@@ -14,9 +14,10 @@ from mmn_utils.measures.bleurt import BleurtResult
 from mmn_utils.measures.estimates import difference_of, mean_of
 from mmn_utils.measures.moverscore import moverscore
 from mmn_utils.models.capture import capture
+from mmn_utils.neurons import decoding
 from mmn_utils.neurons.activation import activation_baseline
 from mmn_utils.neurons.contribution import contribution
-from mmn_utils.neurons.decoding import decoded_words
+from mmn_utils.neurons.decoding import decoded_words, signed
 from mmn_utils.neurons.table import Neuron, neuron_table
 from mmn_utils.neurons.targets import Target
 from mmn_utils.studies.concepts import sensitivity as module
@@ -56,30 +57,29 @@ def test_top_words_are_the_decoded_top_of_each_table(model, tables):
         assert part["neuron"].tolist() == [str(neuron) for neuron in expected]
         assert part["rank"].tolist() == [0, 1, 2, 3]
         assert part["score"].tolist() == rows["score"].tolist()
-        words = decoded_words(model, expected, 5)
-        assert part["words"].tolist() == [words[neuron] for neuron in expected]
-    assert (found["sign"] == 1).all()
+        pairs = signed(rows)
+        words = decoded_words(model, pairs, 5)
+        assert part["words"].tolist() == [words[pair] for pair in pairs]
+        assert part["sign"].tolist() == [sign for _, sign in pairs]
+    assert set(found["sign"]) == {1, -1}
+    printed = top_words(model, tables, neurons=4, tokens=5, signed=False)
+    assert (printed["sign"] == 1).all()
     assert found["noun"].unique().tolist() == ["horse", "boat"]
 
 
 @pytest.mark.parametrize("norm", ["none", "final"])
-def test_signed_methods_are_decoded_along_what_they_write(model, norm):
-    """The sign found from score and weights is that of the activation itself."""
-    tables = {
-        "ours": contribution(model, IMAGES, TARGETS, k=120, contribution_norm=norm),
-        "plain": contribution(model, IMAGES, TARGETS, k=120),
-    }
-    found = top_words(model, tables, neurons=120, signed=["ours"], contribution_norm=norm)
+def test_neurons_are_decoded_along_what_they_write(model, norm):
+    """The sign is that of the activation itself, as a pass of its own reads it."""
+    tables = {"ours": contribution(model, IMAGES, TARGETS, k=120, contribution_norm=norm)}
+    ours = top_words(model, tables, neurons=120)
     prompt = model.prompt(IMAGES)
     with capture(model) as seen:
         model.forward(prompt)
-    ours = found[found["method"] == "ours"]
     for row in ours.itertuples():
         neuron = Neuron.parse(row.neuron)
         activation = seen.values[neuron.layer]["ab".index(row.image), -1, neuron.unit]
         assert row.sign == torch.sign(activation)
     assert set(ours["sign"]) == {1, -1} == set(np.sign(ours["score"]))
-    assert (found["sign"][found["method"] == "plain"] == 1).all()
     negative = ours[ours["sign"] == -1].iloc[0]
     neuron = Neuron.parse(negative["neuron"])
     weight, _ = model.unembedding
@@ -90,22 +90,23 @@ def test_signed_methods_are_decoded_along_what_they_write(model, norm):
 
 def test_a_neuron_counts_once_and_is_decoded_once(model, monkeypatch):
     decoded = []
-    whole = module.decode_vectors
+    whole = decoding.decode_vectors
 
     def counted(model, vectors, *rest):
         decoded.append(len(vectors))
         return whole(model, vectors, *rest)
 
-    monkeypatch.setattr(module, "decode_vectors", counted)
+    monkeypatch.setattr(decoding, "decode_vectors", counted)
     scores = {(0, 1): 3.0, (0, 2): 2.0, (1, 5): 1.0}
     rows = [
         {"image": image, "target": "horse", "token": 1, "layer": layer, "unit": unit,
-         "patch": patch, "score": score - patch / 10}
+         "patch": patch, "score": score - patch / 10, "activation": 0.1 - unit % 2}
         for image in "ab" for (layer, unit), score in scores.items() for patch in (0, 1)
     ]  # fmt: skip
     found = top_words(model, {"pairs": neuron_table(rows)}, neurons=3, tokens=2)
     assert found["neuron"].tolist() == ["L0.u1", "L0.u2", "L1.u5"] * 2
     assert found["score"].tolist() == [3.0, 2.0, 1.0] * 2
+    assert found["sign"].tolist() == [-1, 1, -1] * 2
     assert decoded == [3]
 
 
@@ -115,8 +116,10 @@ def test_tables_that_do_not_go_together_are_refused(model, tables):
         top_words(model, some)
     with pytest.raises(ValueError, match=r"has 40 neurons for \('a', 'horse'\), 41 are asked"):
         top_words(model, tables, neurons=41)
-    with pytest.raises(ValueError, match=r"signed=\['ours'\]"):
-        top_words(model, tables, signed=["ours"])
+    bare = {name: table.assign(activation=np.nan) for name, table in tables.items()}
+    with pytest.raises(ValueError, match=r"20 of 40 neurons have no activation"):
+        top_words(model, {**tables, "activation": bare["activation"]})
+    assert len(top_words(model, bare, signed=False)) == 40
     with pytest.raises(ValueError, match="no neuron tables"):
         top_words(model, {})
 

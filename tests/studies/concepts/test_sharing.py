@@ -6,10 +6,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from mmn_utils.measures.estimates import difference_of, mean_of
+from mmn_utils.datasets import Instance, Photograph
+from mmn_utils.measures.estimates import share_of
+from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.table import neuron_table
+from mmn_utils.neurons.targets import Target
 from mmn_utils.studies.concepts.invariance import cross_image_invariance, unrelated_images
 from mmn_utils.studies.concepts.sharing import by_chance, most_images, sharing
+from mmn_utils.studies.subjects import Subjects
+from tests.tiny import tiny_images
 
 CONCEPTS = ("boat", "cat", "dog", "house", "tree")
 NS, KS = [2, 3], [2, 4]
@@ -36,42 +41,72 @@ def tables():
 
 
 @pytest.fixture(scope="module")
-def found(tables):
-    return sharing(tables, ns=NS, ks=KS, k=4, draws=2, seed=5)
+def some(tables, tmp_path_factory):
+    """Return the photographs of the tables: those of cats and dogs have an annotation."""
+    pairs = tables["contribution"][["image", "target"]].drop_duplicates()
+    path = tmp_path_factory.mktemp("sharing") / "one.png"
+    tiny_images(1)[0].save(path)
+    photographs, every = [], []
+    for image, noun in pairs.itertuples(index=False):
+        shape = Instance(noun, "animal", 4.0, False, (48, 40), [])
+        named = (shape,) if noun in ("cat", "dog") else ()
+        photographs.append(Photograph(image, path, instances=named, size=(48, 40)))
+        every.append([Target(image, noun, 1, ())])
+    return Subjects(photographs, [Caption("", ())] * len(every), every)
+
+
+@pytest.fixture(scope="module")
+def found(tables, some):
+    return sharing(tables, some, ns=NS, ks=KS, k=4, draws=2, seed=5)
 
 
 def test_planted_neurons_are_found_again(found):
     assert found.n == 3
-    assert list(found.ratios) == ["contribution", "attribution"]
-    assert found.ratios.index.tolist() == list(CONCEPTS)
-    np.testing.assert_allclose(found.ratios["contribution"], 0.75)
-    np.testing.assert_allclose(found.ratios["attribution"], 0.25)
-    assert found.share["contribution"].value == 0.75
-    assert found.floor["contribution"].value == 0
-    assert found.gap.value == pytest.approx(0.5)
-    assert found.beyond.value == pytest.approx(0.75)
-    assert found.most_frequent(2).index.tolist() == ["dog", "boat"]
+    assert found.methods == ("contribution", "attribution")
+    at = found.at
+    assert at.index.tolist() == list(CONCEPTS)
+    np.testing.assert_allclose(at["contribution"], 0.75)
+    np.testing.assert_allclose(at["attribution"], 0.25)
+    np.testing.assert_allclose(at["contribution_unrelated"], 0)
+    assert at["contribution_gate"].isna().all()  # no table of it was given
+
+
+def test_shown_are_annotated_objects_first_and_those_in_most_images(found):
+    assert found.at["object"].to_dict() == {c: c in ("cat", "dog") for c in CONCEPTS}
+    shown = found.shown(objects=1, others=2)
+    assert shown.index.tolist() == ["dog", "boat", "house"]
+    assert shown["images"].tolist() == [4, 3, 3]
+    assert (shown["contribution_low"] <= shown["contribution"]).all()
+    assert (shown["contribution"] <= shown["contribution_high"]).all()
+    assert len(found.shown(objects=4, others=2)) == 5  # the other kind fills up
 
 
 def test_numbers_are_those_of_the_counts_themselves(tables, found):
-    options = {"ns": NS, "ks": KS, "seed": 5}
-    same = cross_image_invariance(tables["attribution"], draws=2, **options)
-    apart = unrelated_images(tables["attribution"], draws=20, **options)
-    curves = found.curves()
-    assert list(curves) == ["n", "mean", "low", "high", "cases", "k", "method", "concept"]
+    options = {"ns": NS, "ks": KS, "seed": 5, "draws": 2}
+    same = cross_image_invariance(tables["attribution"], **options)
+    apart = unrelated_images(tables["attribution"], **options)
+    curves = found.curves(5)
+    assert list(curves) == ["method", "concept", "k", "n", "mean", "low", "high", "cases"]
     assert len(curves) == len(NS) * len(KS) * 4
     curves = curves.query("method == 'attribution' and k == 2 and n == 3").set_index("concept")
     for kind, ratios in (("same", same), ("different", apart)):
-        expected = mean_of(ratios.query("k == 2 and n == 3")["ratio"], 5)
+        expected = share_of(ratios.query("k == 2 and n == 3")["ratio"], 5)
         found_there = curves.loc[kind, ["mean", "low", "high", "cases"]].tolist()
         assert found_there == [expected.value, *expected.ci, expected.n]
-    ratios = found.ratios
-    assert found.gap == difference_of(ratios["contribution"], ratios["attribution"], 5)
+    rows = found.rows.query("k == 2 and n == 3").set_index("concept")
+    ratios = same.query("k == 2 and n == 3").set_index("concept")["ratio"]
+    assert rows["attribution"].to_dict() == ratios.to_dict()
 
 
-def test_the_k_of_claims_is_one_of_those_counted(tables):
+def test_the_k_of_claims_is_one_of_those_counted(tables, some):
     with pytest.raises(ValueError, match="k = 3 is not among ks"):
-        sharing(tables, ns=NS, ks=KS, k=3)
+        sharing(tables, some, ns=NS, ks=KS, k=3)
+
+
+def test_concepts_of_one_image_each_share_nothing(tables, some):
+    alone = {name: table.query("image.str.endswith('-0')") for name, table in tables.items()}
+    with pytest.raises(ValueError, match="no concept is in two photographs"):
+        sharing(alone, some, ns=NS, ks=KS, k=4)
 
 
 def test_random_sets_share_less_with_every_image():

@@ -143,7 +143,8 @@ def test_the_best_neuron_of_an_image_is_over_all_its_concepts(table):
 @pytest.mark.parametrize("switches", SWITCHES)
 def test_scores_are_activation_times_the_whole_product(model, switches):
     images, targets, neurons = IMAGES[:3], TARGETS[:3], NEURONS[:3]
-    found = specificity(model, images, targets, neurons, ms=[1, 4], **switches).scores
+    asked = {"ms": [1, 4], "related_by": "write", **switches}
+    found = specificity(model, images, targets, neurons, **asked).scores
     assert found.kind.tolist() == ["related"] * 12 + ["random"] * 12
     weight, _ = model.unembedding
     for i, (target, neuron) in enumerate(zip(targets, neurons, strict=True)):
@@ -179,15 +180,13 @@ def test_s_at_m_is_the_mean_over_m_tokens(model):
 @given(st.integers(0, 2), st.integers(0, 47))
 def test_related_scores_fall_with_m_where_the_neuron_is_active(model, layer, unit):
     asked = (model, [FIRST], TARGETS[:1], [Neuron(layer, unit)])
-    found = specificity(*asked)
+    found = specificity(*asked, related_by="write")
     active = found.scores.activation.iloc[0]
     falls = np.diff([found.at(m)["a"] for m in (1, 5, 10, 50)]) * np.sign(active)
     assert (falls <= 1e-6).all()
     random = found.at(50, "random")["a"] * np.sign(active)
     assert found.at(50)["a"] * np.sign(active) >= random
-    turned = specificity(
-        model, [FIRST], TARGETS[:1], [Neuron(layer, unit)], related_by="activation"
-    )
+    turned = specificity(*asked)
     assert (np.diff([turned.at(m)["a"] for m in (1, 5, 10, 50)]) <= 1e-6).all()
     assert turned.at(1)["a"] > 0
 
@@ -208,8 +207,8 @@ def test_random_neurons_answer_less_to_what_they_write(model, table):
     targets, neurons = best_neurons(table, TARGETS, ("image", "target"))
     images = [{"a": FIRST, "b": SECOND}[t.image] for t in targets]
     random = random_like(neurons, model.sizes.units, np.random.default_rng(0))
-    mine = specificity(model, images, targets, neurons, related_by="activation")
-    control = specificity(model, images, targets, random, related_by="activation")
+    mine = specificity(model, images, targets, neurons)
+    control = specificity(model, images, targets, random)
     assert mine.at(1).mean() > control.at(1).mean()
 
 

@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from mmn_utils.datasets import Instance, Photograph
-from mmn_utils.measures.estimates import difference_of, mean_of
+from mmn_utils.measures.estimates import share_of
+from mmn_utils.models.capture import capture
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.receptive_fields import activation_maps, mask, upsample
@@ -54,38 +55,59 @@ def table(model, some):
     return contribution(model, pictures, targets, k=4)
 
 
-def test_views_are_the_mean_maps_of_the_top_neurons(model, some, table):
+def test_views_are_the_mean_signed_maps_of_the_top_neurons(model, some, table):
     found = views(model, some, some.select(["scene-1"]), table, KS, quantile=0.9)
     assert [view.concept for view in found.shown] == ["horse", "cat"]
-    cat = found.shown[1]
-    best = best_of(table, 4)["scene-1", "cat"]
-    picture = some.photographs[1].open()
-    smooth = upsample(where.focus(model, picture, [best], KS), model.image_tokens.pixels)[0]
+    horse, cat = found.shown
+    picture, goal = some.photographs[1].open(), some.every[1][1]
+    best = where.signed_at_steps(model, picture, [goal], [best_of(table, 4)["scene-1", "cat"]])
+    smooth = upsample(where.focus(model, picture, best, KS), model.image_tokens.pixels)[0]
     np.testing.assert_allclose(cat.maps, smooth, rtol=1e-5, atol=1e-6)
     assert (cat.masks == mask(smooth, 0.9).numpy()).mean() > 0.999  # but for a pixel at the cut
     assert cat.picture.size == where.seen(model, picture).size
+    assert cat.truth is None  # no cat is annotated
+    assert (horse.truth == where.object_mask(model, some.photographs[1], "horse").numpy()).all()
 
 
 def test_overlaps_are_those_of_named_objects(model, some, table):
     found = views(model, some, some.select(["scene-0"]), table, KS, seed=3)
     looks = where.focus_table(model, some, table, KS, seed=3)
-    assert list(found.overlap) == [(c, k) for c in ("multimodal", "random") for k in KS]
+    conditions = ("multimodal", "random", "printed")
+    assert list(found.overlap) == [(c, k) for c in conditions for k in KS]
     assert found.overlap.index.tolist() == ["scene-0", "scene-1"]
     some_rows = looks.query("condition == 'random' and k == 4")
     np.testing.assert_allclose(found.overlap["random", 4], some_rows["iou"])
-    assert found.levels(3)["random", 4] == mean_of(some_rows["iou"], 3)
-    gap = difference_of(found.overlap["multimodal", 4], found.overlap["random", 4], 3)
-    assert found.gap(4, 3) == gap
-    numbers = found.numbers(3)
-    assert list(numbers) == ["condition", "k", "IoU", "low", "high", "n"]
-    assert numbers["n"].tolist() == [2] * 4
+    assert found.levels(3)["random", 4] == share_of(some_rows["iou"], 3)
+    rows = found.rows
+    assert list(rows) == ["image", "k", "top", "random", "printed"]
+    assert rows.query("k == 4")["random"].tolist() == some_rows["iou"].tolist()
+    summary = found.summary(3)
+    assert list(summary) == ["condition", "k", "IoU", "low", "high", "n"]
+    assert summary["n"].tolist() == [2] * 6
 
 
 def test_a_system_without_a_grid_gives_its_reason(some, table):
     found = views(TinyGated(grid=None), some, some, table, KS)
     assert "no place in the picture" in found.no_grid
-    assert (found.shown, found.overlap, found.gap(1), found.levels()) == ((), None, None, {})
-    assert found.numbers()["left out"].tolist() == [found.no_grid]
+    assert (found.shown, found.overlap, found.levels()) == ((), None, {})
+    assert found.rows.empty
+    assert list(found.rows) == ["image", "k", "top", "random", "printed"]
+    assert found.summary()["left out"].tolist() == [found.no_grid]
+
+
+def test_signs_are_those_of_the_activations_that_predict_the_concept(model, some):
+    picture, targets = some.photographs[0].open(), some.every[0]
+    neurons = [Neuron(layer, unit) for layer in range(3) for unit in range(8)]
+    found = where.signed_at_steps(model, picture, targets, [neurons] * len(targets))
+    for target, pairs in zip(targets, found, strict=True):
+        ids = torch.tensor([target.prefix], dtype=torch.long)
+        prompt = model.prompt([picture])
+        embeds = torch.cat([prompt.embeds, model.embed(ids)], dim=1)
+        with capture(model) as seen, torch.no_grad():
+            model.language_model(inputs_embeds=embeds)
+        for neuron, sign in pairs:
+            assert sign == torch.sign(seen.values[neuron.layer][0, -1, neuron.unit])
+    assert {sign for pairs in found for _, sign in pairs} == {1, -1}
 
 
 def test_photographs_without_named_objects_are_an_error(model, some, table):
@@ -95,13 +117,17 @@ def test_photographs_without_named_objects_are_an_error(model, some, table):
         views(model, nameless, nameless, table, KS)
 
 
-def test_focus_is_the_mean_of_the_first_maps(model):
-    lists = [[Neuron(0, 3), Neuron(2, 5), Neuron(1, 7)], [Neuron(2, 5), Neuron(0, 0), Neuron(1, 1)]]
+def test_focus_is_the_mean_of_the_first_signed_maps(model):
+    lists = [
+        [(Neuron(0, 3), 1), (Neuron(2, 5), -1), (Neuron(1, 7), 1)],
+        [(Neuron(2, 5), -1), (Neuron(0, 0), 1), (Neuron(1, 1), -1)],
+    ]
     picture = tiny_images(1)[0]
     found = where.focus(model, picture, lists, [1, 3])
-    for row, neurons in zip(found, lists, strict=True):
-        maps = activation_maps(model, [picture], neurons)[0]
-        torch.testing.assert_close(row, torch.stack([maps[0], maps.mean(0)]))
+    for row, pairs in zip(found, lists, strict=True):
+        maps = activation_maps(model, [picture], [neuron for neuron, _ in pairs])[0]
+        signed = torch.stack([sign * one for one, (_, sign) in zip(maps, pairs, strict=True)])
+        torch.testing.assert_close(row, torch.stack([signed[0], signed.mean(0)]))
     with pytest.raises(ValueError, match="3 neurons are scored, 4 are asked"):
         where.focus(model, picture, lists, [4])
 
@@ -112,7 +138,8 @@ def test_focus_is_compared_with_the_objects_that_concepts_name(model, tmp_path):
     found = where.focus_table(model, some, table, [1, 4])
     assert set(found["image"]) == {"scene-0"}
     assert set(found["target"]) == {"horse"}
-    assert found["condition"].tolist() == ["multimodal"] * 2 + ["random"] * 2
+    conditions = [c for c in ("multimodal", "random", "printed") for _ in range(2)]
+    assert found["condition"].tolist() == conditions
     assert found["iou"].between(0, 1).all()
 
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 
-from mmn_utils.interventions.edit import EmptyEdit
-from mmn_utils.interventions.editing import Settings
+from mmn_utils.models.capture import capture
+from mmn_utils.neurons.targets import teacher_forced
 from mmn_utils.studies import edits as study
 from tests.interventions.planted import neuron
-from tests.studies.conftest import PAIRS
 
 
 def test_an_edit_is_found_on_the_first_photograph_with_the_word(findings):
@@ -19,6 +17,19 @@ def test_an_edit_is_found_on_the_first_photograph_with_the_word(findings):
     assert findings[0].concept == ("horse", "cat")
     assert findings[0].into("dog").concept == ("horse", "dog")
     assert findings[0].first(1).neurons == (neuron("horse"),)
+    assert findings[0].first(1).signed == ((neuron("horse"), 1),)
+
+
+def test_neurons_come_with_the_sign_of_their_activation(system, photographs, said):
+    place = [photographs[:1], said[0]]
+    every = system.sizes.layers * system.sizes.units
+    (found,) = study.findings.top_neurons(system, *place, every)
+    prompt = teacher_forced(system, system.prompt([photographs[0].open()]), [said[0][0].prefix])
+    with torch.no_grad(), capture(system, "activation", range(system.sizes.layers)) as seen:
+        system.forward(prompt)
+    values = [float(seen.values[n.layer][0, prompt.ends[0], n.unit]) for n, _ in found]
+    assert [sign for _, sign in found] == [-1 if value < 0 else 1 for value in values]
+    assert {sign for _, sign in found} == {1, -1}
 
 
 def test_concepts_are_the_words_that_captions_begin_with(system, said):
@@ -44,33 +55,14 @@ def test_concepts_are_checked(system, said):
             study.findings.check_concepts(system, concepts, said)
 
 
-def test_edits_found_in_batches_are_those_found_one_by_one(system, findings):
-    several = [*findings, findings[0].into("dog"), findings[1].first(1)]
-    for settings in (Settings(), Settings("adam", epochs=20), Settings("squared", beta=2.0)):
-        together = study.findings.edits_of(system, several, settings, batch_size=3)
-        for finding, edit in zip(several, together, strict=True):
-            alone = study.findings.edit_of(system, finding, settings)
-            assert (edit.neurons, edit.concepts) == (alone.neurons, alone.concepts)
-            torch.testing.assert_close(edit.deltas, alone.deltas, rtol=1e-4, atol=1e-5)
-    assert study.findings.edits_of(system, [], Settings()) == []
-
-
-def test_edits_of_nothing_are_an_error_only_together(system, findings):
-    with pytest.raises(EmptyEdit, match="Lower beta"):
-        study.findings.edits_of(system, findings, Settings(beta=1e6))
-    pulls = [max(study.findings.edit_of(system, f, Settings()).pulls) for f in findings]
-    between = Settings(beta=sum(pulls) / 2)
-    if min(pulls) < between.beta < max(pulls):
-        edits = study.findings.edits_of(system, findings, between)
-        assert sorted(float(edit.norms.max()) > 0 for edit in edits) == [False, True]
-
-
-def test_the_closed_form_is_where_the_steps_end(system, findings):
-    gaps = study.findings.closed_against_steps(system, findings, Settings())
-    assert set(gaps) == set(PAIRS)
-    assert max(gaps.values()) < 1e-5
-    gaps = study.findings.closed_against_steps(system, findings, Settings(beta=1e6))
-    assert all(np.isnan(gap) for gap in gaps.values())
+def test_vectors_name_the_tokens_that_they_raise(system):
+    vectors = system.write_vectors(2)[[neuron("horse").unit, neuron("boat").unit]]
+    first = study.findings.tokens_of(system, vectors, 2)
+    assert [tokens[0].strip() for tokens in first] == ["horse", "boat"]
+    assert [len(tokens) for tokens in first] == [2, 2]
+    turned = study.findings.tokens_of(system, -vectors, 2)
+    for word, tokens in zip(("horse", "boat"), turned, strict=True):
+        assert word not in {token.strip() for token in tokens}
 
 
 def test_concepts_are_those_given_or_else_chosen(system, said):
@@ -101,11 +93,3 @@ def test_the_strongest_edit_comes_first(findings, edits):
     assert study.findings.strongest(findings, longer) == (findings[::-1], longer[::-1])
     shorter = [edits[0], edits[1].scaled(0.01)]
     assert study.findings.strongest(findings, shorter) == (findings, shorter)
-
-
-def test_an_empty_edit_is_refused_in_words(system, findings):
-    for settings in (Settings(), Settings("squared", beta=2.0)):
-        said = study.findings.refusal(system, findings[0], settings)
-        assert "turning 'horse' into 'cat'" in said
-        assert "Lower beta" in said
-    assert "went through" in study.findings.refusal(system, findings[0], Settings(), beta=0.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
+from mmn_utils.interventions.drafts import drafts_of
 from mmn_utils.models.base import state_hash
 from mmn_utils.studies import edits as study
 from tests.interventions.planted import neuron
@@ -17,11 +18,16 @@ MADE_UP = pd.DataFrame(
 ).assign(before="before", after="after")  # fmt: skip
 
 
-def test_the_first_photographs_with_a_noun_are_perturbed(system, photographs, captions, said):
+@pytest.fixture(scope="module")
+def drafts(system, photographs, captions):
+    return drafts_of(system, photographs, captions, max_new_tokens=4)
+
+
+def test_the_first_photographs_with_a_noun_are_perturbed(system, photographs, drafts, said):
     known = [[], *said[1:]]  # the first caption has no noun
     weights = state_hash(system.language_model)
     table = study.noise.table(
-        system, photographs, captions, known, 1, n_images=2, sigma=30.0, seed=1, max_new_tokens=4
+        system, drafts, photographs, known, 1, n_images=2, sigma=30.0, seed=1
     )
     assert state_hash(system.language_model) == weights
     assert table["image"].tolist() == ["b", "b", "c", "c"]
@@ -31,28 +37,26 @@ def test_the_first_photographs_with_a_noun_are_perturbed(system, photographs, ca
     assert table.groupby("condition")["changed"].mean().to_dict() == {"multimodal": 1, "random": 0}
 
 
-def test_captions_without_nouns_have_nothing_to_perturb(system, photographs, captions):
+def test_captions_without_nouns_have_nothing_to_perturb(system, photographs, drafts):
     with pytest.raises(ValueError, match="no noun in 6 captions"):
-        study.noise.table(system, photographs, captions, [[]] * 6, 1, n_images=4)
+        study.noise.table(system, drafts, photographs, [[]] * 6, 1, n_images=4)
 
 
-def test_a_photograph_counts_once():
-    found = study.noise.effects(MADE_UP)
-    assert (found.images, found.nouns) == (2, 3)
-    assert (found.changed.value, found.changed.n) == (0.25, 2)  # 1/2 and 1 less 0 and 1
-    assert found.calm.value == 0.5
-    assert found.removed.value == 0.75
-    assert found.shares["changed"] == {"multimodal": 0.75, "random": 0.5}
-    assert found.shares["kept"] == {"multimodal": 0.25, "random": 1.0}
-    assert found.shares["relative"] == {"multimodal": 2.0, "random": 4.0}
+def test_what_was_perturbed_is_counted():
+    found = study.noise.extent(MADE_UP)
+    assert (found["images"], found["nouns"]) == (2, 3)
+    assert found["relative"] == {"multimodal": 2.0, "random": 4.0}
 
 
 def test_a_table_is_laid_out_as_in_the_paper():
-    shown = study.noise.exhibit(MADE_UP, 1)
-    assert shown["image"].tolist() == ["1"] * 4
-    assert shown["neurons"].tolist() == ["top", "random"] * 2
-    assert shown["word kept"].tolist() == [False, True, True, True]
-    assert len(study.noise.exhibit(MADE_UP, 2)) == 6
+    table = MADE_UP.assign(after=MADE_UP["condition"] + MADE_UP["image"] + MADE_UP["target"])
+    shown = study.noise.exhibit(table, 1)
+    assert shown["concept"].tolist() == ["cat", "dog"]
+    assert shown["noise on top neurons"].tolist() == ["multimodal1cat", "multimodal1dog"]
+    assert shown["noise on random neurons"].tolist() == ["random1cat", "random1dog"]
+    assert shown["word kept, top"].tolist() == [False, True]
+    assert shown["noise / write vector, random"].tolist() == [4.0, 4.0]
+    assert study.noise.exhibit(table, 2)["image"].tolist() == ["1", "1", "2"]
 
 
 def test_a_receipt_tells_what_was_touched(system, findings):

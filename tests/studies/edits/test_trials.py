@@ -10,20 +10,12 @@ import pytest
 
 from mmn_utils.interventions.edit import apply
 from mmn_utils.interventions.editing import Settings
+from mmn_utils.interventions.joint import JointSettings
 from mmn_utils.models.base import state_hash
 from mmn_utils.studies import edits as study
+from tests.interventions.planted import neuron
 
 QUIET = {"progress": False}
-
-
-@pytest.fixture(scope="module")
-def ground(system, photographs, edits):
-    return study.trials.Ground.of(system, photographs, edits, max_new_tokens=4)
-
-
-@pytest.fixture(scope="module")
-def tried(system, edits, ground):
-    return ground.compared(system, {"a": edits}, ground.rows, **QUIET)
 
 
 def test_each_photograph_is_dealt_once(ground):
@@ -31,8 +23,9 @@ def test_each_photograph_is_dealt_once(ground):
     dealt = ground.rows.set_index("image")
     assert dealt["role"].to_dict() == {"a": "edited", "b": "same", "c": "edited", "e": "same"}
     assert dealt["source"].tolist() == ["horse", "horse", "boat", "boat"]
-    assert ground.few(1)["image"].tolist() == ["a", "c", "b"]
-    assert ground.few(9)["image"].tolist() == ["a", "c", "b", "e"]
+    assert study.trials.thinned(ground.rows, 1)["image"].tolist() == ["b"]
+    assert study.trials.thinned(ground.rows, 9)["image"].tolist() == ["b", "e"]
+    assert ground.drafts.images == tuple("abcdef")
 
 
 def test_photographs_without_a_source_are_dealt_by_turns():
@@ -52,7 +45,7 @@ def test_photographs_without_a_source_are_dealt_by_turns():
 
 def test_trials_agree_with_the_plain_evaluation(system, edits, ground):
     weights = state_hash(system.language_model)
-    table = ground.compared(system, {"a": edits}, ground.rows, **QUIET).set_index("image")
+    table = ground.dealt(system, edits, ground.rows).set_index("image")
     assert state_hash(system.language_model) == weights
     for edit in edits:
         own = study.outcomes.before_edit(
@@ -68,50 +61,56 @@ def test_trials_agree_with_the_plain_evaluation(system, edits, ground):
     assert (table["swapped"] == 1).all()
 
 
-def test_efficacy_takes_an_edit_for_each_photograph(system, photographs, said, ground, tried):
-    found, there = study.findings.find_on_each(system, photographs, said, ground.rows, 1)
-    assert [finding.photograph.id for finding in found] == there["image"].tolist() == ["b", "e"]
-    assert set(there["role"]) == {study.outcomes.EDITED}
-    made = study.findings.edits_of(system, found, Settings())
+def test_captions_come_with_the_edit_of_each(system, edits, ground):
+    said = ground.captions(system, [edits[0], edits[1], edits[0]], ["a", "c", "c"])
+    assert [caption.text for caption in said] == ["cat grass", "dog grass", "boat grass"]
+
+
+def test_efficacy_takes_an_edit_for_each_photograph(system, photographs, said, ground):
+    places = study.findings.find_on_each(system, photographs, said, ground.rows, 1)
+    assert [finding.photograph.id for finding in places] == ["b", "e"]
+    assert [finding.neurons[0] for finding in places] == [neuron("horse"), neuron("boat")]
+    made = study.making.edits_of(system, places, Settings())
     assert [edit.concepts[0].images for edit in made] == [("b",), ("e",)]
-    own = ground.own_edits(system, said, Settings(), 1)
-    pd.testing.assert_frame_equal(own, ground.trials(system, made, there))
-    both = pd.concat([tried, own])
-    assert study.trials.measured(tried, "efficacy").n == 2
-    assert study.trials.measured(both, "efficacy").n == 4
-    # A photograph that was tried twice counts once, with the mean of its trials.
-    assert study.trials.measured(both, "fluency").n == 4
-    halved = both.assign(kept=np.where(both["role"] == study.outcomes.EDITED, 0.0, 1.0))
-    assert study.trials.measured(halved, "fluency").value == 0.25
 
 
-def test_ways_are_compared_on_the_same_photographs(system, said, edits, ground):
-    weak = [edit.scaled(0.01) for edit in edits]
-    table = ground.compared(system, {"a": edits, "b": weak}, ground.rows, **QUIET)
-    assert table.groupby("method")["swapped"].mean().to_dict() == {"a": 1.0, "b": 0.0}
-    found = study.trials.measures(table[table["method"] == "a"])
-    assert found["generality"].value == 1
-    assert found["locality"] is None
-    assert study.trials.paired(table, "a", "b", "efficacy").value == 1
-    assert study.trials.paired(table, "a", "b", "locality") is None
+def test_ways_are_compared_on_the_same_photographs(system, photographs, said, findings, ground):
+    places = study.findings.find_on_each(system, photographs, said, ground.rows, 1)
+    ones = [finding.first(1) for finding in findings]
+    ways = {"a": Settings(), "b": Settings(lr=1e-6), "c": JointSettings(epochs=3)}
+    table = ground.compared(system, ways, ones, places, 9, **QUIET)
+    assert table["method"].tolist() == [name for name in ways for _ in range(4)]
+    assert table["image"].tolist() == ["b", "e", "b", "e"] * 3
+    assert table["role"].tolist() == ["same", "same", "edited", "edited"] * 3
+    made = study.making.edits_of(system, places, Settings())
+    own = ground.trials(system, made, table[:2].assign(step=0, token=0, margin=0.0))
+    assert table["after"][2:4].tolist() == own["after"].tolist()
+    assert table.groupby("method")["swapped"].mean()[["a", "b"]].tolist() == [1.0, 0.0]
     summary = study.outcomes.summarise(table, ["method"], concepts=False)
-    assert summary.set_index(["method", "measure"])["n"]["a", "efficacy"] == 2
+    assert set(summary["n"]) == {2}
     means = study.trials.means(table, summary)
-    assert list(means) == ["a", "b"]
+    assert list(means) == ["a", "b", "c"]
     assert (means["a"]["efficacy"], means["b"]["generality"]) == (1, 0)
     assert np.isnan(means["a"]["locality"])
-    assert means["b"]["norm"] == pytest.approx(means["a"]["norm"] / 100)
+    assert means["b"]["norm"] == pytest.approx(means["a"]["norm"] / 1000)
+    few = ground.compared(system, {"a": Settings()}, ones, places, 1, **QUIET)
+    assert few["image"].tolist() == ["b", "b"]
+    none = ground.compared(system, {"a": Settings()}, ones, [], 9, **QUIET)
+    assert none["role"].tolist() == ["same", "same"]
 
 
-def test_the_first_way_is_tried_everywhere_and_the_others_on_few(system, said, edits, ground):
-    own = ground.own_edits(system, said, Settings(), 1)
-    table = ground.results(system, {"plain": edits, "other": edits}, own, 1)
-    images = table.groupby("method", sort=False)["image"].apply(list).to_dict()
-    assert images == {"plain": ["a", "b", "c", "e", "b", "e"], "other": ["a", "c", "b"]}
+def test_a_photograph_that_is_tried_twice_counts_once(system, photographs, said, findings, ground):
+    places = study.findings.find_on_each(system, photographs, said, ground.rows, 1)
+    table = ground.compared(system, {"a": Settings()}, findings, places, 9, **QUIET)
+    halved = table.assign(kept=np.where(table["role"] == study.outcomes.EDITED, 0.0, 1.0))
+    found = study.trials.measures(halved)
+    assert (found["fluency"].value, found["fluency"].n) == (0.5, 2)
+    assert found["generality"].value == 1
+    assert found["locality"] is None
 
 
 def test_a_sweep_cuts_and_scales(system, findings, ground):
-    edits = study.findings.edits_of(system, findings, Settings(beta=0.0))
+    edits = study.making.edits_of(system, findings, Settings(beta=0.0))
     sizes = {"counts": [1, 2], "strengths": [0.01, 1.0], "n_images": 9}
     table = ground.sweep(system, edits, **sizes)
     assert set(table["image"]) == {"b", "e"}
@@ -161,4 +160,4 @@ def test_a_sweep_without_images_has_no_numbers():
 
 def test_trials_refuse_a_model_that_is_edited_already(system, edits, ground):
     with apply(system, edits[0]), pytest.raises(ValueError, match="undo its edits"):
-        ground.compared(system, {"a": edits}, ground.rows, **QUIET)
+        ground.dealt(system, edits, ground.rows)

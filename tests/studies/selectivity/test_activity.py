@@ -75,20 +75,40 @@ def horses(photographs) -> list[Photograph]:
     return [*bare, *photographs[3:]]
 
 
-def test_themes_are_shares_of_photographs_that_show_the_noun(photographs):
+def test_themes_say_of_the_strongest_photographs_whether_they_show_the_noun(photographs):
     viewed, unit_of = horses(photographs), {"horse": Neuron(0, 0)}
     asked = (active_table(), viewed, unit_of, {"x": "horse", "y": "horse", "z": "cat"}, 3)
-    (row,) = activity.themes(*asked).to_dict("records")
-    assert row == {
-        "noun": "horse", "unit": "L0.u0", "captions": 2, "top-activating": 2 / 3, "all": 2 / 5,
-    }  # fmt: skip
-    assert activity.themes(*asked, by="mean")["top-activating"].tolist() == [0]
+    rows = activity.themes(*asked)
+    assert rows["image"].tolist() == ["4", "3", "2"]
+    assert rows["rank"].tolist() == [1, 2, 3]
+    assert rows["peak"].tolist() == [4, 3, 2]
+    assert rows["shows"].tolist() == [True, True, False]
+    same = rows[["noun", "unit", "captions", "everywhere"]].drop_duplicates()
+    assert same.to_numpy().tolist() == [["horse", "L0.u0", 2, 2 / 5]]
+    by_mean = activity.themes(*asked, by="mean")
+    assert by_mean["shows"].tolist() == [False] * 3
+    assert by_mean["mean"].tolist() == [0, -1, -2]
+
+
+def test_units_are_tallied_by_what_their_photographs_show():
+    shows = {"cat": [True, True], "dog": [True, False], "cow": [False, False]}
+    rows = [(noun, hit) for noun, some in shows.items() for hit in some]
+    found = activity.tally(pd.DataFrame(rows, columns=["noun", "shows"]), ["cat", "dog"])
+    assert found == {"perfect": 1, "never": 1, "writing": 2, "of_writing": 0.75}
+
+
+def test_units_that_write_their_noun_have_it_among_their_words(system):
+    words = decoded_words(system, [Neuron(0, 0), Neuron(1, 1)])
+    said = next(word.strip() for word in words[Neuron(0, 0)] if word.strip())
+    unit_of = {said: Neuron(0, 0), "zyx": Neuron(1, 1)}
+    assert activity.that_write_their_noun(system, unit_of) == [said]
 
 
 def test_a_portrait_has_the_strongest_pictures_with_their_masks(system, photographs):
     viewed, unit = horses(photographs), Neuron(0, 0)
     found = activity.portrait(system, active_table(), viewed, "horse", unit, 3, 0.8)
     assert found.shows == [True, True, False]  # of pictures 4, 3 and 2
+    assert (found.peaks, found.median) == ([4, 3, 2], 2)
     assert [one.tobytes() for one in found.pictures] == [
         viewed[i].open().tobytes() for i in (4, 3, 2)
     ]

@@ -30,6 +30,17 @@ def test_steady_units_are_in_the_table_for_most_images():
     assert classes.steady_units(table, {**labels, "d": "dog"}, 5)["dog"] == [Neuron(0, 3)]
 
 
+def test_a_classs_unit_has_the_sign_of_most_of_its_pictures():
+    rows = [("a", 1, -0.5), ("b", 1, -0.1), ("c", 1, 9.0), ("d", 1, 0.2), ("e", 1, -0.3)]
+    table = pd.DataFrame(
+        [{"image": i, "layer": 0, "unit": u, "activation": a} for i, u, a in rows]
+    )
+    labels = {"a": "cat", "b": "cat", "c": "cat", "d": "dog", "e": "dog"}
+    units = {"cat": [Neuron(0, 1)], "dog": [Neuron(0, 1)]}
+    found = classes.usual_signs(table, labels, units)
+    assert found == {"cat": [(Neuron(0, 1), -1)], "dog": [(Neuron(0, 1), 1)]}
+
+
 class Nouns:
     """Stands in for the tagger: captions of a random system have no nouns to find."""
 
@@ -55,9 +66,7 @@ def test_one_pass_scores_as_two_do(system, photographs, monkeypatch, rank_by, ta
     subjects = study.subjects(system, photographs, max_new_tokens=4, progress=False)
     assert len({t.prefix for t in subjects.targets}) > 1  # of several lengths in one batch
     expected = study.top_neurons(system, subjects, progress=False, **asked)
-    pd.testing.assert_frame_equal(
-        found.drop(columns="patch"), expected.drop(columns="patch"), rtol=1e-3, atol=1e-5
-    )
+    pd.testing.assert_frame_equal(found, expected, rtol=1e-3, atol=1e-5)
 
 
 def test_a_caption_without_a_noun_has_no_rows(system, photographs, monkeypatch):
@@ -66,42 +75,22 @@ def test_a_caption_without_a_noun_has_no_rows(system, photographs, monkeypatch):
     assert table.empty
 
 
-def test_class_matrix_of_units_that_know_their_class():
-    set_of, class_of = ["a", "a", "b", "c"], list("aabbcc")
-    own = np.array([[s == c for c in class_of] for s in set_of], float)
-    activations = own + 0.5
-    matrix = classes.class_matrix(activations, set_of, class_of, n=50)
-    assert matrix.classes == ("a", "b", "c")
-    assert matrix.own_share.value == 1
-    np.testing.assert_allclose(matrix.mean, np.eye(3) + 0.5)
-    np.testing.assert_allclose(matrix.relative, (np.eye(3) + 0.5) / 1.5)
-    assert classes.prefers_own(activations, set_of, class_of).all()
-    assert not classes.prefers_own(-activations, set_of, class_of).any()
-
-
-def test_the_matrix_as_a_frame_and_off_its_diagonal():
-    activations = np.array([[2.0, 1.0, -1.0], [0.0, 4.0, 4.0], [1.0, 2.0, 2.0]])
-    matrix = classes.class_matrix(activations, ["a", "b", "c"], list("abc"), n=10)
-    assert matrix.own_share.n == 3  # classes
-    frame = matrix.frame
-    assert frame["units of"].tolist() == ["a", "b", "c"]
-    np.testing.assert_array_equal(frame[["a", "b", "c"]], activations)
-    assert matrix.elsewhere == pytest.approx((0.5 + 0 + 0 + 1 + 0.5 + 1) / 6)
+def test_a_class_is_named_by_one_of_its_words():
+    class_of = {"1": "african elephant", "2": "african elephant", "3": "cat", "4": "cat"}
+    rows = [("1", "elephants"), ("1", "elephants"), ("2", "dog"), ("3", "cat")]  # 4 has no noun
+    found = classes.named_shares(pd.DataFrame(rows, columns=["image", "target"]), class_of)
+    assert found == {"african elephant": 0.5, "cat": 0.5}
+    assert not classes.is_of_class("catalogue", "cat")
 
 
 def test_units_that_serve_several_classes_are_counted():
     one, two, three = (Neuron(0, unit) for unit in (1, 2, 3))
     units = {"a": [one, two], "b": [one], "c": [one, three]}
-    found = classes.ClassStudy(units, {}, np.empty(0), np.empty(0))
+    pairs = {"a": [(one, 1), (two, 1)], "b": [(one, -1)], "c": [(one, 1), (three, 1)]}
+    found = classes.ClassStudy(units, pairs, {}, np.empty(0), np.empty(0), {})
     assert found.every_unit == [one, two, one, one, three]
+    assert found.every_signed[1:3] == [(two, 1), (one, -1)]
     assert found.sharing() == {"places": 5, "different": 3, "shared": 1, "most": 3}
-
-
-def test_a_set_that_is_never_active_has_no_relative_value():
-    matrix = classes.class_matrix(np.full((2, 4), -0.1), ["a", "b"], list("aabb"), n=10)
-    assert np.isnan(matrix.relative).all()
-    with pytest.raises(ValueError, match="images of"):
-        classes.class_matrix(np.ones((1, 2)), ["a"], ["a", "b"])
 
 
 def test_only_max_and_sum_rank_classes(system, photographs):

@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from mmn_utils.datasets.published import published
+from mmn_utils.measures.estimates import difference_of, share_of
 from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
 from mmn_utils.neurons.table import RANDOM, TOP, Neuron, controls
 from mmn_utils.studies import subjects as study
@@ -100,22 +101,29 @@ def test_named_are_images_whose_noun_is_the_category():
 def test_categories_are_averaged_over_their_images():
     table = overlap.by_category(made_overlaps())
     assert table["category"].tolist() == ["cat", "pig", "dog"]
-    assert table["photographs"].tolist() == [2, 2, 2]
+    assert table["pictures"].tolist() == [2, 2, 2]
     np.testing.assert_allclose(table[TOP], [0.5, 0.3, 0.2])
     np.testing.assert_allclose(table["difference"], [0.4, 0, 0.1])
     cat = table.iloc[0]
-    assert (cat[f"{TOP} low"], cat[f"{TOP} high"]) == (0.4, 0.6)
-    assert cat["difference low"] == pytest.approx(0.3)
+    assert (cat[f"{TOP} low"], cat[f"{TOP} high"]) == share_of([0.4, 0.6]).ci
+    assert cat["difference low"] == difference_of([0.4, 0.6], [0.1, 0.1]).low
 
 
-def test_ratio_and_share_ahead_over_all_pairs():
-    found = overlap.ratio(made_overlaps())
-    assert found.value == pytest.approx(2 / 1)
-    assert (found.low < 2 < found.high, found.n) == (True, 6)
-    share = overlap.share_ahead(made_overlaps())
-    assert share.value == pytest.approx(2 / 3)
-    assert share.n == 3  # categories
-    assert share.low <= 2 / 3 <= share.high
+def test_no_mask_exceeds_what_its_size_allows(photographs):
+    table = pd.DataFrame({"image": ["0", "3"], "category": ["horse", "horse"]})
+    found = overlap.best_possible(photographs, table, overlap.Cut(0.9))
+    filled = [photographs[i].mask("horse").mean() for i in (0, 3)]
+    assert found.tolist() == pytest.approx([min(f, 0.1) / max(f, 0.1) for f in filled])
+    assert overlap.best_possible(photographs, table, overlap.Cut(0.9, {})).isna().all()
+
+
+def test_rows_of_masks_hold_the_mean_and_the_single_ones():
+    single = made_overlaps()
+    mean = single.assign(**{TOP: 0.9, RANDOM: 0.2}).iloc[::-1]
+    rows = overlap.mask_rows(single, mean).sort_values(["category", "image"])
+    assert list(rows) == ["category", "image", "top", "random", "single_top", "single_random"]
+    assert rows["top"].eq(0.9).all()
+    assert rows["single_top"].tolist() == [0.4, 0.6, 0.2, 0.2, 0.3, 0.3]
 
 
 def test_examples_name_their_object_where_some_do():
@@ -126,17 +134,18 @@ def test_examples_name_their_object_where_some_do():
     assert overlap.first_of_each(table, members, 1) == {"4": "pig"}
 
 
-def test_an_example_has_the_mask_of_the_mean_first(system, photographs):
+def test_an_example_has_the_mask_of_the_mean_first_and_of_random_units_last(system, photographs):
     units = [Neuron(0, 3), Neuron(1, 5), Neuron(1, 6)]
-    chosen = {photographs[1].id: {TOP: units, RANDOM: units[:1]}}
+    chosen = {TOP: units, RANDOM: units[:1]}
     objects = {photographs[1].id: ["horse"]}
-    table = overlap.iou_table(system, [photographs[1]], objects, chosen, progress=False)
-    found = overlap.example(system, photographs[1], "horse", units, table, 2)
-    assert found.names == ["mean of 3", "L0.u3", "L1.u5"]
+    asked = (system, [photographs[1]], objects, {photographs[1].id: chosen})
+    table = overlap.iou_table(*asked, progress=False)
+    found = overlap.example(system, photographs[1], "horse", chosen, table, 2)
+    assert found.names == ["mean of 3\ntop units", "L0.u3", "L1.u5", "mean of 1\nrandom units"]
     truth = resize_truth(found.truth, PIXELS)
     assert found.ious == pytest.approx(iou(torch.from_numpy(found.masks), truth).tolist())
     np.testing.assert_array_equal(found.truth, photographs[1].mask("horse"))
-    nothing = overlap.example(system, photographs[1], "horse", units, table[:0], 2)
+    nothing = overlap.example(system, photographs[1], "horse", chosen, table[:0], 2)
     assert np.isnan(nothing.ious).all()
 
 
