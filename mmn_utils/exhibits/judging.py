@@ -29,7 +29,7 @@ from mmn_utils.measures.estimates import Estimate
 
 REDRAWS = 200
 STABLE = 0.9
-YES, NO, OPEN, NOT_TESTED, NO_FIGURE = "yes", "no", "open", "not tested", ""
+YES, NO, OPEN, NOT_TESTED, UNPRINTED = "yes", "no", "open", "not tested", ""
 
 
 @dataclass(frozen=True)
@@ -158,7 +158,7 @@ def _seeded(measure: Callable[..., Estimate], seed: int) -> Callable[..., Estima
 def _like(estimate: Estimate, paper: PublishedClaim) -> str:
     """Say whether an estimate is as large as the paper's figure, by the figure's reading."""
     if paper.value is None:
-        return NO_FIGURE
+        return UNPRINTED
     if paper.reading == "exact":
         if not math.isfinite(estimate.low):
             return OPEN
@@ -173,7 +173,7 @@ def _like(estimate: Estimate, paper: PublishedClaim) -> str:
 
 def _verdict(word: str, again: list[str]) -> Verdict:
     """Return a verdict with its stability; one case alone decides nothing."""
-    if word in (NOT_TESTED, NO_FIGURE):
+    if word in (NOT_TESTED, UNPRINTED):
         return Verdict(word)
     if not again:
         return Verdict(OPEN)

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from mmn_utils.cache import locked
-from mmn_utils.datasets.published import PublishedClaim
+from mmn_utils.datasets.published import PublishedClaim, published_claim
 from mmn_utils.exhibits.entries import ALL_FILES, PAPERS, exhibits_of, figures_root
 from mmn_utils.exhibits.formats import format_number, to_csv, write_text
-from mmn_utils.exhibits.judging import NO, NOT_TESTED, OPEN, YES, Judged
+from mmn_utils.exhibits.judging import NO, NOT_TESTED, OPEN, YES, Judged, facts_of, judge_claim
 from mmn_utils.exhibits.pages import forget_page
 from mmn_utils.exhibits.provenance import circumstances_path
+from mmn_utils.exhibits.texts import Claim, render
 from mmn_utils.presets import check_run_name
 
 CLAIM_COLUMNS = [
@@ -64,6 +66,37 @@ def enter(folder: Path, exhibit: str, rows: Mapping[str, Mapping[str, str]]) -> 
     with locked(folder):  # notebooks of one run may write claims at the same time
         kept = [row for row in _claim_rows(folder) if row["exhibit"] != exhibit]
         _write_claims(folder, [*kept, *rows.values()])
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A claim as it was judged: its row of the ledger, and the facts that it used."""
+
+    judged: Judged
+    row: dict[str, str]
+    facts: dict[str, Any]
+
+
+def judge_all(
+    exhibit: str,
+    claims: Mapping[str, Claim],
+    numbers: pd.DataFrame,
+    known: Mapping[str, Any],
+    seed: int,
+    system: str | None,
+) -> dict[str, Entry]:
+    """Judge an exhibit's claims by its rows, as ``judging.read_numbers`` gives them.
+
+    ``known`` are all facts that there are, and ``system`` the one of the paper's that stands
+    beside (``published_claim``).
+    """
+    found = {}
+    for id, claim in claims.items():
+        facts, paper = facts_of(claim, numbers.columns, known), published_claim(id, system)
+        judged = judge_claim(claim, paper, numbers, facts, seed)
+        row = row_of(id, exhibit, paper, render(claim.test, facts, id), judged)
+        found[id] = Entry(judged, row, facts)
+    return found
 
 
 def row_of(

@@ -8,6 +8,7 @@ from mmn_utils.exhibits.verdicts import (
     GATE_ALONE,
     NO_FIGURE,
     OUR_CLAIMS,
+    OUR_PAPER,
     came_out,
     counts,
     kinds,
@@ -45,7 +46,7 @@ def _told(exhibit: Exhibit) -> str:
     here = "<br>".join(f"`{run}`: {text}." for run, text in found.items())
     if len(runs) == 1:
         here = "".join(f"{text}." for text in found.values())
-    if exhibit.paper == "C":
+    if exhibit.paper == OUR_PAPER:
         return f" {exhibit.claim}" + (f"<br>*What we expected:* {here}" if here else "")
     return f"<br>*Paper says:* {exhibit.claim}<br>*Here:* {here or 'shown, not judged.'}"
 

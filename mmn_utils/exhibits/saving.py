@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 import pandas as pd
 
-from mmn_utils.datasets.published import PublishedClaim, published, published_claim
+from mmn_utils.datasets.published import published, published_claim
 from mmn_utils.datasets.words import Words
 from mmn_utils.exhibits.entries import Exhibit, exhibits_of, figures_root, load_exhibits
 from mmn_utils.exhibits.formats import (
@@ -40,8 +40,8 @@ from mmn_utils.exhibits.formats import (
     write_figure,
     write_text,
 )
-from mmn_utils.exhibits.judging import Judged, facts_of, judge_claim, read_numbers
-from mmn_utils.exhibits.ledger import claims, enter, row_of
+from mmn_utils.exhibits.judging import Judged, read_numbers
+from mmn_utils.exhibits.ledger import claims, enter, judge_all
 from mmn_utils.exhibits.provenance import provenance, record_making
 from mmn_utils.exhibits.texts import SAYS, Text, load_texts, render
 from mmn_utils.presets import check_run_name, read_parameters
@@ -246,7 +246,7 @@ class Run:
             "says": lambda id: SAYS[self._judged(id).holds.word],
             "like": lambda id: self._judged(id).like.word,
             "estimate": lambda id: self._judged(id).estimate,
-            "paper": self._paper,
+            "paper": lambda id: published_claim(id, self._system),
             **kept,
         }
 
@@ -255,24 +255,21 @@ class Run:
             raise ValueError(f"claim {id!r} has no verdict yet; save its exhibit before")
         return self._verdicts[id]
 
-    def _paper(self, id: str) -> PublishedClaim:
-        return published_claim(id, self.parameters.get("paper_model"))
+    @property
+    def _system(self) -> str | None:
+        """The one of paper B's systems that stands beside, where there is one."""
+        return self.parameters.get("paper_model")
 
     def _judge(self, id: str, numbers: pd.DataFrame, facts: Mapping[str, Any]) -> Judgement:
         """Judge an exhibit's claims by its rows as they will be stored."""
         stored, known = to_csv(numbers), self._known(id, facts)
-        rows = read_numbers(StringIO(stored))
-        entries: dict[str, dict[str, str]] = {}
-        used: dict[str, Any] = {}
-        for name, claim in self._texts[id].claims.items() if id in self._texts else ():
-            own = facts_of(claim, rows.columns, known)
-            paper = self._paper(name)
-            self._verdicts[name] = judge_claim(claim, paper, rows, own, self.seed)
-            test = render(claim.test, own, name)
-            entries[name] = row_of(name, id, paper, test, self._verdicts[name])
-            used.update(own)
+        asked = self._texts[id].claims if id in self._texts else {}
+        read = read_numbers(StringIO(stored))
+        found = judge_all(id, asked, read, known, self.seed, self._system)
+        self._verdicts.update({name: entry.judged for name, entry in found.items()})
+        used = {name: fact for entry in found.values() for name, fact in entry.facts.items()}
         to_json(used)  # what cannot be stored is an error now
-        return Judgement(stored, used, entries)
+        return Judgement(stored, used, {name: entry.row for name, entry in found.items()})
 
     def _check(self, id: str, kind: str | None = None) -> Exhibit:
         known = load_exhibits(self._list)
@@ -315,7 +312,6 @@ class Run:
             "caption": caption,
             "paper": None if paper is None else records(paper),
             "facts": rows.facts,
-            "paper_model": self.parameters.get("paper_model"),
             **self._provenance(),
         }
         write_text(self.folder / f"{id}.json", to_json(record))

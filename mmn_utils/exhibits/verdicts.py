@@ -17,10 +17,11 @@ import pandas as pd
 from mmn_utils.datasets.published import GATE
 from mmn_utils.exhibits.entries import Exhibit, figures_root
 from mmn_utils.exhibits.formats import format_number
+from mmn_utils.exhibits.judging import UNPRINTED
 from mmn_utils.exhibits.ledger import VERDICTS, claims
 
 NO_FIGURE = "no figure printed"  # of a size: the paper prints none
-OURS = "C"  # the paper of claims that no paper makes
+OUR_PAPER = "C"  # the key of what no paper has
 PAPERS_CLAIMS = "the papers’ claims"
 GATE_ALONE = "the same with the gate alone"
 OUR_CLAIMS = "our own"
@@ -83,7 +84,7 @@ def said(ledger: pd.DataFrame) -> list[Said]:
     statements: dict[str, Said] = {}
     for row in ledger.to_dict("records"):
         name = row["id"].removesuffix(GATE)
-        new = Said(row["statement"], row["where"], ours=row["paper"] == OURS)
+        new = Said(row["statement"], row["where"], ours=row["paper"] == OUR_PAPER)
         statements.setdefault(name, new).found.append(_found(row))
     return list(statements.values())
 
@@ -100,7 +101,7 @@ def _found(row: dict[str, Any]) -> Found:
         n=format_number(row["n"]),
         holds=row["holds"],
         like=like,
-        paper="" if row["paper"] == OURS else _paper(row),
+        paper="" if row["paper"] == OUR_PAPER else _paper(row),
         agree=_agree(row),
     )
 
@@ -123,14 +124,14 @@ def kinds(ledger: pd.DataFrame) -> dict[str, pd.DataFrame]:
     Only kinds that there are; a claim of a paper that is read in two ways counts once among the
     papers'.
     """
-    ours, gate = ledger["paper"] == OURS, ledger["id"].str.endswith(GATE)
+    ours, gate = ledger["paper"] == OUR_PAPER, ledger["id"].str.endswith(GATE)
     parts = {PAPERS_CLAIMS: ~ours & ~gate, GATE_ALONE: ~ours & gate, OUR_CLAIMS: ours}
     return {kind: ledger[chosen] for kind, chosen in parts.items() if chosen.any()}
 
 
 def counts(ledger: pd.DataFrame) -> dict[str, dict[str, int]]:
     """Count claims by verdict: ``direction``, and ``size`` with those that print no figure."""
-    sizes = ledger["like_paper"].replace("", NO_FIGURE)
+    sizes = ledger["like_paper"].replace(UNPRINTED, NO_FIGURE)
     return {
         "direction": {word: int((ledger["holds"] == word).sum()) for word in VERDICTS},
         "size": {word: int((sizes == word).sum()) for word in (*VERDICTS, NO_FIGURE)},
@@ -180,7 +181,7 @@ def came_out(
 
 def _came_out(exhibit: Exhibit, ledger: pd.DataFrame) -> str:
     parts = kinds(ledger[ledger["exhibit"] == exhibit.id])
-    if exhibit.paper != OURS:
+    if exhibit.paper != OUR_PAPER:
         parts.pop(OUR_CLAIMS, None)
     named = {GATE_ALONE: "with the gate alone ", PAPERS_CLAIMS: "", OUR_CLAIMS: ""}
     return " · ".join(f"{named[kind]}{in_brief(part)}" for kind, part in parts.items())

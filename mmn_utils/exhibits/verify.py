@@ -10,11 +10,10 @@ import json
 import math
 from pathlib import Path
 
-from mmn_utils.datasets.published import published_claim
 from mmn_utils.exhibits.entries import figures_root, load_exhibits
-from mmn_utils.exhibits.judging import judge_claim, read_numbers
-from mmn_utils.exhibits.ledger import NUMERIC, claims, row_of
-from mmn_utils.exhibits.texts import load_texts, render
+from mmn_utils.exhibits.judging import read_numbers
+from mmn_utils.exhibits.ledger import NUMERIC, claims, judge_all
+from mmn_utils.exhibits.texts import load_texts
 
 TOLERANCE = 1e-4  # relative, of a stored number: five digits, and other processors' last ones
 
@@ -46,13 +45,9 @@ def _judge_again(folder: Path, exhibit: str, notebook: str) -> dict[str, dict[st
         return {}
     record = json.loads((folder / f"{exhibit}.json").read_text(encoding="utf-8"))
     numbers = read_numbers(folder / f"{exhibit}.numbers.csv")
-    facts, seed, system = record["facts"], record["seed"], record["paper_model"]
-    found = {}
-    for id, claim in text.claims.items():
-        paper = published_claim(id, system)
-        judged = judge_claim(claim, paper, numbers, facts, seed)
-        found[id] = row_of(id, exhibit, paper, render(claim.test, facts, id), judged)
-    return found
+    system = record["parameters"].get("paper_model")
+    found = judge_all(exhibit, text.claims, numbers, record["facts"], record["seed"], system)
+    return {id: entry.row for id, entry in found.items()}
 
 
 def _differences(stored: dict, again: dict[str, str]) -> list[str]:
