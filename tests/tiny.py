@@ -7,6 +7,7 @@ shows. The unembedding has more rows than the vocabulary, as GPT-J's has.
 from __future__ import annotations
 
 from functools import lru_cache
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import nn
 from transformers import BeitConfig, BeitModel, GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 
+from mmn_utils.datasets import Photograph
 from mmn_utils.models.encoders import HubBeit, ImageEncoder, TimmBeit, timm_weights
 from mmn_utils.models.limber import LimberFacts, build_limber
 
@@ -149,6 +151,15 @@ def tiny_images(n: int = 2, seed: int = 0, side: int = 40) -> list[Image.Image]:
         ImageDraw.Draw(image).rectangle([left, top, left + side // 3, top + side // 3], fill=colour)
         images.append(image)
     return images
+
+
+def tiny_photographs(folder: Path, n: int) -> list[Photograph]:
+    """Write ``n`` of ``tiny_images`` to a folder, and return them as photographs "0", "1" ..."""
+    photographs = []
+    for i, image in enumerate(tiny_images(n)):
+        image.save(folder / f"{i}.png")
+        photographs.append(Photograph(str(i), folder / f"{i}.png"))
+    return photographs
 
 
 def _liven(model: nn.Module) -> nn.Module:

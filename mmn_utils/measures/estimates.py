@@ -186,28 +186,6 @@ def _of_rows(
     return np.array([statistic(*(array[row] for array in arrays)) for row in rows], dtype=float)
 
 
-def jackknife(statistic: Callable[..., float], *columns: ArrayLike) -> Estimate:
-    """Return any smooth statistic of columns whose first axis are the images, each left out once.
-
-    For what repeated images distort, such as counts of different units: a resample of the
-    bootstrap holds two thirds of the images, hence fewer kinds. The interval is normal, with
-    Tukey's variance. ValueError for columns of unequal length, for fewer than two images,
-    and where the statistic is no number without one of them.
-    """
-    arrays, n = _aligned(columns)
-    if n < 2:
-        raise ValueError("one image alone has no spread: give at least two")
-    left = _of_rows(statistic, arrays, ~np.eye(n, dtype=bool))
-    if not np.isfinite(left).all():
-        raise ValueError(
-            f"the statistic is no number without image {int(np.isfinite(left).argmin())}; "
-            "take more images, or a statistic without a vanishing denominator"
-        )
-    value, spread = float(statistic(*arrays)), float(left.std() * np.sqrt(n - 1))
-    reach = intervals.Z * spread
-    return Estimate(value, value - reach, value + reach, n)
-
-
 def _aligned(columns: Sequence[ArrayLike]) -> tuple[list[np.ndarray], int]:
     """Return the columns as arrays, and their common length; ValueError if they have none."""
     arrays = [np.asarray(column) for column in columns]

@@ -20,7 +20,7 @@ import pandas as pd
 import torch
 import torch.nn.functional as F
 
-from mmn_utils.neurons.table import Neuron, by_layer, check_neurons
+from mmn_utils.neurons.table import Neuron, by_layer, check_neurons, neurons_of
 from mmn_utils.neurons.text import is_interpretable
 
 WORDS = 10  # tokens that describe a neuron in the papers
@@ -51,9 +51,7 @@ def signed(table: pd.DataFrame) -> list[Signed]:
 
     What such a pair decodes to was written where the score was taken. Signs as ``signs_of``.
     """
-    columns = table["layer"].tolist(), table["unit"].tolist()
-    neurons = [Neuron(*pair) for pair in zip(*columns, strict=True)]
-    return list(zip(neurons, signs_of(table["activation"]).tolist(), strict=True))
+    return list(zip(neurons_of(table), signs_of(table["activation"]).tolist(), strict=True))
 
 
 def write_vectors(model, neurons: Sequence[Neuron | Signed]) -> torch.Tensor:
@@ -96,13 +94,10 @@ def decode_vectors(
     chunks, of which only the top k stay: the (N, vocabulary) product never exists.
     """
     weight, bias = _unembedding(model, decode_bias)
-    if not 1 <= k <= len(weight):
-        raise ValueError(f"k={k}: give a number of tokens from 1 to {len(weight)}")
     if decode_norm not in ("none", "final"):
         raise ValueError(f"decode_norm={decode_norm!r}: give 'none' or 'final'")
-    chunk = chunk or max(1, _LOGITS_AT_ONCE // len(weight))
     ids, probabilities = [], []
-    for rows in vectors.to(weight).split(chunk):
+    for rows in _chunks(vectors, weight, k, chunk):
         read = model.final_norm(rows) if decode_norm == "final" else rows
         logits = F.linear(read, weight, bias).float()
         top = logits.topk(k, dim=-1)
@@ -111,6 +106,15 @@ def decode_vectors(
     if not ids:
         return torch.empty(0, k, dtype=torch.long), torch.empty(0, k)
     return torch.cat(ids).cpu(), torch.cat(probabilities).cpu()
+
+
+def _chunks(
+    vectors: torch.Tensor, weight: torch.Tensor, k: int, chunk: int | None
+) -> tuple[torch.Tensor, ...]:
+    """Split vectors (N, d) so that their logits fit; ValueError for a ``k`` that none can have."""
+    if not 1 <= k <= len(weight):
+        raise ValueError(f"k={k}: give a number of tokens from 1 to {len(weight)}")
+    return vectors.to(weight).split(chunk or max(1, _LOGITS_AT_ONCE // len(weight)))
 
 
 def _unembedding(model, with_bias: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -232,11 +236,8 @@ def extreme_tokens(
     What a vector and its negative decode to, off one product W_d w.
     """
     weight, _ = _unembedding(model, with_bias=False)
-    if not 1 <= k <= len(weight):
-        raise ValueError(f"k={k}: give a number of tokens from 1 to {len(weight)}")
-    chunk = chunk or max(1, _LOGITS_AT_ONCE // len(weight))
     highest, lowest = [torch.empty(0, k, dtype=torch.long)], [torch.empty(0, k, dtype=torch.long)]
-    for rows in vectors.to(weight).split(chunk):
+    for rows in _chunks(vectors, weight, k, chunk):
         logits = F.linear(rows, weight).float()
         highest.append(logits.topk(k, dim=-1).indices.cpu())
         lowest.append(logits.topk(k, dim=-1, largest=False).indices.cpu())

@@ -129,17 +129,26 @@ def top_k(table: pd.DataFrame, k: int, per: Sequence[str] = ("image", "target"))
 
 def unique_neurons(table: pd.DataFrame) -> list[Neuron]:
     """List the neurons of a table once each, in the order of their highest score."""
+    return neurons_of(unique_rows(table))
+
+
+def unique_rows(table: pd.DataFrame) -> pd.DataFrame:
+    """Keep each neuron's row of the highest score, highest first, whatever image it is of."""
     ordered = table.sort_values("score", ascending=False, kind="stable")
-    pairs = ordered[["layer", "unit"]].drop_duplicates()
-    return [Neuron(int(layer), int(unit)) for layer, unit in pairs.itertuples(index=False)]
+    return ordered.drop_duplicates(["layer", "unit"])
+
+
+def neurons_of(table: pd.DataFrame) -> list[Neuron]:
+    """List the neurons of a table row by row."""
+    columns = table["layer"].tolist(), table["unit"].tolist()
+    return [Neuron(*pair) for pair in zip(*columns, strict=True)]
 
 
 def best_of(table: pd.DataFrame, k: int) -> dict[tuple[str, str], list[Neuron]]:
     """List each concept's top ``k`` neurons: {(image, noun): neurons, best first}."""
     top = top_k(table, k)
-    neurons = [Neuron(*pair) for pair in zip(top["layer"], top["unit"], strict=True)]
     found: dict[tuple[str, str], list[Neuron]] = {}
-    for image, noun, neuron in zip(top["image"], top["target"], neurons, strict=True):
+    for image, noun, neuron in zip(top["image"], top["target"], neurons_of(top), strict=True):
         found.setdefault((image, noun), []).append(neuron)
     return found
 

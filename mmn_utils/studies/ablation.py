@@ -14,7 +14,7 @@ import pandas as pd
 
 from mmn_utils.interventions.ablation import unit_means
 from mmn_utils.interventions.sweeps import sweep
-from mmn_utils.neurons.table import Neuron, random_like, unique_neurons
+from mmn_utils.neurons.table import Neuron, neurons_of, random_like, unique_rows
 from mmn_utils.neurons.targets import Target
 from mmn_utils.studies.signs import Readable, interpretable_ends, interpretable_rows
 from mmn_utils.studies.store import by_content, digest, per_photograph
@@ -169,10 +169,8 @@ def _readable(readable: Readable, rows: pd.DataFrame) -> dict[Neuron, bool]:
     """Say which of one image's units are interpretable where they scored best, best first."""
     # So deep a ranking reaches units of a layer that nothing reads at the image, of score 0 and
     # without an activation: they wrote nothing, like those of activation 0.
-    rows = rows.fillna({"activation": 0.0}).sort_values("score", ascending=False, kind="stable")
-    rows = rows.drop_duplicates(["layer", "unit"])
-    words = interpretable_rows(readable, rows).tolist()
-    return dict(zip(unique_neurons(rows), words, strict=True))
+    rows = unique_rows(rows.fillna({"activation": 0.0}))
+    return dict(zip(neurons_of(rows), interpretable_rows(readable, rows).tolist(), strict=True))
 
 
 def _sweep_rows(image: str, labels: pd.DataFrame, result) -> pd.DataFrame:

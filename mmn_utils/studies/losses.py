@@ -53,7 +53,7 @@ def unrelated(table: pd.DataFrame, encoder: str | None = None) -> np.ndarray:
 
 
 def curves(table: pd.DataFrame, value: str, of_units: int, seed: int = 0) -> pd.DataFrame:
-    """Average a column over images: one row per (condition, k) with its bootstrap interval.
+    """Average a column over images: one row per (condition, k) with its interval.
 
     Columns condition, k, mean, low, high, n, and ``share of units``, of all ``of_units``.
     """

@@ -16,7 +16,7 @@ import torch
 
 from mmn_utils.neurons.activation import activations_at
 from mmn_utils.neurons.decoding import Signed, extreme_tokens, signed, signs_of
-from mmn_utils.neurons.table import RANDOM, TOP, Neuron, controls
+from mmn_utils.neurons.table import RANDOM, TOP, Neuron, controls, unique_rows
 from mmn_utils.neurons.text import WORDS_NEEDED, is_dictionary_word
 from mmn_utils.studies.store import per_photograph
 from mmn_utils.studies.subjects import Subjects
@@ -40,7 +40,7 @@ def signed_controls(
     neuron table. The activations of the random units are computed or loaded.
     """
     sets = controls(neurons, model.sizes.units, seed, k)
-    tops = {image: _once(neurons[neurons["image"] == image])[:k] for image in sets}
+    tops = {image: unique_rows(neurons[neurons["image"] == image])[:k] for image in sets}
     places = {
         image: [
             [unit.layer, unit.unit, int(patch)]
@@ -56,12 +56,6 @@ def signed_controls(
         }
         for image, rows in tops.items()
     }
-
-
-def _once(rows: pd.DataFrame) -> pd.DataFrame:
-    """Keep each neuron of one image at its highest score, best first, as ``unique_neurons``."""
-    ordered = rows.sort_values("score", ascending=False, kind="stable")
-    return ordered.drop_duplicates(["layer", "unit"])
 
 
 def _activations(

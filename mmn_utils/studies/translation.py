@@ -17,7 +17,7 @@ from mmn_utils.datasets.published import published
 from mmn_utils.measures import estimates
 from mmn_utils.measures.estimates import Estimate
 from mmn_utils.neurons.decoding import SIGN, Signed, decoded_words, signed
-from mmn_utils.neurons.table import RANDOM, TOP, Neuron
+from mmn_utils.neurons.table import RANDOM, TOP, neurons_of
 from mmn_utils.neurons.text import is_dictionary_word, is_interpretable
 from mmn_utils.studies.agreement import listed, writes_noun
 from mmn_utils.studies.signs import signed_controls
@@ -72,13 +72,9 @@ def described(
 
 def ranked(units: pd.DataFrame, neurons: pd.DataFrame) -> pd.DataFrame:
     """Join the top units of ``with_controls`` with their scores: the neuron table, best first."""
-    scored = neurons.assign(neuron=_addresses(neurons))
+    scored = neurons.assign(neuron=neurons_of(neurons))
     top = units[units["condition"] == TOP]
     return scored.merge(top, on=["image", "neuron"]).sort_values("score", ascending=False)
-
-
-def _addresses(neurons: pd.DataFrame) -> list[Neuron]:
-    return [Neuron(*pair) for pair in zip(neurons["layer"], neurons["unit"], strict=True)]
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from mmn_utils.neurons.table import Neuron
 from mmn_utils.neurons.targets import Target
 from mmn_utils.studies import examples
 from mmn_utils.studies.subjects import Subjects
-from tests.tiny import PIXELS, tiny_images, tiny_limber
+from tests.tiny import PIXELS, tiny_limber, tiny_photographs
 
 
 @pytest.fixture(scope="module")
@@ -94,10 +94,7 @@ def test_elsewhere_counts_the_nouns_of_other_photographs():
 
 @pytest.fixture
 def sample(tmp_path) -> Subjects:
-    photographs = []
-    for i, image in enumerate(tiny_images(2)):
-        image.save(tmp_path / f"{i}.png")
-        photographs.append(Photograph(str(i), tmp_path / f"{i}.png"))
+    photographs = tiny_photographs(tmp_path, 2)
     captions = [Caption("a horse and a horse.", ()), Caption("a boat.", ())]
     every = [[Target("0", "horse", 0, ())], [Target("1", "boat", 0, ())]]
     return Subjects(photographs, captions, every)

@@ -6,14 +6,13 @@ import numpy as np
 import pytest
 import torch
 
-from mmn_utils.datasets import Photograph
 from mmn_utils.models.capture import capture
 from mmn_utils.neurons.decoding import interpretable
 from mmn_utils.neurons.table import Neuron, controls, neuron_table
 from mmn_utils.neurons.targets import Target
 from mmn_utils.studies import signs
 from mmn_utils.studies.subjects import Subjects, top_neurons
-from tests.tiny import tiny_images, tiny_limber
+from tests.tiny import tiny_limber, tiny_photographs
 from tests.tiny_gated import TinyGated
 
 
@@ -24,10 +23,7 @@ def system(request):
 
 @pytest.fixture
 def sample(tmp_path) -> Subjects:
-    photographs = []
-    for i, image in enumerate(tiny_images(3)):
-        image.save(tmp_path / f"{i}.png")
-        photographs.append(Photograph(str(i), tmp_path / f"{i}.png"))
+    photographs = tiny_photographs(tmp_path, 3)
     targets = [Target(p.id, "horse", 300 + i, (5,) * i) for i, p in enumerate(photographs)]
     return Subjects(photographs, [None] * 3, [[target] for target in targets])
 

@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmn_utils.datasets import Photograph
 from mmn_utils.measures.estimates import mean_of, share_of
 from mmn_utils.neurons.decoding import decoded_words
 from mmn_utils.neurons.table import Neuron, controls
@@ -16,7 +15,7 @@ from mmn_utils.neurons.targets import Target
 from mmn_utils.neurons.text import is_dictionary_word
 from mmn_utils.studies import translation
 from mmn_utils.studies.subjects import Subjects, top_neurons
-from tests.tiny import tiny_images, tiny_limber
+from tests.tiny import tiny_limber, tiny_photographs
 from tests.tiny_gated import TinyGated
 
 
@@ -28,10 +27,7 @@ def system():
 @pytest.fixture
 def sample(tmp_path) -> Subjects:
     """Three photographs with targets of the test's own."""
-    photographs = []
-    for i, image in enumerate(tiny_images(3)):
-        image.save(tmp_path / f"{i}.png")
-        photographs.append(Photograph(str(i), tmp_path / f"{i}.png"))
+    photographs = tiny_photographs(tmp_path, 3)
     targets = [Target(p.id, "horse", 300 + i, (5,) * i) for i, p in enumerate(photographs)]
     return Subjects(photographs, [None] * 3, [[target] for target in targets])
 

@@ -46,21 +46,25 @@ def edits_of(
         edits = [edit_of(model, finding, settings, allow_empty=True) for finding in findings]
     else:
         edits = []
-        for start in range(0, len(findings), batch_size):
-            some = findings[start : start + batch_size]
-            edits += make_edits(
-                model,
-                opened([finding.photograph for finding in some]),
-                [finding.target for finding in some],
-                [finding.word for finding in some],
-                [finding.neurons for finding in some],
-                settings,
-                allow_empty=True,
-            )
+        for some in _batches(findings, batch_size):
+            words = [finding.word for finding in some]
+            places = _places(some, words)
+            edits += make_edits(model, *places, settings, allow_empty=True)
     if findings and all(edit.empty for edit in edits):
         edit_of(model, findings[0], settings)  # says why
         raise EmptyEdit("none of the edits changes anything")
     return edits
+
+
+def _batches(findings: Sequence[Finding], size: int) -> list[Sequence[Finding]]:
+    return [findings[start : start + size] for start in range(0, len(findings), size)]
+
+
+def _places(findings: Sequence[Finding], words: list) -> tuple[list, list, list, list]:
+    """Lay findings out as ``interventions.editing`` takes many: pictures opened, words as given."""
+    pictures = opened([finding.photograph for finding in findings])
+    targets = [finding.target for finding in findings]
+    return pictures, targets, words, [finding.neurons for finding in findings]
 
 
 def refusal(model, finding: Finding, settings: Settings, beta: float = 1e6) -> str:
@@ -88,16 +92,9 @@ def closed_against_steps(
     stepped at once, since neurons do not meet in the loss.
     """
     found: list[torch.Tensor] = []
-    for start in range(0, len(findings), batch_size):
-        some = findings[start : start + batch_size]
-        found += pulls_of(
-            model,
-            opened([finding.photograph for finding in some]),
-            [finding.target for finding in some],
-            [word_tokens(model, finding.word) for finding in some],
-            [finding.neurons for finding in some],
-            settings.activation,
-        )
+    for some in _batches(findings, batch_size):
+        words = [word_tokens(model, finding.word) for finding in some]
+        found += pulls_of(model, *_places(some, words), settings.activation)
     pulls = torch.cat(found)
     numbers = (settings.beta, settings.lr, settings.epochs)
     closed, steps = closed_form(pulls, *numbers), descend(pulls, *numbers)

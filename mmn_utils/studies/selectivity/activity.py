@@ -13,7 +13,7 @@ from mmn_utils.datasets import Photograph
 from mmn_utils.neurons.decoding import decoded_words
 from mmn_utils.neurons.receptive_fields import QUANTILE, activation_maps, mask, upsample
 from mmn_utils.neurons.table import Neuron
-from mmn_utils.neurons.text import same_word
+from mmn_utils.studies.agreement import writes_noun
 from mmn_utils.studies.annotations import mentions
 from mmn_utils.studies.store import digest, per_photograph
 
@@ -137,10 +137,7 @@ def tally(rows: pd.DataFrame, writing: Sequence[str]) -> dict[str, float]:
 def that_write_their_noun(model, unit_of: Mapping[str, Neuron]) -> list[str]:
     """List the nouns of ``unit_of`` that are among the ten words their unit writes when active."""
     words = decoded_words(model, list(unit_of.values()))
-    return [
-        noun for noun, unit in unit_of.items()
-        if any(same_word(word.strip(), noun) for word in words[unit])
-    ]  # fmt: skip
+    return [noun for noun, unit in unit_of.items() if writes_noun(words[unit], noun)]
 
 
 @dataclass(frozen=True)

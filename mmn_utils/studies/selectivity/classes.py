@@ -211,7 +211,7 @@ def class_study(
     model,
     folders: ClassFolders,
     names: Sequence[str],
-    readable: np.ndarray | Readable,
+    readable: Readable,
     *,
     per_class: Mapping[str, int],
     n_units: int = 20,
@@ -222,10 +222,9 @@ def class_study(
     """Find each class's units on training pictures and watch them on validation pictures.
 
     Paper A, S.4. ``names`` of classes, empty for the folders' first ten; ``readable`` says which
-    units may be found, as ``signs.interpretable_ends`` by the sign that they have on a picture,
-    or bool (layers, units) whatever the sign; ``per_class`` pictures of each split, ``n_units``
-    of each class. What else is ``asked`` goes to ``class_table``. Whoever asks for
-    the same at the same time shares the work, through the cache.
+    units may be found, by the sign that they have on a picture (``signs.interpretable_ends``);
+    ``per_class`` pictures of each split, ``n_units`` of each class. What else is ``asked`` goes to
+    ``class_table``. Whoever asks for the same at the same time shares the work, through the cache.
     """
     names = [folders.names.get(name, name) for name in names or folders.classes[:10]]
     training = {name: folders.sample("train", name, per_class["train"], seed) for name in names}
@@ -234,9 +233,7 @@ def class_study(
     pictures = [picture for some in training.values() for picture in some]
     found = class_table(model, pictures, progress=progress, **asked)
     named = named_shares(found, class_of)
-    by_sign = isinstance(readable, Mapping)
-    place = found["layer"], found["unit"]
-    found = found[interpretable_rows(readable, found) if by_sign else readable[place]]
+    found = found[interpretable_rows(readable, found)]
     kept = steady_units(found, class_of, n_units)
     units = {name: kept[name] for name in names if name in kept}
     pairs = usual_signs(found, class_of, units)
