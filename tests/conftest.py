@@ -1,4 +1,4 @@
-"""What all tests share: thread limits, no network, a deterministic hypothesis, markers."""
+"""What all tests share: thread limits, no network, deterministic hypothesis, markers, browser."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ import pytest  # noqa: E402
 from hypothesis import HealthCheck, settings  # noqa: E402
 
 from mmn_utils.presets import data_path  # noqa: E402
+from tests.browser.chromium import Windows, needed, started  # noqa: E402
 
 MARKERS = {
     "slow": "takes more than ten seconds",
@@ -69,3 +70,23 @@ def own_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MMN_FIGURES", str(tmp_path / "figures"))
     monkeypatch.setenv("MMN_BUILD", str(tmp_path / "build"))
     monkeypatch.setenv("MMN_CACHE", str(tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def chromium():
+    """A browser for the tests of one file: its event loop would be in the way of other files'."""
+    needed()
+    with started() as browser:
+        yield browser
+
+
+@pytest.fixture
+def windows(chromium):
+    """Open pages with ``windows(width, height, dark, offline)``; a fault in one fails the test.
+
+    A test that expects faults reads ``windows.faults`` and clears it.
+    """
+    opened = Windows(chromium)
+    yield opened
+    opened.close()
+    assert not opened.faults, opened.faults

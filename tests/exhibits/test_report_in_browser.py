@@ -10,26 +10,10 @@ import pytest
 from mmn_utils.exhibits.entries import SHIPPED
 from mmn_utils.exhibits.report import build_report
 from mmn_utils.presets import ROOT
-from tests.browser.chromium import Windows, needed, started
 from tests.exhibits.samples import entered, fill
 
 TALLEST = 12_000  # pixels, at 1400 wide, before anything is unfolded
 WIDTHS = (1400, 800, 420)
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    needed()
-    with started() as browser:
-        yield browser
-
-
-@pytest.fixture
-def windows(chromium):
-    opened = Windows(chromium)
-    yield opened
-    opened.close()
-    assert opened.faults == []
 
 
 @pytest.fixture
