@@ -67,14 +67,18 @@ def refuse(route, windows: Windows) -> None:
 
 
 def run_all(page) -> None:
-    """Run all cells by the menu; a kernel that has just started may not have heard it."""
+    """Run all cells by the menu; a kernel that has just started may not have heard it.
+
+    A prompt with a star or a number tells: the indicator is busy with a kernel's own start, too.
+    """
     indicator = page.locator(".jp-Notebook-ExecutionIndicator")
+    asked = page.locator(".jp-InputPrompt").filter(has_text=re.compile(r"[*\d]"))
     for _ in range(5):
         expect(indicator).to_have_attribute("data-status", "idle", timeout=2 * PATIENCE)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.locator(".lm-Menu-item[data-command='runmenu:run-all']").click()
         try:
-            return expect(indicator).to_have_attribute("data-status", "busy")
+            return expect(asked.first).to_be_attached(timeout=10_000)
         except AssertionError:
             continue
     pytest.fail("the kernel does not run the notebook")
