@@ -9,7 +9,6 @@ from mmn_utils.datasets import Photograph
 from mmn_utils.exhibits.figures.cards import PICTURES, Portrait
 from mmn_utils.neurons.receptive_fields import activation_maps
 from mmn_utils.neurons.table import Neuron
-from mmn_utils.studies.concepts.views import why_no_grid
 
 
 def top_neuron(atlas: Atlas, image: str, method: str = "attribution") -> tuple[Neuron, str, float]:
@@ -48,7 +47,7 @@ def portrait(
 ) -> Portrait:
     """Collect what is drawn of a neuron on one of the photographs."""
     known = {one.id: one for one in photographs}
-    card, picture, reason = atlas.neuron(neuron), known[image].open(), why_no_grid(system)
+    card, picture, reason = atlas.neuron(neuron), known[image].open(), system.no_grid
     field = None
     if reason is None:
         field = activation_maps(system, [picture], [neuron])[0, 0].float().cpu().numpy()

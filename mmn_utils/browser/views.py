@@ -21,6 +21,7 @@ from mmn_utils.browser.atlas.files import GENERIC
 from mmn_utils.browser.atlas.query import Atlas
 from mmn_utils.browser.atlas.words import ENDS, NORMS
 from mmn_utils.browser.pictures import THUMB, data_uri, part_uri, size_of, thumbnail
+from mmn_utils.neurons.decoding import signs_of
 from mmn_utils.neurons.table import Neuron, check_neurons
 from mmn_utils.neurons.text import noun_places, whole_word
 from mmn_utils.presets import ROOT
@@ -64,7 +65,7 @@ class Views:
         facts = self.atlas.facts
         return {
             "run": facts.run,
-            "system": facts.model,
+            "system": _with_caveat(facts.model, facts.caveat),
             "model": facts.model,
             "revision": facts.revision,
             "layers": facts.layers,
@@ -82,6 +83,7 @@ class Views:
                 {"id": one.image, "caption": one.caption} for one in self._pictures.values()
             ],
             "seed": facts.seed,
+            "words": facts.words,
         }
 
     @property
@@ -134,16 +136,21 @@ class Views:
     # --- the neurons behind a noun ------------------------------------------------------
 
     def top(self, image: str, noun: str, k: int = SHOWN) -> Answer:
-        """List a noun's top neurons by each method, the best first; ValueError for no noun."""
+        """List a noun's top neurons by each method, the best first: [address, score, patch, sign].
+
+        A neuron wrote there the end of its vector that the sign of its activation says.
+        ValueError for no noun.
+        """
         scores = self._scores(image, noun)
         rows = {name: self._scored(scores, name)[:k] for name in self.methods}
         named = [address for some in rows.values() for address, *_ in some]
         return {"rows": rows, "about": self.about(named)}
 
     def patch(self, image: str, noun: str, patch: int, k: int = SHOWN) -> Answer:
-        """List which of a noun's top neurons had their maximum at a patch, by attribution.
+        """List which of a noun's top neurons had their maximum at a patch: [address, score, sign].
 
-        ValueError for a system whose image tokens have no place, and a patch that is none.
+        By attribution. ValueError for a system whose image tokens have no place, and a patch that
+        is none.
         """
         grid = self.atlas.facts.grid
         if grid is None:
@@ -151,7 +158,7 @@ class Views:
         if not 0 <= patch < math.prod(grid):
             raise ValueError(f"patch={patch}: the grid has {math.prod(grid)}, from 0")
         scored = self._scored(self._scores(image, noun), "attribution")
-        rows = [row[:2] for row in scored if row[2] == patch][:k]
+        rows = [at_patch(row) for row in scored if row[2] == patch][:k]
         return {"by": "attribution", "rows": rows, "about": self.about([row[0] for row in rows])}
 
     def _scores(self, image: str, noun: str) -> pd.DataFrame:
@@ -164,9 +171,10 @@ class Views:
         return found.scores[found.scores["target"] == key]
 
     def _scored(self, scores: pd.DataFrame, method: str) -> list[list]:
-        """List [address, score, patch] by a method."""
+        """List [address, score, patch, sign of the activation there] by a method."""
         some = scores[scores["method"] == method]
-        return _rows(some["address"], map(float, some["score"]), map(self._patch, some["patch"]))
+        columns = map(float, some["score"]), map(self._patch, some["patch"])
+        return _rows(some["address"], *columns, signs_of(some["activation"]).tolist())
 
     def _image(self, image: str) -> Picture:
         """Read a picture; the last few are kept, as a look-up asks for one several times."""
@@ -197,6 +205,7 @@ class Views:
         return {
             "address": str(card.neuron),
             "interpretable": card.interpretable,
+            "interpretable_suppresses": card.interpretable_suppresses,
             "generic": card.generic,
             "nouns": card.nouns,
             "tokens": tokens,
@@ -213,7 +222,8 @@ class Views:
 
     def _places(self, card: Card) -> list[list]:
         return [
-            [p.method, p.image, p.noun, p.rank, p.score, self._patch(p.patch)] for p in card.places
+            [p.method, p.image, p.noun, p.rank, p.score, self._patch(p.patch), p.sign]
+            for p in card.places
         ]
 
     def _patch(self, patch: int) -> int:
@@ -239,11 +249,13 @@ class Views:
     # --- many neurons -------------------------------------------------------------------
 
     def about(self, neurons: Iterable[str]) -> Answer:
-        """Say in short what each neuron is: the first tokens that it writes, how generic it is."""
+        """Say in short what each neuron is: the first tokens of both ends, how generic it is."""
         return {
             row.address: {
                 "writes": list(row.writes),
+                "suppresses": list(row.suppresses),
                 "interpretable": bool(row.interpretable),
+                "interpretable_suppresses": bool(row.interpretable_suppresses),
                 "generic": bool(row.generic),
                 "nouns": int(row.nouns),
             }
@@ -251,7 +263,7 @@ class Views:
         }
 
     def search(self, word: str, end: str = "writes", norm: str = "none", n: int = 50) -> Answer:
-        """List the neurons that write or suppress a word: [address, text, rank, logit]."""
+        """List the neurons that write or suppress a word: [address, text, rank from 1, logit]."""
         found = self.atlas.search(word, end=end, norm=norm, n=n)
         columns = ["address", "text", "rank", "logit"]
         rows = [
@@ -279,6 +291,7 @@ class Views:
             {
                 "address": row["address"],
                 "interpretable": bool(row["interpretable"]),
+                "interpretable_suppresses": bool(row["interpretable_suppresses"]),
                 "generic": bool(row["generic"]),
                 "nouns": int(row["nouns"]),
                 "peak": float(row["peak"]),
@@ -298,7 +311,7 @@ class Views:
         if image not in self._pictures:
             self.atlas.image(image)  # says what there is
         row = self._pictures[image]
-        size = None if math.isnan(row.height) else (int(row.height), int(row.width))
+        size = None if pd.isna(row.height) else (int(row.height), int(row.width))
         return ROOT / row.file, size
 
 
@@ -306,6 +319,11 @@ QUESTIONS = (
     "facts", "thumbs", "picture", "top", "patch", "card", "control", "similar", "about", "search",
     "filter",
 )  # fmt: skip
+
+
+def _with_caveat(model: str, caveat: str) -> str:
+    """Name a system, with what is to be said of its numbers."""
+    return f"{model} ({caveat.rstrip('.')})" if caveat else model
 
 
 def pieces(caption: str, nouns: Sequence[str]) -> list[list]:
@@ -340,6 +358,12 @@ def control_of(neuron: Neuron, layers: int, units: int, seed: int) -> Neuron:
         raise ValueError(f"layer {neuron.layer} has no unit but {neuron}")
     drawn = int(np.random.default_rng([seed, neuron.layer, neuron.unit]).integers(units - 1))
     return Neuron(neuron.layer, drawn + (drawn >= neuron.unit))
+
+
+def at_patch(row: list) -> list:
+    """Cut a row of a top table to what a patch lists: [address, score, sign]."""
+    address, score, _, sign = row
+    return [address, score, sign]
 
 
 def _rows(*columns: Iterable) -> list[list]:

@@ -30,7 +30,7 @@ def one_row(model, prompt, target, row, tokens: int) -> list[int]:
     for _ in range(tokens):
         logits, _ = model.forward(teacher_forced(model, prompt, [ids]))
         ids.append(int(logits.argmax()))
-        if ids[-1] == model.tokenizer.eos_token_id:
+        if ids[-1] in model.end_tokens:
             break
     return ids
 
@@ -76,7 +76,7 @@ def main() -> None:
         arguments.repeats,
     )
     swept = [list(results["sweep"].captions[row].ids) for row in labels.row]
-    equal = sum(a == [i for i in b if i != model.tokenizer.eos_token_id]
+    equal = sum(a == [i for i in b if i not in model.end_tokens]
                 for a, b in zip(swept, results["single"], strict=True))  # fmt: skip
     print(f"{equal} of {len(every)} captions equal, {len({tuple(c) for c in swept})} distinct")
     ratio = times["single"] / times["sweep"]

@@ -65,7 +65,7 @@ def random_parts(facts: Facts, pictures: int, seed: int = 0) -> Parts:
         shown={kind: seen() for kind in KINDS},
         counts=rng.poisson(pictures * places / BINS, (count, BINS)).astype(np.int32),
         overlaps={name: rng.random(count, dtype=np.float32) for name in facts.categories},
-        interpretable=rng.random(count) < 0.2,
+        interpretable={end: rng.random(count) < 0.2 for end in ENDS},
         vectors=directions.astype(np.float16),
         **random_tables(facts, pictures, rng),
     )
@@ -87,6 +87,7 @@ def random_tables(facts: Facts, pictures: int, rng: np.random.Generator) -> dict
             patch=np.int32(-1),
             score=-np.sort(-rng.random((len(pairs), facts.k), dtype=np.float32), axis=1).ravel(),
             method=method,
+            activation=rng.standard_normal(rows, dtype=np.float32),
         )
         scores.append(table.reset_index(drop=True))
     words = [f" word{i}" for i in range(facts.vocabulary)]

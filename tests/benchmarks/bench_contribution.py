@@ -21,6 +21,8 @@ from unittest.mock import patch
 
 import torch
 
+from mmn_utils.models.architectures import LLAMA
+from mmn_utils.models.stream import Stream
 from mmn_utils.neurons import contribution as contribution_module
 from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.targets import Target
@@ -33,7 +35,7 @@ SHAPES = {  # layers, width, units, vocabulary
 }
 
 
-class Weights:
+class Weights(Stream):
     """Random second matrices (d, units) and unembedding, with the activations of the nouns."""
 
     def __init__(self, layers: int, width: int, units: int, vocabulary: int) -> None:
@@ -47,13 +49,14 @@ class Weights:
         self.activations = [draw(NOUNS, units) for _ in range(layers)]
         step = vocabulary // NOUNS
         self.targets = [Target("image", str(i), i * step + 7, ()) for i in range(NOUNS)]
-        self.sizes = SimpleNamespace(units=units)
+        self.sizes = SimpleNamespace(layers=layers, units=units)
+        self.architecture = LLAMA
         self.unembedding = (self.unembed, None)
 
     def write_vectors(self, layer: int) -> torch.Tensor:
         return self.down[layer].T
 
-    def feed(self, model, images, targets, takers) -> None:
+    def feed(self, model, images, targets, takers, scales) -> None:
         """Hand the activations over, in the place of a pass through the model."""
         for layer, values in enumerate(self.activations):
             for take in takers.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import copy
 import dataclasses
 import io
 import json
@@ -94,7 +95,11 @@ def test_a_card_is_plain_and_says_what_the_parts_say(random, number):
             assert card["tokens"][end if norm == "none" else f"{end}_{norm}"] == wanted
     for kind, sights in card["sights"].items():
         assert sights == [list(sight) for sight in reference.sights(number, kind)]
-    assert card["places"] == [list(place) for place in reference.elsewhere(number, None, None)]
+    wanted = reference.elsewhere(number, None, None)
+    assert card["places"] == [[*place, -1 if active < 0 else 1] for *place, active in wanted]
+    for name in ("interpretable", "interpretable_suppresses"):
+        end = "suppresses" if name.endswith("suppresses") else "writes"
+        assert card[name] == reference.parts.interpretable[end][number]
     assert card["nouns"] == len(reference.nouns(number))
     assert len(card["edges"]) == len(card["histogram"]) - 1
 
@@ -107,8 +112,9 @@ def test_about_says_of_each_neuron_what_its_card_says(random, numbers):
     assert list(about) == list(dict.fromkeys(addresses))
     for address, brief in about.items():
         card = views.card(address)
-        assert brief["writes"] == [text for text, _ in card["tokens"]["writes"][:5]]
-        for name in ("interpretable", "generic", "nouns"):
+        for end in ENDS:
+            assert brief[end] == [text for text, _ in card["tokens"][end][:5]]
+        for name in ("interpretable", "interpretable_suppresses", "generic", "nouns"):
             assert brief[name] == card[name]
 
 
@@ -131,15 +137,16 @@ def test_top_and_patch_are_the_best_of_the_table(random, place, k):
         rows = reference.scores[reference.scores["image"] == image]
         rows = rows[rows["target"] == noun]
         for method, some in found["rows"].items():
-            best = rows[(rows["method"] == method) & (rows["rank"] < k)].sort_values("rank")
+            best = rows[(rows["method"] == method) & (rows["rank"] <= k)].sort_values("rank")
             assert [row[0] for row in some] == [reference.address(n) for n in best["neuron"]]
             assert [row[1] for row in some] == best["score"].tolist()
             assert [row[2] for row in some] == best["patch"].tolist()
+            assert [row[3] for row in some] == [-1 if a < 0 else 1 for a in best["activation"]]
         assert {row[0] for some in found["rows"].values() for row in some} == set(found["about"])
         patch = max(0, found["rows"]["attribution"][0][2])
         there = plain(views.patch(image, noun, patch, 1000))
         all_rows = views.top(image, noun, 1000)["rows"]["attribution"]
-        assert there["rows"] == [row[:2] for row in all_rows if row[2] == patch]
+        assert there["rows"] == [[*row[:2], row[3]] for row in all_rows if row[2] == patch]
 
 
 def test_filter_gives_plain_rows_with_the_best_by_each_method(random):
@@ -260,3 +267,13 @@ def test_what_has_no_answer_says_what_there_is(tiny):
         tiny.thumbs(["x"])
     with pytest.raises(ValueError, match="patch=99: the grid has"):
         tiny.patch("0", nouns[0], 99)
+
+
+def test_what_a_system_wants_said_stands_beside_its_name(random):
+    views, reference = random
+    assert views.facts()["system"] == reference.facts.model
+    atlas = copy.copy(views.atlas)
+    atlas.facts = dataclasses.replace(atlas.facts, caveat="Drawn at random.")
+    marked = Views(atlas)
+    assert marked.facts()["system"] == f"{reference.facts.model} (Drawn at random)"
+    assert marked.facts()["model"] == reference.facts.model

@@ -17,6 +17,7 @@ import torch
 
 from mmn_utils.cache import bar, code_version
 from mmn_utils.datasets import Photograph
+from mmn_utils.models.finite import require_finite
 from mmn_utils.neurons.receptive_fields import iou, mask, resize_truth, upsample
 from mmn_utils.neurons.targets import embedded, positions_of, watch
 from mmn_utils.studies.store import per_photograph
@@ -126,12 +127,12 @@ def _batch(model, photographs: Sequence[Photograph], objects: Sequence[Sequence[
     span = positions_of(model, prompt, None)
     truths = [_truths(model, *pair) for pair in zip(photographs, objects, strict=True)]
     rows: list[dict] = []
+    names = [photograph.id for photograph in photographs]
 
     def reduce(layer: int, activation: torch.Tensor) -> None:
         field = activation[:, span].float()
         peak, patch = field.max(1)
-        if not torch.isfinite(peak).all():
-            raise ValueError(f"layer {layer} is not finite on some of {photographs}; use float32")
+        require_finite(model, peak, names, f"activations of layer {layer}")
         counted = counts(field)
         for i, photograph in enumerate(photographs):
             arrays = {

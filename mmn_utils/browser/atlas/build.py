@@ -31,7 +31,7 @@ from mmn_utils.browser.atlas.words import (
     interpretable_rows,
 )
 from mmn_utils.cache import code_version
-from mmn_utils.datasets import CocoDataset, Photograph, load_dataset
+from mmn_utils.datasets import CocoDataset, Photograph, Words, load_dataset
 from mmn_utils.models import load_model
 from mmn_utils.neurons.methods import METHODS
 from mmn_utils.presets import ROOT, Preset, resolve
@@ -41,6 +41,7 @@ from mmn_utils.studies.subjects import Subjects, captions_of, subjects
 
 TOP = 100  # neurons of each noun, by each method
 MAKERS = ("activity", "build", "files", "words")  # modules of this room that an atlas hangs on
+PLAIN = Words()  # of a data set that says nothing else
 COMPARED = 4  # pictures of each category that maps are compared with
 SETTINGS = "07_neuron_browser"  # the notebook whose parameters say model, data and sample
 
@@ -57,6 +58,7 @@ def of_preset(preset: str | Path | Preset, folder: str | Path | None = None) -> 
     data = load_dataset(asked["dataset"], asked["data_root"] or None)
     photographs = data.sample(asked["n_images"], asked["seed"])
     options = {name: asked[name] for name in ("seed", "k", "max_new_tokens")}
+    options["words"] = data.words
     return current(asked["run"], model, photographs, singles_of(data), **options, folder=folder)
 
 
@@ -69,6 +71,7 @@ def current(
     seed: int = 0,
     k: int = TOP,
     max_new_tokens: int = 20,
+    words: Words = PLAIN,
     folder: str | Path | None = None,
     progress: bool = True,
 ) -> Path:
@@ -77,7 +80,7 @@ def current(
     See ``build`` for what is given, ``origin_of`` for what makes an atlas another.
     """
     place = Path(folder or folder_of(run))
-    asked = {"seed": seed, "k": k, "max_new_tokens": max_new_tokens}
+    asked = {"seed": seed, "k": k, "max_new_tokens": max_new_tokens, "words": words}
     if not missing_files(place):
         kept = json.loads((place / FACTS).read_text(encoding="utf-8"))
         if kept.get("origin") == origin_of(model, photographs, singles or {}, **asked):
@@ -114,6 +117,7 @@ def build(
     seed: int = 0,
     k: int = TOP,
     max_new_tokens: int = 20,
+    words: Words = PLAIN,
     batch_size: int = 8,
     folder: str | Path | None = None,
     progress: bool = True,
@@ -121,7 +125,7 @@ def build(
     """Make an atlas and return its folder; computed picture by picture, and resumed.
 
     ``singles`` as of ``singles_of``; without it, or without a grid, no map is compared with
-    an object. ValueError where no caption has a noun.
+    an object. ``words`` are the data set's nouns. ValueError where no caption has a noun.
     """
     options = {"max_new_tokens": max_new_tokens, "progress": progress}
     captions = captions_of(model, photographs, **options)
@@ -136,7 +140,10 @@ def build(
         shown=shown(found, seed, device=model.device),
         counts=found.counts.reshape(-1, bins),
         overlaps={name: values.ravel() for name, values in found.overlaps.items()},
-        interpretable=interpretable_rows(decoded["writes", "none"].tokens, model.token_strings),
+        interpretable={
+            end: interpretable_rows(decoded[end, "none"].tokens, model.token_strings)
+            for end in ENDS
+        },
         vectors=vectors,
         scores=pd.concat([table.assign(method=name) for name, table in scores.items()]),
         pictures=pictures_table(photographs, [caption.text for caption in captions]),
@@ -144,9 +151,9 @@ def build(
         masks=masks_table(photographs),
         vocabulary=vocabulary_table(model.token_strings),
     )
-    asked = {"seed": seed, "k": k, "max_new_tokens": max_new_tokens}
+    asked = {"seed": seed, "k": k, "max_new_tokens": max_new_tokens, "words": words}
     origin = origin_of(model, photographs, singles or {}, **asked)
-    facts = replace(facts_of(run, model, found, seed, k), origin=origin)
+    facts = replace(facts_of(run, model, found, seed, k), words=words.facts(), origin=origin)
     return write_atlas(folder or folder_of(run), facts, parts)
 
 
@@ -158,7 +165,7 @@ def facts_of(run: str, model, found: Activity, seed: int, k: int) -> Facts:
         units=sizes.units, width=sizes.width, vocabulary=sizes.vocabulary, grid=image.grid,
         pixels=image.pixels, edges=EDGES, methods=tuple(METHODS),
         categories=tuple(sorted(found.overlaps)), exact_vectors=sizes.width <= EXACT,
-        seed=seed, k=k,
+        seed=seed, k=k, caveat=model.caveat,
     )  # fmt: skip
 
 

@@ -8,7 +8,10 @@ import numpy as np
 import pandas as pd
 from pycocotools import mask as coco_mask
 
+from mmn_utils.browser.atlas.words import END_OF
 from mmn_utils.datasets.base import decode_mask
+from mmn_utils.models.pixels import cut_box
+from mmn_utils.neurons.decoding import signs_of
 from mmn_utils.neurons.table import Neuron
 
 
@@ -32,7 +35,11 @@ class Sight:
 
 @dataclass(frozen=True)
 class Place:
-    """Where a neuron is among the top: method, picture, noun, rank from 0, score, patch or -1."""
+    """Where a neuron is among the top: method, picture, noun, rank from 1, score, patch or -1.
+
+    ``activation`` is the neuron's where the score was taken: at the patch, or at the step that
+    says the noun.
+    """
 
     method: str
     image: str
@@ -40,15 +47,28 @@ class Place:
     rank: int
     score: float
     patch: int
+    activation: float
+
+    @property
+    def sign(self) -> int:
+        """The sign of the activation, 1 or -1 (``decoding.signs_of``)."""
+        return int(signs_of([self.activation])[0])
+
+    @property
+    def end(self) -> str:
+        """The end of its vector that the neuron wrote there: ``writes`` or ``suppresses``."""
+        return END_OF[self.sign]
 
 
 @dataclass(frozen=True)
 class Card:
     """All that the atlas knows of a neuron.
 
-    ``tokens`` {(end, norm): the ten first}; ``sights`` {kind: pictures}, kinds ``strongest``,
-    ``middle``, ``random``; ``histogram`` counts of activations at image tokens between
-    ``edges`` (one more than these: the outer bins are open); ``negative`` the share below 0;
+    ``tokens`` {(end, norm): the ten first}; ``interpretable`` whether those of the write vector
+    are, ``interpretable_suppresses`` those of its negative; ``sights`` {kind: pictures}, kinds
+    ``strongest``, ``middle``, ``random``; ``histogram`` counts of activations at image tokens
+    between ``edges`` (one more than these: the outer bins are open); ``negative`` the share below
+    0;
     ``overlaps`` (category, IoU) of the twelve best, none without grid or masks; ``places``
     where it is among the top; ``nouns`` how many different nouns these are, ``generic``
     whether many.
@@ -57,6 +77,7 @@ class Card:
     neuron: Neuron
     tokens: dict[tuple[str, str], tuple[Token, ...]]
     interpretable: bool
+    interpretable_suppresses: bool
     sights: dict[str, tuple[Sight, ...]]
     histogram: tuple[int, ...]
     edges: tuple[float, ...]
@@ -84,6 +105,14 @@ class Card:
             found.setdefault(place.method, {}).setdefault(place.noun.casefold())
         return {method: tuple(nouns) for method, nouns in found.items()}
 
+    def written(self, image: str, noun: str) -> dict[str, Place]:
+        """Where it was found for a noun of a picture, in any case: {method: place}, by rank.
+
+        Each place says which end was written there.
+        """
+        key = (image, noun.casefold())
+        return {p.method: p for p in self.places if (p.image, p.noun.casefold()) == key}
+
 
 @dataclass(frozen=True)
 class Noun:
@@ -110,8 +139,7 @@ class Mask:
 
     def part(self, box: tuple[int, int, int, int]) -> Mask:
         """Return what lies in a box (left, top, right, bottom), of the box's size."""
-        left, top, right, bottom = box
-        pixels = np.asfortranarray(self.pixels()[top:bottom, left:right].astype(np.uint8))
+        pixels = np.asfortranarray(cut_box(self.pixels(), box).astype(np.uint8))
         runs = coco_mask.encode(pixels)["counts"].decode("ascii")
         return replace(self, size=pixels.shape, runs=runs)
 
@@ -121,8 +149,8 @@ class Picture:
     """All that the atlas knows of a picture.
 
     ``file`` below the repository's root, or absolute; ``caption`` the system's, ``human`` the
-    people's; ``scores`` the neuron table with method and rank; ``viewers`` the neurons that
-    have it among their strongest pictures, the hardest driven first.
+    people's; ``scores`` the neuron table with method, rank and ``activation``; ``viewers``
+    the neurons that have it among their strongest pictures, the hardest driven first.
     """
 
     image: str

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,12 @@ import pyarrow.parquet as pq
 from mmn_utils.browser.atlas.activity import BELOW_ZERO, Seen
 from mmn_utils.browser.atlas.words import ENDS, NORMS, Decoded
 from mmn_utils.cache import atomic
+from mmn_utils.datasets.words import Words
+from mmn_utils.neurons.decoding import signs_of
 from mmn_utils.presets import data_path
 
 FACTS = "facts.json"
-FORMAT = 1
+FORMAT = 2
 TABLES = (
     "pictures", "nouns", "masks", "vocabulary", "scores", "neurons", "cards", "lexicon",
     "viewers", "vectors",
@@ -66,7 +68,8 @@ def find_atlas(run: str | Path) -> Path:
 class Facts:
     """What the tables do not say: the system, its sizes, how the atlas was made.
 
-    ``origin`` is a hash of all that it was made from, see ``atlas.origin_of``.
+    ``words`` are the data set's nouns (``datasets.words``); ``origin`` is a hash of all that it was
+    made from, see ``atlas.origin_of``; ``caveat`` is what the system wants said of its numbers.
     """
 
     run: str
@@ -84,7 +87,9 @@ class Facts:
     exact_vectors: bool
     seed: int
     k: int
+    words: dict[str, str] = field(default_factory=Words().facts)
     origin: str = ""
+    caveat: str = ""
     format: int = FORMAT
 
 
@@ -93,15 +98,16 @@ class Parts:
     """What an atlas is made of; arrays have a row for each neuron, in the order of numbers.
 
     ``decoded`` {(end, norm): tokens and logits}; ``shown`` {kind: pictures}; ``counts`` (N,
-    bins); ``overlaps`` {category: (N)}; ``interpretable`` bool (N); ``vectors`` (N, n) float16;
-    ``scores`` a neuron table with a column method; the other tables as in ``TABLES``.
+    bins); ``overlaps`` {category: (N)}; ``interpretable`` {end: bool (N)}; ``vectors`` (N, n)
+    float16; ``scores`` a neuron table with a column method and an activation in every row; the
+    other tables as in ``TABLES``.
     """
 
     decoded: Mapping[tuple[str, str], Decoded]
     shown: Mapping[str, Seen]
     counts: np.ndarray
     overlaps: Mapping[str, np.ndarray]
-    interpretable: np.ndarray
+    interpretable: Mapping[str, np.ndarray]
     vectors: np.ndarray
     scores: pd.DataFrame
     pictures: pd.DataFrame
@@ -191,6 +197,11 @@ def column_of(end: str, norm: str) -> str:
     return end if norm == "none" else f"{end}_{norm}"
 
 
+def readable_of(end: str) -> str:
+    """Name the column of ``neurons`` that says whether an end is interpretable."""
+    return "interpretable" if end == ENDS[0] else f"interpretable_{end}"
+
+
 def cards_table(parts: Parts) -> pa.Table:
     """Lay out a neuron's lists, one row per neuron in the order of numbers."""
     columns: dict[str, pa.Array] = {
@@ -231,7 +242,7 @@ def lexicon_table(decoded: Mapping[tuple[str, str], Decoded]) -> pa.Table:
                 found.tokens.ravel().astype(np.int32),
                 np.full(count * k, place, np.int8),
                 np.repeat(np.arange(count, dtype=np.int32), k),
-                np.tile(np.arange(k, dtype=np.int8), count),
+                np.tile(np.arange(1, k + 1, dtype=np.int8), count),
                 _half(found.logits).ravel(),
             )
         )
@@ -267,10 +278,14 @@ def vectors_table(vectors: np.ndarray) -> pa.Table:
 
 
 def scores_table(facts: Facts, scores: pd.DataFrame) -> pd.DataFrame:
-    """Sort the neuron tables of all methods by neuron, with the rank in each, from 0."""
-    rank = scores.groupby(["method", "image", "target"], sort=False).cumcount().astype("int32")
+    """Sort the neuron tables of all methods by neuron, with the rank in each, from 1.
+
+    ValueError for a row without the activation that its neuron was found with.
+    """
+    signs_of(scores["activation"])
+    rank = 1 + scores.groupby(["method", "image", "target"], sort=False).cumcount()
     neuron = (scores["layer"] * facts.units + scores["unit"]).astype("int32")
-    table = scores.assign(rank=rank, neuron=neuron)
+    table = scores.assign(rank=rank.astype("int32"), neuron=neuron)
     return table.sort_values(["neuron", "method", "image", "target"], ignore_index=True)
 
 
@@ -284,7 +299,7 @@ def neurons_table(facts: Facts, parts: Parts) -> pd.DataFrame:
         "neuron": number,
         "layer": number // facts.units,
         "unit": number % facts.units,
-        "interpretable": parts.interpretable,
+        **{readable_of(end): parts.interpretable[end] for end in ENDS},
         "negative": negative.astype(np.float32),
         "peak": _half(strongest[:, 0]),
     }

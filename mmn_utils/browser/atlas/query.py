@@ -19,7 +19,7 @@ from mmn_utils.browser.atlas.cards import Card, Mask, Neighbours, Noun, Picture,
 from mmn_utils.browser.atlas.directions import Directions
 from mmn_utils.browser.atlas.files import TABLES, Facts, column_of, find_atlas, kind_of, read_facts
 from mmn_utils.browser.atlas.words import ENDS, NORMS
-from mmn_utils.neurons.decoding import write_vectors
+from mmn_utils.neurons.decoding import written_vectors
 from mmn_utils.neurons.table import Neuron, check_neurons
 
 SHORTLIST = 10  # times as many neighbours as asked for get their exact cosine
@@ -77,7 +77,7 @@ class Atlas:
         texts = self._texts({i for card in cards.values() for name in columns for i in card[name]})
         places: dict[int, list[Place]] = {number: [] for number in numbers}
         for row in self._among("scores", numbers, "method, rank, image, target"):
-            names = ("method", "image", "target", "rank", "score", "patch")
+            names = ("method", "image", "target", "rank", "score", "patch", "activation")
             places[row["neuron"]].append(Place(*(row[name] for name in names)))
         return [
             self._card(neuron, cards[number], plain[number], texts, places[number])
@@ -89,6 +89,7 @@ class Atlas:
             neuron=neuron,
             tokens=_tokens(card, texts),
             interpretable=bool(plain["interpretable"]),
+            interpretable_suppresses=bool(plain["interpretable_suppresses"]),
             sights={kind: self._sights(card, kind) for kind in KINDS},
             histogram=tuple(card["histogram"]),
             edges=self.facts.edges,
@@ -114,8 +115,8 @@ class Atlas:
             image,
         )
         scores = self._frame(
-            "SELECT method, image, target, token, layer, unit, patch, score, rank, neuron "
-            "FROM scores WHERE image = ? ORDER BY method, target, rank",
+            "SELECT method, image, target, token, layer, unit, patch, score, activation, rank, "
+            "neuron FROM scores WHERE image = ? ORDER BY method, target, rank",
             image,
         )
         viewers = self._frame(
@@ -144,20 +145,23 @@ class Atlas:
         )
 
     def brief(self, addresses: Iterable[str | Neuron], k: int = 5) -> pd.DataFrame:
-        """Say in a row what each neuron is, by one question for many: ``k`` texts it writes.
+        """Say in a row what each neuron is, by one question for many: ``k`` texts of each end.
 
-        Address, layer, unit, writes (a list of texts), interpretable, generic, nouns; in the
-        order asked for, each once.
+        Address, layer, unit, writes and suppresses (lists of texts), whether either is
+        interpretable (interpretable, interpretable_suppresses), generic, nouns; in the order asked
+        for, each once.
         """
         numbers = list(dict.fromkeys(self._number(self._neuron(one)) for one in addresses))
         marks = ", ".join("?" * len(numbers)) or "NULL"
+        ends = ", ".join(f"{end}[1:{int(k)}] AS {end}" for end in ENDS)
         found = self._frame(
-            f"SELECT neuron, writes[1:{int(k)}] AS writes, interpretable, generic, nouns "
+            f"SELECT neuron, {ends}, interpretable, interpretable_suppresses, generic, nouns "
             f"FROM cards JOIN neurons USING (neuron) WHERE neuron IN ({marks})",
             *numbers,
         ).set_index("neuron", drop=False)  # fmt: skip
-        text = self._texts(int(token) for row in found["writes"] for token in row)
-        found["writes"] = [[text[token] for token in row] for row in found["writes"]]
+        text = self._texts(int(token) for end in ENDS for row in found[end] for token in row)
+        for end in ENDS:
+            found[end] = [[text[token] for token in row] for row in found[end]]
         return self._addressed(found.loc[numbers].reset_index(drop=True))
 
     def elsewhere(
@@ -169,7 +173,8 @@ class Atlas:
         """
         number = self._number(self._neuron(address))
         found = self._rows(
-            "SELECT method, image, target, rank, score, patch FROM scores WHERE neuron = ? "
+            "SELECT method, image, target, rank, score, patch, activation FROM scores "
+            "WHERE neuron = ? "
             "AND (? IS NULL OR image <> ?) AND (? IS NULL OR lower(target) <> lower(?)) "
             "ORDER BY method, rank, image, target",
             number, image, image, noun, noun,
@@ -181,14 +186,15 @@ class Atlas:
     def tops(self, k: int) -> pd.DataFrame:
         """List the ``k`` best of every noun by each method.
 
-        Address, layer, unit, method, image, target, rank, score, patch; by picture, noun in the
-        order of the caption, method and rank.
+        Address, layer, unit, method, image, target, rank, score, patch, activation; by
+        picture, noun in the order of the caption, method and rank.
         """
         return self._addressed(
             self._frame(
-                "SELECT s.neuron, s.method, s.image, s.target, s.rank, s.score, s.patch "
-                "FROM scores s JOIN pictures p USING (image) JOIN nouns n ON n.image = s.image "
-                "AND n.noun = s.target WHERE s.rank < ? ORDER BY p.place, n.place, method, rank",
+                "SELECT s.neuron, s.method, s.image, s.target, s.rank, s.score, s.patch, "
+                "s.activation FROM scores s JOIN pictures p USING (image) JOIN nouns n "
+                "ON n.image = s.image AND n.noun = s.target WHERE s.rank <= ? "
+                "ORDER BY p.place, n.place, method, rank",
                 k,
             )
         )
@@ -200,7 +206,7 @@ class Atlas:
 
         A neuron's row has the token that it has highest among those that read as the word,
         blanks around them and case aside: address, layer, unit, token, text, rank among its
-        ten, logit. ValueError where no token of the vocabulary is the word.
+        ten from 1, logit. ValueError where no token of the vocabulary is the word.
         """
         if end not in ENDS or norm not in NORMS:
             raise ValueError(f"end={end!r}, norm={norm!r}: give one of {ENDS} and one of {NORMS}")
@@ -316,7 +322,7 @@ class Atlas:
         """Put exact cosines into a shortlist, and sort by them."""
         self.check_model(model)
         numbers = table["neuron"].tolist()
-        some = write_vectors(model, [neuron, *map(self._address, numbers)]).float()
+        some = written_vectors(model, [neuron, *map(self._address, numbers)]).float()
         cosines = torch.cosine_similarity(some[:1], some[1:]).cpu().numpy()
         table = table.assign(cosine=cosines)
         return table.sort_values(["cosine", "neuron"], ascending=[False, True], ignore_index=True)

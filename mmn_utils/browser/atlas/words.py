@@ -12,6 +12,7 @@ from mmn_utils.neurons.decoding import WORDS
 from mmn_utils.neurons.text import WORDS_NEEDED, is_dictionary_word
 
 ENDS, NORMS = ("writes", "suppresses"), ("none", "final")
+END_OF = dict(zip((1, -1), ENDS, strict=True))  # that a neuron writes, by its activation's sign
 EXACT, REDUCED = 256, 128  # the widest direction that is kept whole, and what a wider one becomes
 _LOGITS_AT_ONCE = 1 << 24  # bounds the (rows, vocabulary) block: 64 MB in float32
 
@@ -38,7 +39,7 @@ def both_ends(model, layer: int, k: int = WORDS) -> dict[tuple[str, str], Decode
     weight = model.unembedding[0].detach()
     rows = max(1, _LOGITS_AT_ONCE // len(weight))
     found = {(end, norm): [] for end in ENDS for norm in NORMS}
-    for vectors in model.write_vectors(layer).detach().to(weight).split(rows):
+    for vectors in model.written_vectors(layer).detach().to(weight).split(rows):
         for end, norm in found:
             signed = vectors if end == "writes" else -vectors
             read = model.final_norm(signed) if norm == "final" else signed
@@ -69,7 +70,7 @@ def directions(model, layer: int) -> np.ndarray:
     the same random orthonormal map in every layer, and cosines of those are approximate, by
     about 1 / sqrt(``REDUCED``). A vector of zeros stays zero.
     """
-    vectors = model.write_vectors(layer).detach().float()
+    vectors = model.written_vectors(layer).detach().float()
     if vectors.shape[1] > EXACT:
         vectors = vectors @ projection(vectors.shape[1]).to(vectors)
     return F.normalize(vectors, dim=-1).half().cpu().numpy()

@@ -203,6 +203,7 @@ class Browser {
     this.search.follow(view);
     if (different("method")) this.table.follow(view.method);
     this.picture.frames();
+    if (different("image", "noun")) this.written();
     if (different("image")) this.asking.picture();
     else if (different("noun")) this.asking.table();
     else if (view.neuron === null && this.table.rows.length && different("neuron")) this.asking.first();
@@ -216,6 +217,11 @@ class Browser {
 
   marks() {
     for (const part of [this.table, this.patch, this.search, this.similar, this.caption]) part.mark(this.view);
+  }
+
+  // Which end was written for the view's noun, on both cards.
+  written() {
+    for (const part of [this.card, this.control]) part.mark();
   }
 
   // Something to do, not to show: undo, remove, cancel.

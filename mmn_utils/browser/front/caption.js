@@ -1,8 +1,8 @@
-// The caption with its nouns as buttons, what people wrote, and another noun by typing.
+// The caption with its nouns as buttons, the captions that came with the picture, and another noun by typing.
 import { fill, h, labelled } from "./dom.js";
 import { Part } from "./part.js";
 import { python } from "./python.js";
-import { token } from "./words.js";
+import { capital, token } from "./words.js";
 
 export class CaptionPart {
   constructor(app) {
@@ -14,7 +14,7 @@ export class CaptionPart {
     this.picture = picture;
     const piece = ([text, noun]) => (noun === null ? text : this.noun(text, noun));
     const human = picture.human.length > 0 && h(
-      "details", {}, h("summary", {}, "What people wrote"),
+      "details", {}, h("summary", {}, capital(this.app.facts.words.references)),
       h("ul", {}, picture.human.map((text) => h("li", {}, text))),
     );
     const none = !picture.nouns.length && h("p", { class: "quiet" }, "No noun was found in this caption.");

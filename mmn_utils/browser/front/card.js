@@ -1,12 +1,13 @@
 // The card of a neuron: what it writes, how active it is, for what it fires, and where.
-import { h, labelled, select } from "./dom.js";
+import { fill, h, labelled, select } from "./dom.js";
+import { meaning, signMark } from "./list.js";
 import { Part } from "./part.js";
 import { python } from "./python.js";
 import { cell } from "./stage.js";
-import { brief, number, percent, plural, token } from "./words.js";
+import { brief, capital, endOf, number, percent, plural, token } from "./words.js";
 
 const WITH_NORM = [["", "without"], ["_final", "with"]];
-const KINDS = [["strongest", "Strongest pictures"], ["middle", "From the middle"], ["random", "Drawn at random"]];
+const KINDS = [["strongest", "Strongest"], ["middle", "From the middle"], ["random", "Drawn at random"]];
 const NOUNS = 12; // of a method, before the others are folded away
 
 const share = (part) => `${(100 * part).toFixed(2)}%`;
@@ -39,15 +40,17 @@ export class CardPart {
   }
 
   draw() {
-    const { card } = this;
+    const { card } = this, { pictures } = this.app.facts.words;
     if (!card) return;
     this.part.title.textContent = `${this.heading} ${card.address}`;
     this.part.show(
       this.about(card), this.ends(card), this.histogram(card),
       card.overlaps.length > 0 && this.overlaps(card.overlaps),
-      KINDS.map(([kind, text]) => card.sights[kind].length > 0 && this.sights(text, kind, card.sights[kind])),
+      KINDS.map(([kind, text]) => card.sights[kind].length > 0
+        && this.sights(kind === "strongest" ? `${text} ${pictures}` : text, kind, card.sights[kind])),
       this.nouns(card),
     );
+    this.mark();
   }
 
   about(card) {
@@ -55,7 +58,6 @@ export class CardPart {
     const often = `generic: among the top for at least ${share} of all nouns`;
     const first = `among the first ${k} for a noun, by at least one method`;
     return h("p", { class: "chips" },
-      h("span", { class: `chip ${card.interpretable ? "yes" : ""}` }, `${card.interpretable ? "" : "not "}interpretable`),
       h("span", { class: "chip", title: often }, `${card.generic ? "" : "not "}generic`),
       h("span", { class: "chip", title: first }, `among the top ${k} for ${plural(card.nouns, "noun")}`));
   }
@@ -66,9 +68,41 @@ export class CardPart {
       const most = Math.max(...tokens.map(([, logit]) => Math.abs(logit)), 1e-9);
       const line = ([text, logit]) => h("li", { style: { "--share": share(Math.abs(logit) / most) } },
         token(text), h("span", { class: "number" }, number(logit)));
-      return h("div", { class: `end ${name}` }, h("h3", {}, text), h("ol", {}, tokens.map(line)));
+      const readable = card[name === "writes" ? "interpretable" : `interpretable_${name}`];
+      this.badges[name] = h("span", { class: "written" });
+      return h("div", { class: `end ${name}` }, h("h3", {}, `${text} `, this.badges[name]), h("ol", {}, tokens.map(line)),
+        h("p", { class: "chips" }, h("span", { class: `chip ${readable ? "yes" : ""}` }, `${readable ? "" : "not "}interpretable`)));
     };
-    return h("div", { class: "ends" }, this.choice(), end("Writes", "writes"), end("Suppresses", "suppresses"));
+    this.badges = {};
+    this.said = h("p", { class: "there" });
+    return h("div", {}, this.said,
+      h("div", { class: "ends" }, this.choice(), end("Writes", "writes"), end("Suppresses", "suppresses")));
+  }
+
+  // [[method, sign] ..] where the neuron was found for the view's noun; null where that is not known.
+  signs({ address, places }) {
+    const { image, noun } = this.app.view, key = noun?.toLowerCase();
+    if (noun === null) return null;
+    const known = this.app.table.signs(address);
+    if (known?.length) return known;
+    const here = places.filter(([, where, word]) => where === image && word.toLowerCase() === key);
+    return here.length ? here.map(([method, , , , , , sign]) => [method, sign]) : known;
+  }
+
+  // Say which end was written for the view's noun.
+  mark() {
+    const { card } = this, { image, noun } = this.app.view;
+    if (!card) return;
+    const found = this.signs(card);
+    const by = (sign) => (found ?? []).filter((one) => one[1] === sign).map(([method]) => method);
+    const say = (sign) => by(sign).length > 0 && [
+      signMark(sign, by(sign).join(" and ")), ` ${sign < 0 ? "Negative" : "Positive"} where ${by(sign).join(" and ")} found it: ` +
+      `it wrote what stands under \u201c${capital(endOf(sign))}\u201d. `];
+    for (const sign of [1, -1]) fill(this.badges[endOf(sign)], by(sign).length > 0 && h("span", { class: "chip yes" }, "written here"));
+    const none = found && !found.length && this.part.name === "card"
+      && "not among the neurons found, so which end it wrote there is not known.";
+    const where = h("span", { class: "quiet" }, `On ${image}, \u201c${noun}\u201d: `);
+    fill(this.said, (none || found?.length > 0) && [where, none || [say(1), say(-1)]]);
   }
 
   histogram({ histogram, edges, negative }) {
@@ -117,14 +151,14 @@ export class CardPart {
   // {method: nouns with their best rank}, each a button to the picture where it has it.
   nouns({ places, address, nouns: all }) {
     const methods = {};
-    for (const [method, image, noun, rank] of [...places].sort((a, b) => a[3] - b[3])) {
+    for (const [method, image, noun, rank, , , sign] of [...places].sort((a, b) => a[3] - b[3])) {
       const nouns = (methods[method] ??= new Map());
-      if (!nouns.has(noun)) nouns.set(noun, { image, rank });
+      if (!nouns.has(noun)) nouns.set(noun, { image, rank, sign });
     }
-    const chip = ([noun, { image, rank }]) => h("button", {
-      type: "button", class: "chip", title: `rank ${rank + 1} on picture ${image}`,
+    const chip = ([noun, { image, rank, sign }]) => h("button", {
+      type: "button", class: "chip", title: `rank ${rank} on picture ${image}, ${meaning(sign)}`,
       onclick: () => this.app.go({ image, noun, neuron: address, patch: null }),
-    }, `${noun} `, h("span", { class: "rank" }, rank + 1));
+    }, `${noun} `, sign < 0 && signMark(sign), h("span", { class: "rank" }, rank));
     const line = (method) => {
       const nouns = [...(methods[method] ?? [])];
       return nouns.length > 0 && [h("dt", {}, method), h("dd", {}, nouns.slice(0, NOUNS).map(chip),

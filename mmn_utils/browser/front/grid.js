@@ -1,6 +1,7 @@
 // The pictures as a grid of small ones, with pages; live also a place to drop one's own.
 import { fill, h, labelled } from "./dom.js";
 import { pager, Part } from "./part.js";
+import { capital } from "./words.js";
 
 const PICTURES = 24;
 
@@ -8,7 +9,7 @@ export class GridPart {
   constructor(app) {
     this.app = app;
     this.page = 0;
-    this.part = new Part("grid", "Pictures");
+    this.part = new Part("grid", capital(app.facts.words.pictures));
     this.grid = h("div", { class: "thumbs" });
     this.pages = h("div", {});
     this.part.body.append(this.grid, this.pages, app.facts.live ? this.drop() : "");

@@ -35,13 +35,18 @@ export class Header {
     return h("section", { "data-part": "help", hidden: true, "aria-label": "help" },
       h("dl", {}, some.map(key)),
       grid && h("p", {}, "On the picture itself the arrows move over the patches once it has the focus, and Enter chooses one."),
-      h("p", {}, "The table ranks neurons for a noun. Attribution is what goes into the nonlinearity times the gradient " +
+      h("p", {}, "The table ranks neurons for a noun, from 1. Attribution is what goes into the nonlinearity times the gradient " +
         "of the noun's logit, the highest at an image token; activation is the neuron's value at the step that says the noun, " +
         "and contribution what it writes of the noun there. A dash is for a neuron that is not among the first " +
         `${k} by a method. ` + (live ? "Exact ablation is how the noun's probability changes without the neuron. " : "") +
         "Heat maps and the activations on a card are those at image tokens."),
-      h("p", {}, "Interpretable are neurons with at least seven dictionary words among the ten tokens that they write; " +
-        `generic those that are among the first ${k} for at least ${percent(generic, 0)} of all nouns. ` +
+      h("p", {}, "A neuron writes its activation times its write vector. Where it was found with a positive one (+), it wrote " +
+        "the tokens that it \u201cwrites\u201d; with a negative one (\u2212), it pushed against these and wrote those that it " +
+        "\u201csuppresses\u201d. The table shows what was written where the method that it is sorted by found the neuron, or else " +
+        "the first that did; where another method found it with the other sign, that stands at the score."),
+      h("p", {}, "Interpretable is an end of a neuron with at least seven dictionary words among its ten tokens; in a noun\u2019s table " +
+        "it is the end that was written, otherwise that of the write vector. " +
+        `Generic are neurons that are among the first ${k} for at least ${percent(generic, 0)} of all nouns. ` +
         "A control is another unit of the same layer, drawn once for each neuron."),
       grid && h("p", {}, `Maps are scaled to the ${pixels} \u00d7 ${pixels} pixels that the system sees, and cut strictly above the ` +
         "quantile of the threshold." + (live ? "" : " This page keeps maps of the first neurons of each noun, in steps of their range.")));

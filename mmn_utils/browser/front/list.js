@@ -1,6 +1,6 @@
 // Short tables of neurons: what a search, a patch or a neighbourhood found.
 import { h } from "./dom.js";
-import { token } from "./words.js";
+import { endOf, token } from "./words.js";
 
 // The button that goes to a neuron.
 export function neuronButton(address, pick) {
@@ -10,8 +10,25 @@ export function neuronButton(address, pick) {
   }, address);
 }
 
-export function writes(about, count = 3) {
-  return h("span", { class: "tokens" }, (about?.writes ?? []).slice(0, count).map(token));
+// The first words of an end, or of the end that was written where the activation had a sign.
+export function words(about, end, count = 3) {
+  return h("span", { class: "tokens" }, (about?.[end] ?? []).slice(0, count).map(token));
+}
+
+export function wrote(about, sign, count = 3) {
+  return words(about, endOf(sign), count);
+}
+
+// What the sign of an activation means for what was written, in words.
+export function meaning(sign) {
+  return sign < 0 ? "negative activation: pushes against its write vector" : "positive activation: pushes along its write vector";
+}
+
+// The sign of a neuron's activation where it was found; more: by what, if that is to be said.
+export function signMark(sign, more = "") {
+  const text = [more, meaning(sign)].filter(Boolean).join(", ");
+  return h("span", { class: sign < 0 ? "sign negative" : "sign", role: "img", "aria-label": text, title: text },
+    sign < 0 ? "\u2212" : "+");
 }
 
 // columns: [[heading, function of a row that gives a cell's content, kind] ..], kind "number",

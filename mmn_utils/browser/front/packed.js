@@ -49,11 +49,20 @@ export class Packed {
     for (const address of addresses) {
       const place = this.places.get(address);
       if (place === undefined) continue;
-      const [writes, interpretable, generic, nouns] = this.data.about[place];
-      const held = Boolean(this.data.cards[place]);
-      found[address] = { writes, interpretable: Boolean(interpretable), generic: Boolean(generic), nouns, held };
+      found[address] = { ...this.brief(place), held: Boolean(this.data.cards[place]) };
     }
     return found;
+  }
+
+  // What the page says in short of a neuron; the words of one with a card are its card's first.
+  brief(place) {
+    const [one, other, generic, nouns, ...words] = this.data.about[place], tokens = this.data.cards[place]?.tokens;
+    const first = (end) => tokens[end].slice(0, 5).map(([text]) => text);
+    const [writes, suppresses] = tokens ? [first("writes"), first("suppresses")] : words;
+    return {
+      writes, suppresses, interpretable: Boolean(one), interpretable_suppresses: Boolean(other),
+      generic: Boolean(generic), nouns,
+    };
   }
 
   tops(image, noun) {
@@ -91,7 +100,7 @@ const ANSWERS = {
   patch(packed, { image, noun, patch, k }) {
     if (noun === null) throw new Error("this caption has no noun that a neuron could have written of");
     const some = (packed.tops(image, noun).attribution ?? []).filter((row) => row[2] === patch).slice(0, k);
-    const rows = some.map(([one, score]) => [packed.address(one), score]);
+    const rows = some.map(([one, score, , sign]) => [packed.address(one), score, sign]);
     return { by: "attribution", rows, about: packed.about(rows.map(([address]) => address)) };
   },
   maps({ data }, { image, neurons }) {
@@ -133,7 +142,7 @@ const ANSWERS = {
     for (const [address, card] of packed.cards()) {
       // The first of its ten that reads as the word is the highest.
       const rank = card.tokens[name].findIndex(([text]) => text.trim().toLowerCase() === wanted);
-      if (rank >= 0) rows.push([address, card.tokens[name][rank][0], rank, card.tokens[name][rank][1]]);
+      if (rank >= 0) rows.push([address, card.tokens[name][rank][0], rank + 1, card.tokens[name][rank][1]]);
     }
     rows.sort((a, b) => b[3] - a[3] || order(a[0], b[0]));
     return { rows, about: packed.about(rows.map(([address]) => address)) };
@@ -141,15 +150,15 @@ const ANSWERS = {
   filter(packed, { layers, method, least, interpretable, generic, order: by, n }) {
     const rows = [];
     for (const [address, card, i] of packed.cards()) {
-      const [, isInterpretable, isGeneric, nouns] = packed.data.about[i];
+      const { writes, suppresses, ...brief } = packed.brief(i);
       if (layers && !layers.includes(layerUnit(address)[0])) continue;
-      if (interpretable !== null && Boolean(isInterpretable) !== interpretable) continue;
-      if (generic !== null && Boolean(isGeneric) !== generic) continue;
+      if (interpretable !== null && brief.interpretable !== interpretable) continue;
+      if (generic !== null && brief.generic !== generic) continue;
       const score = (method) => card.best?.[method] ?? highest(card.places, method);
       const best = Object.fromEntries(packed.data.facts.methods.map((method) => [method, score(method)]));
       if (method && (best[method] === null || best[method] < (least ?? -Infinity))) continue;
       rows.push({
-        address, interpretable: Boolean(isInterpretable), generic: Boolean(isGeneric), nouns,
+        address, ...brief,
         peak: card.sights.strongest[0]?.[1] ?? null, negative: card.negative, best,
       });
     }

@@ -1,6 +1,6 @@
 // Which neurons wrote at a patch.
 import { h } from "./dom.js";
-import { mark, neuronButton, neuronTable, writes } from "./list.js";
+import { mark, neuronButton, neuronTable, signMark, wrote } from "./list.js";
 import { Part } from "./part.js";
 import { python } from "./python.js";
 import { signed } from "./words.js";
@@ -35,7 +35,8 @@ export class PatchPart {
     }
     const columns = [
       ["Neuron", ([address]) => neuronButton(address, (to) => this.app.pick(to))],
-      ["Writes", ([address]) => writes(about[address], 4), "tokens"],
+      ["Sign", ([, , sign]) => signMark(sign), "flag"],
+      ["Wrote there", ([address, , sign]) => wrote(about[address], sign, 4), "tokens"],
       [by, ([, score]) => signed(score), "number"],
     ];
     this.part.show(neuronTable("Neurons that wrote at the patch", columns, rows, {

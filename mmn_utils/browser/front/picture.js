@@ -6,7 +6,7 @@ import { decodeRuns, meanOf, outline } from "./maps.js";
 import { Part } from "./part.js";
 import { python } from "./python.js";
 import { Stage } from "./stage.js";
-import { plural } from "./words.js";
+import { capital, plural } from "./words.js";
 
 const TILES = 9; // maps side by side, at most
 const STYLES = [["heat", "heat map"], ["mask", "above the threshold"], ["none", "picture alone"]];
@@ -70,7 +70,8 @@ export class PicturePart {
 
   show(picture) {
     this.picture = picture;
-    this.part.title.textContent = `Picture ${picture.id}`;
+    const { words } = this.app.facts;
+    this.part.title.textContent = `${picture.own ? "Picture" : capital(words.picture)} ${picture.id}`;
     for (const stage of [this.stage, this.control]) {
       stage.show(picture);
       stage.set(null);

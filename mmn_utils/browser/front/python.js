@@ -54,6 +54,12 @@ function scored(app) {
   return [...session(app), `answer = session.ask("top", ${args})`];
 }
 
+// Which end was written where the card is open for a noun of a picture.
+function written({ image, noun }) {
+  if (image === null || noun === null) return [];
+  return [`print({method: place.end for method, place in card.written(${literal(image)}, ${literal(noun)}).items()})`];
+}
+
 const SNIPPETS = {
   picture(app) {
     const { view, facts } = app, mean = view.map === "mean";
@@ -89,7 +95,7 @@ const SNIPPETS = {
     return [
       atlas(app), `scores = atlas.image(${literal(view.image)}).scores`,
       `scores = scores[scores["target"] == ${literal(view.noun)}]`,
-      'table = scores.pivot(index="address", columns="method", values=["score", "rank"])',
+      'table = scores.pivot(index="address", columns="method", values=["score", "rank", "activation"])',
       `print(table.sort_values(("rank", ${literal(view.method)})))`,
     ];
   },
@@ -122,6 +128,7 @@ const SNIPPETS = {
     return [
       atlas(app), `card = atlas.neuron(${literal(app.view.neuron)})`,
       "print(card.writes)", "print(card.suppresses)", 'print(card.sights["strongest"])',
+      ...written(app.view),
     ];
   },
   control(app) {
@@ -129,7 +136,7 @@ const SNIPPETS = {
       "from mmn_utils.browser.atlas.query import Atlas", "from mmn_utils.browser.views import Views", "",
       `atlas = Atlas.open(${literal(app.facts.run)})`,
       `control = Views(atlas).control(${literal(app.view.neuron)})["address"]`,
-      "print(control, atlas.neuron(control).writes)",
+      "card = atlas.neuron(control)", "print(control, card.writes, card.suppresses)",
     ];
   },
   similar(app) {

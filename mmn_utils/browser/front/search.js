@@ -59,7 +59,7 @@ export class SearchPart {
     const columns = [
       ["Neuron", ([address]) => neuronButton(address, (to) => this.app.pick(to))],
       ["Token", ([, text]) => token(text), "tokens"],
-      ["Rank", ([, , rank]) => rank + 1, "number"],
+      ["Rank", ([, , rank]) => rank, "number"],
       ["Logit", ([, , , logit]) => number(logit), "number"],
     ];
     const among = held ? ` of the ${held.toLocaleString("en")} on this page` : "";

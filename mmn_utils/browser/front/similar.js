@@ -1,6 +1,6 @@
 // Neurons like one, and the other pictures and nouns for which it is among the top.
 import { h } from "./dom.js";
-import { mark, neuronButton, neuronTable, writes } from "./list.js";
+import { mark, neuronButton, neuronTable, signMark, words } from "./list.js";
 import { Part } from "./part.js";
 import { python } from "./python.js";
 import { number, plural, signed } from "./words.js";
@@ -22,15 +22,17 @@ export class SimilarPart {
       if (!rows.length) return h("p", { class: "quiet" }, "None.");
       const columns = [
         ["Neuron", ([address]) => (held(address) ? neuronButton(address, options.pick) : address)],
-        ["Writes", ([address]) => writes(about[address]), "tokens"], [name, cell, "number"],
+        ["Writes", ([address]) => words(about[address], "writes"), "tokens"],
+        ["Suppresses", ([address]) => words(about[address], "suppresses"), "tokens"], [name, cell, "number"],
       ];
       return neuronTable(caption, columns, rows, options);
     };
+    const shown = this.app.facts.words.pictures;
     const near = `Nearest write vectors${exact ? "" : " (approximate)"}`;
     this.part.show(h("div", { class: "pair" },
       h("div", {}, h("h3", {}, near), table(near, "cosine", vectors, ([, cosine]) => signed(cosine))),
-      h("div", {}, h("h3", {}, "Same strongest pictures"),
-        table("Neurons with the same strongest pictures", "shared", pictures, ([, shared]) => number(shared)))),
+      h("div", {}, h("h3", {}, `Same strongest ${shown}`),
+        table(`Neurons with the same strongest ${shown}`, "shared", pictures, ([, shared]) => number(shared)))),
       some && h("p", { class: "quiet" }, "Those without a link have no card on this page; \u201cmake browser\u201d has every one."));
   }
 
@@ -52,15 +54,16 @@ export class ElsewherePart {
 
   show({ places, address, placed = places.length }) {
     const others = places.filter(([, image]) => image !== this.app.view.image).sort((a, b) => a[3] - b[3]);
-    this.part.title.textContent = `Elsewhere: ${address} on other pictures`;
-    if (!others.length) return this.part.empty(`${address} is among the top ${this.app.facts.k} on no other picture.`);
-    const one = ([method, image, noun, rank, score]) => {
+    this.part.title.textContent = `Elsewhere: ${address} on other ${this.app.facts.words.pictures}`;
+    const { facts } = this.app;
+    if (!others.length) return this.part.empty(`${address} is among the top ${facts.k} on no other ${facts.words.picture}.`);
+    const one = ([method, image, noun, rank, score, , sign]) => {
       const img = h("img", { alt: "" });
       this.app.thumbs.show(img, image);
       const go = () => this.app.go({ image, noun, method, neuron: address, patch: null });
       return h("li", {}, h("button", { type: "button", class: "place", "data-image": image, onclick: go },
         h("span", { class: "frame" }, img),
-        h("span", {}, h("b", {}, noun), h("br"), `${method} ${rank + 1}`, h("br"), signed(score))));
+        h("span", {}, h("b", {}, noun), h("br"), `${method} ${rank} `, signMark(sign), h("br"), signed(score))));
     };
     const all = others.length <= PLACES && placed === places.length;
     this.part.show(h("ul", { class: "places" }, others.slice(0, PLACES).map(one)),

@@ -1,9 +1,10 @@
 // The table of a noun's top neurons, the methods side by side, or of all neurons by filters.
 import { download, fill, h, labelled, select } from "./dom.js";
-import { neuronButton, mark, writes } from "./list.js";
+import { mark, neuronButton, signMark, words } from "./list.js";
 import { pager, Part } from "./part.js";
 import { python } from "./python.js";
-import { csv, layerUnit, number, signed } from "./words.js";
+import { changeCell, place, row, scoreCell, sheet, truth } from "./rows.js";
+import { csv, endOf, number } from "./words.js";
 
 const PAGE = 20;
 const MANY = 500; // neurons that a filter of all gives at most
@@ -12,6 +13,7 @@ const TRUTH = { yes: true, no: false };
 const ORDERS = { address: "neuron", peak: "peak" }; // of all neurons, by the column
 const ALONE = "change of the noun's probability without this neuron";
 const PEAK = "highest activation at an image token of any picture";
+const SIGN = "sign of the activation where the neuron was found; what it wrote there goes by it";
 // Where the table is narrow.
 const SHORT = { attribution: "attrib.", contribution: "contrib.", activation: "activ.", "exact ablation": "exact" };
 
@@ -93,17 +95,38 @@ export class TablePart {
     };
   }
 
-  // rows of `top`: {method: [[address, score, patch, rank if it is not the place] ..]}
+  // rows of `top`: {method: [[address, score, patch, sign, rank if it is not the place] ..]}
   show({ rows, about }) {
     const found = new Map();
     for (const [method, some] of Object.entries(rows)) {
-      some.forEach(([address, score, patch, rank], place) => {
+      some.forEach(([address, score, patch, sign, rank], place) => {
         if (!found.has(address)) found.set(address, row(address, about[address]));
-        found.get(address)[method] = { score, rank: rank ?? place, patch };
+        found.get(address)[method] = { score, rank: rank ?? place + 1, patch, sign };
       });
     }
     this.part.title.textContent = `Top neurons for \u201c${this.app.view.noun}\u201d`;
+    const { image, noun } = this.app.view;
+    this.known = { image, noun, found };
     this.take([...found.values()]);
+    this.app.written();
+  }
+
+  // With what sign each method found a neuron for the view's noun: [[method, sign] ..]; null where
+  // the table has not been asked for this noun.
+  signs(address) {
+    const { image, noun } = this.app.view, { known } = this;
+    if (known?.image !== image || known.noun !== noun) return null;
+    const one = known.found.get(address);
+    return this.app.facts.methods.filter((name) => one?.[name]).map((name) => [name, one[name].sign]);
+  }
+
+  // How a row is read: with the sign of its activation where the view's method found it, or else
+  // the first that did. Without an activation, as its write vector is.
+  read(one) {
+    const { methods } = this.app.facts;
+    const by = [this.app.view.method, ...methods].find((name) => one[name]?.sign);
+    const sign = by ? one[by].sign : 1, end = endOf(sign);
+    return { by, sign, end, interpretable: sign < 0 ? one.interpretable_suppresses : one.interpretable };
   }
 
   // rows of `filter`
@@ -132,37 +155,37 @@ export class TablePart {
   clear(text) {
     this.part.title.textContent = "Top neurons";
     this.rows = [];
+    this.known = null;
     this.draw();
     this.part.settle("empty", text);
+    this.app.written();
   }
 
   // [key, heading, content of a cell, what it is sorted by, class, what the heading means]
   get columns() {
     const { facts } = this.app, all = this.scope === "all", live = facts.live && !all;
     const alone = ({ address }) => this.exact[address]?.probability;
-    const score = (name) => [name, name, (one) => this.score(one[name]), (one) => place(one[name], all), "number"];
-    const truth = (value) => (value ? "yes" : h("span", { class: "quiet" }, "no"));
-    const flag = (name, short) => [name, short, (one) => truth(one[name]), (one) => (one[name] ? 0 : 1), "flag", name];
+    const cell = (one, name) => scoreCell(one[name], name, this.read(one).sign, facts.k);
+    const score = (name) => [name, name, (one) => cell(one, name), (one) => place(one[name], all), "number"];
+    const end = (name, text) => [name, text, (one) => words(one, name), (one) => one[name][0] ?? "", "tokens"];
+    const there = [
+      ["sign", "Sign", (one) => this.sign(one), (one) => -this.read(one).sign, "sign-of", SIGN],
+      ["wrote", "Wrote there", (one) => words(one, this.read(one).end), (one) => one[this.read(one).end][0] ?? "", "tokens"],
+    ];
+    const flag = (name, short, is) => [name, short, (one) => truth(is(one)), (one) => (is(one) ? 0 : 1), "flag", name];
     return [
       ["address", "Neuron", (one) => neuronButton(one.address, (to) => this.app.pick(to)), (one) => one.layer * facts.units + one.unit],
-      ["writes", "Writes", (one) => writes(one), (one) => one.writes[0] ?? "", "tokens"],
+      ...(all ? [end("writes", "Writes"), end("suppresses", "Suppresses")] : there),
       ...facts.methods.map(score),
-      ...(live ? [["exact", "exact ablation", (one) => this.change(one), alone, "number", ALONE]] : []),
+      ...(live ? [["exact", "exact ablation", (one) => changeCell(this.exact[one.address]), alone, "number", ALONE]] : []),
       ...(all ? [["peak", "peak", (one) => number(one.peak), (one) => one.peak, "number", PEAK]] : []),
-      flag("interpretable", "int."), flag("generic", "gen."),
+      flag("interpretable", "int.", (one) => this.read(one).interpretable), flag("generic", "gen.", (one) => one.generic),
     ];
   }
 
-  score(found) {
-    if (!found) return h("span", { class: "quiet", title: `not among the first ${this.app.facts.k}` }, "\u2013");
-    const rank = found.rank === undefined ? "" : `${found.rank + 1}`;
-    return [h("span", {}, signed(found.score)), h("span", { class: "rank", title: "rank" }, rank)];
-  }
-
-  change({ address }) {
-    const found = this.exact[address];
-    if (!found) return h("span", { class: "quiet" }, "\u2013");
-    return h("span", { title: `logit ${signed(found.logit)}` }, signed(found.probability));
+  sign(one) {
+    const { by, sign } = this.read(one);
+    return signMark(sign, by === this.app.view.method ? "" : by);
   }
 
   // What is shown: filtered and in order; those without a value come last, either way round.
@@ -171,7 +194,7 @@ export class TablePart {
     const some = this.rows.filter((one) =>
       (layer === null || one.layer === layer) &&
       (least === null || this.scope === "all" || one[method]?.score >= least) &&
-      (interpretable === null || one.interpretable === interpretable) &&
+      (interpretable === null || this.read(one).interpretable === interpretable) &&
       (generic === null || one.generic === generic));
     const value = (this.columns.find(([key]) => key === this.sort.key) ?? this.columns[0])[3];
     const none = (v) => v === null || v === undefined;
@@ -268,27 +291,7 @@ export class TablePart {
   }
 
   save() {
-    const { methods } = this.app.facts, all = this.scope === "all", live = this.app.facts.live && !all;
-    const head = ["neuron", "layer", "unit", "writes",
-      ...methods.flatMap((m) => (all ? [`${m}_best`] : [`${m}_score`, `${m}_rank`])),
-      ...(live ? ["exact_probability", "exact_logit"] : []), ...(all ? ["peak", "negative"] : []),
-      "interpretable", "generic", "nouns"];
-    const rows = this.shown.map((one) => [
-      one.address, one.layer, one.unit, one.writes.join(" | "),
-      ...methods.flatMap((m) => (all ? [one[m]?.score] : [one[m]?.score, one[m]?.rank])),
-      ...(live ? [this.exact[one.address]?.probability, this.exact[one.address]?.logit] : []),
-      ...(all ? [one.peak, one.negative] : []), one.interpretable, one.generic, one.nouns,
-    ]);
-    const name = all ? "neurons" : `${this.app.view.image}-${this.app.view.noun}`;
-    download(`${name.replace(/[^\w.-]+/g, "_")}.csv`, csv([head, ...rows]));
+    const name = this.scope === "all" ? "neurons" : `${this.app.view.image}-${this.app.view.noun}`;
+    download(`${name.replace(/[^\w.-]+/g, "_")}.csv`, csv(sheet(this)));
   }
-}
-
-function row(address, about) {
-  const [layer, unit] = layerUnit(address);
-  return { address, layer, unit, writes: [], ...about };
-}
-
-function place(found, all) {
-  return found ? (all ? found.score : found.rank) : null;
 }

@@ -47,6 +47,15 @@ export function token(text) {
   return h("span", { class: "token", title: JSON.stringify(text) }, visible(text));
 }
 
+// The end of its vector that a neuron writes where its activation has a sign.
+export function endOf(sign) {
+  return sign < 0 ? "suppresses" : "writes";
+}
+
+export function capital(text) {
+  return text.charAt(0).toUpperCase() + text.slice(1);
+}
+
 // A neuron's address apart: [layer, unit]; null for what is none.
 export function layerUnit(address) {
   const found = /^L(\d+)\.u(\d+)$/.exec(address ?? "");

@@ -9,7 +9,7 @@ from pathlib import Path
 from PIL import Image
 
 from mmn_utils.browser.pictures import THUMB, jpeg_uri
-from mmn_utils.datasets.base import read_bytes, read_image
+from mmn_utils.datasets.pictures import read_bytes, read_image
 
 OWN = "own:"  # how the id of a person's own picture begins
 

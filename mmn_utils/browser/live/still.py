@@ -11,11 +11,14 @@ import torch
 from PIL import Image, ImageColor
 
 from mmn_utils.browser.address import View
+from mmn_utils.browser.atlas.cards import Card
+from mmn_utils.browser.atlas.words import END_OF
 from mmn_utils.browser.live.own import OWN
 from mmn_utils.browser.live.session import Session
 from mmn_utils.browser.live.stack import FIELDS, Ready
 from mmn_utils.browser.pictures import jpeg_uri
 from mmn_utils.exhibits.plots import COLOURS
+from mmn_utils.neurons.decoding import SIGN
 from mmn_utils.neurons.receptive_fields import upsample
 
 SIDE = 320  # pixels of the longer side of the picture
@@ -140,9 +143,10 @@ def _table(session: Session, view: View, heat: bool) -> str:
 
 
 def _scored(row: list[Any], about: dict[str, Any]) -> str:
-    address, score = row[:2]
-    writes = " ".join(text.strip() for text in about[address]["writes"])
-    return f"{address} {score:.3g}: {writes}"
+    """Name a neuron, its score, the sign of its activation there, and what it wrote there."""
+    address, score, _, sign = row
+    wrote = " ".join(text.strip() for text in about[address][END_OF[sign]])
+    return f"{address} {score:.3g} ({SIGN[sign]}): {wrote}"
 
 
 def _card(session: Session, view: View) -> str:
@@ -154,10 +158,18 @@ def _card(session: Session, view: View) -> str:
         [str(card.neuron), "interpretable" if card.interpretable else "not interpretable"],
         ["writes", ", ".join(token.text for token in card.writes)],
         ["suppresses", ", ".join(token.text for token in card.suppresses)],
+        *_written(card, view),
         ["strongest on", ", ".join(seen)],
         ["among the top of", f"{card.nouns} nouns{', generic' if card.generic else ''}"],
     ]
     return "\n".join(["<table>", *(_line("td", row) for row in rows), "</table>\n"])
+
+
+def _written(card: Card, view: View) -> list[list[str]]:
+    """Say which end was written for the view's noun; no row where the atlas has it among no top."""
+    found = card.written(view["image"] or "", view["noun"] or "")
+    said = [f"{method}: {SIGN[place.sign]}, {place.end}" for method, place in found.items()]
+    return [[f"end written for {view['noun']}", "; ".join(said)]] if said else []
 
 
 def _line(tag: str, texts: Sequence[str]) -> str:

@@ -14,13 +14,14 @@ import pandas as pd
 import torch
 from PIL import Image
 
-from mmn_utils.browser.views import METHODS
+from mmn_utils.browser.views import METHODS, at_patch
 from mmn_utils.interventions.concept import word_tokens
 from mmn_utils.interventions.sweeps import sweep
 from mmn_utils.models.base import Prompt
 from mmn_utils.neurons.activation import activation_baseline
 from mmn_utils.neurons.attribution import attribution
 from mmn_utils.neurons.captions import Caption, generate
+from mmn_utils.neurons.decoding import signs_of
 from mmn_utils.neurons.methods import by_methods
 from mmn_utils.neurons.receptive_fields import activation_maps
 from mmn_utils.neurons.table import Neuron
@@ -82,7 +83,7 @@ class System:
     @_alone
     def say(self, image: str) -> Caption:
         """Caption a picture as the system is just now."""
-        return generate(self.model, self.prompt(image), self.max_new_tokens)[0]
+        return generate(self.model, self.prompt(image), self.max_new_tokens, images=[image])[0]
 
     def captioned(self, image: str) -> bool:
         """Say whether a picture has been captioned."""
@@ -142,7 +143,7 @@ class System:
 
     @_alone
     def top(self, target: Target) -> dict[str, Rows]:
-        """Score a target's neurons by each method: rows [address, score, patch], best first."""
+        """Score a target's neurons by each method: rows of ``Views.top``, best first."""
         if target not in self._tops:
             found = by_methods(self.model, self.prompt(target.image), [target], k=KEPT)
             self._tops[target] = {name: self._rows(found[name]) for name in METHODS}
@@ -150,7 +151,7 @@ class System:
 
     @_alone
     def patch(self, image: str, target: Target | None, patch: int, k: int) -> tuple[str, Rows]:
-        """Score neurons at one image token: the method's name and rows [address, score].
+        """Score neurons at one image token: the method's name and rows of ``Views.patch``.
 
         By attribution to the target, or by activation alone where there is none. ValueError
         for a system whose image tokens have no place, and for a patch that is none.
@@ -162,9 +163,9 @@ class System:
         if target is None:
             nothing = [Target(image, "", 0, ())]
             table = activation_baseline(self.model, prompt, nothing, k=k, positions=at)
-            return "activation", [row[:2] for row in self._rows(table)]
+            return "activation", [at_patch(row) for row in self._rows(table)]
         table = attribution(self.model, prompt, [target], k=k, positions=at)
-        return "attribution", [row[:2] for row in self._rows(table)]
+        return "attribution", [at_patch(row) for row in self._rows(table)]
 
     @_alone
     def maps(self, image: str, neurons: Sequence[Neuron]) -> dict[str, list[float]]:
@@ -180,7 +181,7 @@ class System:
         prompt = self.prompt(target.image)
         found = sweep(self.model, prompt, target, rows, 0, batch_rows=ROWS_AT_ONCE)
         changes = {
-            kind: _finite(torch.as_tensor(values[1:] - values[0]), f"changes of {kind}").tolist()
+            kind: (values[1:] - values[0]).tolist()
             for kind, values in (("probability", found.probability), ("logit", found.logit))
         }
         return {
@@ -191,9 +192,10 @@ class System:
     def _rows(self, table: pd.DataFrame) -> Rows:
         placed = self.model.image_tokens.grid is not None
         columns = (table[name].tolist() for name in ("layer", "unit", "score", "patch"))
+        signs = signs_of(table["activation"]).tolist()
         return [
-            [str(Neuron(layer, unit)), score, patch if placed else -1]
-            for layer, unit, score, patch in zip(*columns, strict=True)
+            [str(Neuron(layer, unit)), score, patch if placed else -1, sign]
+            for layer, unit, score, patch, sign in zip(*columns, signs, strict=True)
         ]
 
 

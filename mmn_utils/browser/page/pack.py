@@ -1,7 +1,8 @@
 """A run's answers in one piece, small enough for a page: what the static browser is made of.
 
 Neurons are places in ``neurons`` where they are among them, addresses elsewhere; pictures in
-sights and places are places in ``facts.pictures``. Numbers have three digits.
+sights and places are places in ``facts.pictures``. Numbers have three digits. What a card
+says is not said again in ``about``.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import pandas as pd
 
 from mmn_utils.browser.page.maps import HeatMap
 from mmn_utils.browser.views import Views
+from mmn_utils.neurons.decoding import signs_of
 from mmn_utils.neurons.table import Neuron
 
 DIGITS = 3
@@ -52,13 +54,14 @@ class Packer:
         self.images = [picture["id"] for picture in self.facts["pictures"]]
         self.pictures = {image: _picture(views.picture(image)) for image in self.images}
         self._all = views.atlas.tops(views.atlas.facts.k)
+        self._all["sign"] = signs_of(self._all["activation"])
         self._place = {image: place for place, image in enumerate(self.images)}
         self._cards: dict[str, dict[str, Any]] = {}
         self._near: dict[str, list] = {}
 
     def pack(self, plan: Plan) -> dict[str, Any]:
         """Return what a page of a plan holds; neurons without a card are only named by others."""
-        tops = self._all[self._all["rank"] < plan.top]
+        tops = self._all[self._all["rank"] <= plan.top]
         shown = sorted(set(tops["address"]), key=Neuron.parse)
         carded = self._every() if plan.every else [*shown, *map(self.control, shown)]
         carded = list(dict.fromkeys(carded))
@@ -73,8 +76,8 @@ class Packer:
             "pictures": self.pictures,
             "neurons": neurons,
             "about": [
-                [one["writes"], int(one["interpretable"]), int(one["generic"]), one["nouns"]]
-                for one in self.views.about(neurons).values()
+                _brief(one, with_words=place >= len(carded))
+                for place, one in enumerate(self.views.about(neurons).values())
             ],
             "tops": self._tops(tops, plan.top, index),
             "maps": self._maps(tops, plan, index),
@@ -122,13 +125,13 @@ class Packer:
         }
         noun = ["image", "target"]
         others = self._all.merge(tops[[*noun, "address"]].drop_duplicates())
-        others = others[others["rank"] >= top]
+        others = others[others["rank"] > top]
         for rows in (tops, others):
             for row in rows.itertuples():
                 patch = -1 if self.facts["grid"] is None else row.patch
-                rank = [row.rank] if row.rank >= top else []
+                rank = [row.rank] if row.rank > top else []
                 found[row.image][row.target][row.method].append(
-                    [index[row.address], short(row.score), patch, *rank]
+                    [index[row.address], short(row.score), patch, row.sign, *rank]
                 )
         return found
 
@@ -158,9 +161,9 @@ class Packer:
                 for kind, rows in card["sights"].items()
             },
             "places": [
-                [method, self._place[image], noun, rank, short(score), patch]
+                [method, self._place[image], noun, rank, short(score), patch, sign]
                 for rows in by_method.values()
-                for method, image, noun, rank, score, patch in _first_of_each_noun(
+                for method, image, noun, rank, score, patch, sign in _first_of_each_noun(
                     rows, plan.places
                 )
             ],
@@ -176,9 +179,9 @@ def mapped(views: Views, tops: pd.DataFrame, plan: Plan) -> dict[str, list[str]]
     wanted: dict[str, set[str]] = {}
     for row in tops.itertuples():
         some = wanted.setdefault(row.image, set())
-        if row.rank < plan.mapped:
+        if row.rank <= plan.mapped:
             some.add(row.address)
-        if row.rank < plan.beside:
+        if row.rank <= plan.beside:
             some.add(views.control(row.address)["address"])
     return {image: sorted(some, key=Neuron.parse) for image, some in wanted.items()}
 
@@ -192,6 +195,13 @@ def _first_of_each_noun(places: Sequence[list], most: int) -> list[list]:
         (rest if noun in nouns else first).append(place)
         nouns.add(noun)
     return [*first, *rest][:most]
+
+
+def _brief(one: Mapping[str, Any], with_words: bool) -> list:
+    """Pack what is said in short of a neuron; the words of both ends where no card has them."""
+    flags = [int(one[name]) for name in ("interpretable", "interpretable_suppresses", "generic")]
+    words = [one["writes"], one["suppresses"]] if with_words else []
+    return [*flags, one["nouns"], *words]
 
 
 def _picture(answer: dict[str, Any]) -> dict[str, Any]:

@@ -74,9 +74,9 @@ TEMPLATE = """<!doctype html>
 </html>
 """
 OPENING = (
-    "Choose a picture, click a noun of its caption, and look at the neurons behind it: what each "
-    "writes and suppresses, where it looks, what else it fires for, always beside a random "
-    "neuron of the same layer, its control."
+    "Choose a {picture}, click a noun of its caption, and look at the neurons behind it: what each "
+    "wrote there, by the sign of its activation, what it writes and suppresses, where it looks, "
+    "what else it fires for, always beside a random neuron of the same layer, its control."
 )
 # Nothing is fetched but pictures, and those by their addresses in the page.
 POLICY = (
@@ -226,7 +226,7 @@ def render(run: str, packed: dict[str, Any], linked: bool = True) -> str:
         title=html.escape(f"Multimodal neurons: the browser of the run “{run}”"),
         style=front.style(),
         links=links,
-        opening=html.escape(OPENING),
+        opening=html.escape(OPENING.format(**packed["facts"]["words"])),
         data=to_text(packed),
         script=front.bundle("static"),
     )

@@ -40,7 +40,7 @@ class Reference:
         self.facts, self.parts = facts, parts
         self.images = parts.pictures["image"].tolist()
         scores = parts.scores.copy()
-        scores["rank"] = scores.groupby(["method", "image", "target"]).cumcount()
+        scores["rank"] = 1 + scores.groupby(["method", "image", "target"]).cumcount()
         scores["neuron"] = scores["layer"] * facts.units + scores["unit"]
         self.scores = scores
 
@@ -64,7 +64,7 @@ class Reference:
         assert norm in NORMS
         best = {}
         for number in range(len(self.parts.counts)):
-            for rank, (token, text, logit) in enumerate(self.tokens(number, end, norm)):
+            for rank, (token, text, logit) in enumerate(self.tokens(number, end, norm), 1):
                 if text.strip().casefold() == word.strip().casefold():
                     best.setdefault(number, []).append((-logit, token, rank, text))
         rows = sorted((min(found)[0], number, *min(found)[1:]) for number, found in best.items())
@@ -80,7 +80,7 @@ class Reference:
         if noun is not None:
             rows = rows[rows["target"].str.lower() != noun.lower()]
         rows = rows.sort_values(["method", "rank", "image", "target"])
-        columns = ["method", "image", "target", "rank", "score", "patch"]
+        columns = ["method", "image", "target", "rank", "score", "patch", "activation"]
         return list(rows[columns].itertuples(index=False, name=None))
 
     def nouns(self, number: int) -> set[str]:
@@ -102,7 +102,10 @@ class Reference:
             best = self._best.get((method, number), np.nan)
             fits = (
                 (layers is None or number // self.facts.units in layers)
-                and (interpretable is None or self.parts.interpretable[number] == interpretable)
+                and (
+                    interpretable is None
+                    or self.parts.interpretable["writes"][number] == interpretable
+                )
                 and (generic is None or (len(own) >= max(2, 0.2 * every)) == generic)
                 and (nouns is None or nouns[0] <= len(own) <= nouns[1])
                 and (method is None or (pd.notna(best) and best >= least))

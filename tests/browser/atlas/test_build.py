@@ -72,6 +72,10 @@ def test_interpretable_as_the_paper_has_it(made):
     assert {n: made.atlas.neuron(n).interpretable for n in every[::16]} == {
         n: wanted[n] for n in every[::16]
     }
+    other = interpretable(made.model, [(n, -1) for n in every])
+    assert {n: made.atlas.neuron(n).interpretable_suppresses for n in every[::16]} == {
+        n: other[n, -1] for n in every[::16]
+    }
     texts = [" horse", " boat", "ab", "<b>", " the"]
     rows = np.array([[0, 1, 4, 0, 1, 4, 0, 2, 2, 3], [0, 1, 4, 0, 1, 4, 2, 2, 3, 3]])
     assert interpretable_rows(rows, texts).tolist() == [True, False]
@@ -170,13 +174,27 @@ def test_places_are_those_of_the_neuron_tables(made):
     tables = top_neurons(made.model, some, k=10, progress=False)
     for method, table in tables.items():
         for (image, noun), best in best_of(table, 10).items():
-            for rank in (0, 9):
-                places = made.atlas.neuron(best[rank]).places
+            for rank in (1, 10):
+                places = made.atlas.neuron(best[rank - 1]).places
                 assert (method, image, noun, rank) in [
                     (place.method, place.image, place.noun, place.rank) for place in places
                 ]
     lengths = sum(len(made.atlas.neuron(Neuron(2, unit)).places) for unit in range(128))
     assert lengths == sum(int((table["layer"] == 2).sum()) for table in tables.values())
+
+
+def test_a_place_has_the_activation_that_its_neuron_was_found_with(made):
+    some = subjects(made.model, made.photographs, progress=False)
+    for method, table in top_neurons(made.model, some, k=10, progress=False).items():
+        found = {
+            (image, noun, row["layer"], row["unit"]): row["activation"]
+            for image in made.atlas.pictures()["image"]
+            for noun, rows in made.atlas.image(image).scores.groupby("target")
+            for row in rows[rows["method"] == method].to_dict("records")
+        }
+        keys = zip(table["image"], table["target"], table["layer"], table["unit"], strict=True)
+        expected = dict(zip(keys, table["activation"], strict=True))
+        assert found == pytest.approx(expected, rel=1e-4, abs=1e-5)  # of another batch
 
 
 def test_a_picture_has_its_captions_nouns_and_masks(made):

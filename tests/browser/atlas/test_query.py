@@ -56,7 +56,8 @@ def test_a_card_holds_what_the_parts_say(both, seed, number):
         assert sights == reference.sights(number, kind)
     assert card.writes == card.tokens["writes", "none"]
     assert card.suppresses == card.tokens["suppresses", "none"]
-    assert card.interpretable == parts.interpretable[number]
+    assert card.interpretable == parts.interpretable["writes"][number]
+    assert card.interpretable_suppresses == parts.interpretable["suppresses"][number]
     assert list(card.histogram) == parts.counts[number].tolist()
     assert len(card.edges) == len(card.histogram) - 1
     below = sum(count for count, edge in zip(card.histogram, card.edges, strict=False) if edge <= 0)
@@ -140,7 +141,7 @@ def test_a_picture_has_its_scores_and_its_viewers(both, seed, image):
     picture, strongest = atlas.image(image), reference.parts.shown["strongest"]
     rows = reference.scores[reference.scores["image"] == image]
     rows = rows.sort_values(["method", "target", "rank"])
-    columns = ["method", "target", "layer", "unit", "patch", "score", "rank", "token"]
+    columns = ["method", "target", "layer", "unit", "patch", "score", "rank", "token", "activation"]
     assert list(picture.scores[columns].itertuples(index=False, name=None)) == list(
         rows[columns].itertuples(index=False, name=None)
     )
@@ -208,12 +209,40 @@ def test_a_missing_or_incomplete_atlas_names_the_command(both, tmp_path):
         Atlas.open(folder)
 
 
+@given(SEEDS, st.integers(1, 13))
+def test_tops_are_the_first_ranks_with_their_activations(both, seed, k):
+    atlas, reference = both[seed]
+    rows = reference.scores[reference.scores["rank"] <= k]
+    columns = ["image", "target", "method", "rank", "layer", "unit", "score", "activation"]
+    found = atlas.tops(k)
+    assert found["rank"].min() == 1
+    assert set(found[columns].itertuples(index=False)) == set(rows[columns].itertuples(index=False))
+
+
+def test_a_card_says_which_end_was_written_for_a_noun(both):
+    atlas, reference = both[0]
+    for row in reference.scores.sample(20, random_state=0).itertuples():
+        found = atlas.neuron(reference.address(row.neuron)).written(row.image, row.target.lower())
+        assert found[row.method].sign == (-1 if row.activation < 0 else 1)
+        assert found[row.method].end == ("suppresses" if row.activation < 0 else "writes")
+    assert atlas.neuron("L0.u0").written("0", "unheard of") == {}
+
+
+def test_scores_without_an_activation_are_refused(both, tmp_path):
+    _, reference = both[0]
+    bare = reference.parts.scores.assign(activation=np.nan)
+    parts = dataclasses.replace(reference.parts, scores=bare)
+    with pytest.raises(ValueError, match="no activation"):
+        write_atlas(tmp_path / "bare", reference.facts, parts)
+
+
 def test_an_atlas_of_another_format_is_to_be_made_again(both, tmp_path):
     _, reference = both[0]
     folder = write_atlas(tmp_path / "old", reference.facts, reference.parts)
     facts = json.loads((folder / FACTS).read_text())
-    (folder / FACTS).write_text(json.dumps({**facts, "format": 0}))
-    with pytest.raises(ValueError, match=r"format 0.*make atlas PRESET=benchmark"):
+    assert facts["format"] == 2
+    (folder / FACTS).write_text(json.dumps({**facts, "format": 1}))
+    with pytest.raises(ValueError, match=r"format 1, .* reads 2; .*make atlas PRESET=benchmark"):
         Atlas.open(folder)
 
 

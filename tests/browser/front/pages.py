@@ -17,6 +17,8 @@ from mmn_utils.browser.front import bundle, style
 MARKUP = ("<b>bold</b>", "&amp;", "<img src=x onerror='window.touched = 1'>", "</script>", "\n", "")
 LAYERS, UNITS, GRID, PIXELS, PICTURES = 3, 40, (4, 5), 40, 30
 METHODS = ("attribution", "contribution", "activation")
+WORDS = {"picture": "scene", "pictures": "scenes", "reference": "reference caption",
+         "references": "reference captions"}  # fmt: skip
 CAPTION = [["a ", None], ["horse", "horse"], [" and a <b>boat</b> &amp; a ", None], ["dog", "dog"]]
 
 
@@ -33,12 +35,12 @@ def invented(seed: int = 0) -> dict:
             "run": "invented", "system": "invented/system", "revision": "0", "layers": LAYERS,
             "units": UNITS, "vocabulary": 60, "grid": list(GRID), "pixels": PIXELS, "k": 20,
             "methods": list(METHODS), "edges": edges, "categories": ["cat"], "generic": 0.2,
-            "live": False, "seed": 0,
+            "live": False, "seed": 0, "words": WORDS,
             "pictures": [{"id": i, "caption": p["caption"]} for i, p in pictures.items()],
         },
         "pictures": pictures,
         "neurons": neurons,
-        "about": [about(rng) for _ in neurons],
+        "about": [about(rng) for _ in neurons],  # their words are their cards'
         "tops": tops,
         "maps": {image: [field(rng, i) for i in range(len(neurons))] for image in ("p0", "p1")},
         "cards": [card(rng, i, edges) for i in range(len(neurons))],
@@ -54,9 +56,7 @@ def picture(rng, i: int) -> dict:
     runs = coco_mask.encode(pixels)["counts"].decode()
     colour = f"rgb({','.join(map(str, rng.integers(60, 250, 3)))})"
     size = "width='60' height='48'"
-    svg = (
-        f"<svg xmlns='http://www.w3.org/2000/svg' {size}><rect {size} fill='{colour}'/></svg>"
-    )
+    svg = f"<svg xmlns='http://www.w3.org/2000/svg' {size}><rect {size} fill='{colour}'/></svg>"
     masks = [{"category": "cat", "crowd": bool(i % 2), "size": [30, 36], "runs": runs}]
     return {
         "src": "data:image/svg+xml;base64," + base64.b64encode(svg.encode()).decode(),
@@ -70,13 +70,13 @@ def tokens(rng) -> list[str]:
 
 
 def about(rng) -> list:
-    return [tokens(rng)[:5], int(rng.random() < 0.5), int(rng.random() < 0.3), int(rng.integers(5))]
+    return [*(int(rng.random() < share) for share in (0.5, 0.4, 0.3)), int(rng.integers(5))]
 
 
 def top(rng, count: int) -> dict:
     return {
         method: [
-            [int(i), float(score), int(rng.integers(-1, 20))]
+            [int(i), float(score), int(rng.integers(-1, 20)), int(rng.choice([-1, 1]))]
             for i, score in zip(
                 rng.permutation(count)[:30], -np.sort(-rng.normal(size=30)), strict=True
             )
@@ -101,8 +101,8 @@ def card(rng, i: int, edges) -> dict:
         "negative": 0.25, "overlaps": [["cat", 0.5], ["<u>dog</u>", 0.1]],
         "sights": {kind: [[f"p{j}", float(rng.normal()), j % 20] for j in range(6)]
                    for kind in ("strongest", "middle", "random")},
-        "places": [["attribution", f"p{i % PICTURES}", "horse", 2, 0.1, 3],
-                   ["contribution", f"p{(i + 1) % PICTURES}", "dog", 0, float(i), -1]],
+        "places": [["attribution", f"p{i % PICTURES}", "horse", 3, 0.1, 3, -1],
+                   ["contribution", f"p{(i + 1) % PICTURES}", "dog", 1, float(i), -1, 1]],
     }  # fmt: skip
 
 

@@ -46,7 +46,7 @@ def first_of(data: dict, image: str = "p0", noun: str = "horse") -> str:
 def test_it_opens_with_a_picture_its_first_noun_and_the_first_neuron(shown, data):
     neuron = first_of(data)
     shown.settled(f"#{neuron}@p0&noun=horse")
-    shown.titled("picture", "Picture p0")
+    shown.titled("picture", "Scene p0")
     shown.titled("card", f"Neuron {neuron}")
     assert shown.part("caption").locator(".says").inner_text() == data["pictures"]["p0"]["caption"]
     place = data["neurons"].index(neuron)
@@ -65,7 +65,7 @@ def test_the_grid_has_pages_and_is_reached_by_keys(shown):
     assert later.is_disabled()
     grid.locator('[data-image="p29"]').focus()
     shown.page.keyboard.press("Enter")
-    shown.titled("picture", "Picture p29")
+    shown.titled("picture", "Scene p29")
     assert grid.locator("[aria-current]").get_attribute("data-image") == "p29"
 
 
@@ -104,7 +104,7 @@ def test_a_patch_is_reached_by_keys(shown):
     for key in ("ArrowRight", "ArrowDown", "ArrowDown", "ArrowLeft", "ArrowLeft", "Enter"):
         shown.page.keyboard.press(key)
     shown.titled("patch", "Patch in row 3, column 1, “horse”")
-    shown.titled("picture", "Picture p0")  # the arrows were the picture's own
+    shown.titled("picture", "Scene p0")  # the arrows were the picture's own
     shown.page.keyboard.press("Escape")
     assert not shown.part("patch").is_visible()
 
@@ -226,7 +226,92 @@ def test_the_table_is_sorted_and_filtered(shown, data):
     flags = {n: data["about"][data["neurons"].index(n)] for n in some}
     table.locator('[data-filter="interpretable"]').select_option("yes")
     table.locator('[data-filter="generic"]').select_option("no")
-    assert shown.rows("table") == [n for n in some if flags[n][1] and not flags[n][2]][:20]
+    read = {n: sign_of(tops, data["neurons"].index(n), "activation") < 0 for n in some}
+    assert shown.rows("table") == [n for n in some if flags[n][read[n]] and not flags[n][2]][:20]
+
+
+def sign_of(tops: dict, place: int, method: str) -> int:
+    """The sign with which a method found a neuron, or else the first method that did."""
+    names = (method, "attribution", "contribution", "activation")
+    return next(row[3] for name in names for row in tops[name] if row[0] == place)
+
+
+def first_words(data: dict, place: int) -> dict[str, str]:
+    tokens = data["cards"][place]["tokens"]
+    return {end: " | ".join(t for t, _ in tokens[end][:5]) for end in ("writes", "suppresses")}
+
+
+@pytest.mark.parametrize("method", ["attribution", "contribution"])
+def test_rows_have_the_sign_and_what_was_written_there(windows, data, address, method):
+    shown = open_at(windows, address, f"#@p0&method={method}")
+    tops, lines = data["tops"]["p0"]["horse"], shown.part("table").locator("tbody tr")
+    assert shown.part("table").locator("[data-sort=wrote]").inner_text() == "Wrote there"
+    for place, (index, _, _, sign) in enumerate(tops[method][:20]):
+        mark = lines.nth(place).locator(".sign-of .sign")
+        assert mark.inner_text() == ("\u2212" if sign < 0 else "+")
+        named = "negative activation: pushes against" if sign < 0 else "positive activation"
+        assert mark.get_attribute("aria-label").startswith(named)
+        assert mark.get_attribute("title") == mark.get_attribute("aria-label")
+        card = data["cards"][index]["tokens"]["suppresses" if sign < 0 else "writes"]
+        raw = (
+            lines.nth(place)
+            .locator("td.tokens .token")
+            .evaluate_all("(some) => some.map((one) => JSON.parse(one.title))")
+        )
+        assert raw == [text for text, _ in card[:3]]
+        others = [r[3] for name, rows in tops.items() if name != method
+                  for r in rows if r[0] == index and r[3] != sign]  # fmt: skip
+        assert lines.nth(place).locator(".number .sign").count() == len(others)
+
+
+def test_without_an_activation_both_ends_are_listed(shown, data):
+    shown.part("scope").select_option("all")
+    shown.titled("table", "All neurons")
+    heads = (
+        shown.part("table").locator("[data-sort]").evaluate_all("a => a.map(b => b.dataset.sort)")
+    )
+    assert heads[1:3] == ["writes", "suppresses"]
+    assert shown.part("table").locator("td .sign").count() == 0
+    heads = shown.part("similar").locator("th").all_inner_texts()
+    assert heads[:4] == ["Neuron", "Writes", "Suppresses", "cosine"]
+
+
+def test_the_card_says_which_end_was_written(windows, data, address):
+    tops = data["tops"]["p0"]["horse"]
+    index = next(row[0] for row in tops["attribution"] if row[3] < 0)
+    shown = open_at(windows, address, f"#{data['neurons'][index]}@p0&noun=horse")
+    card = shown.part("card")
+    found = {name: row[3] for name, rows in tops.items() for row in rows if row[0] == index}
+    said = card.locator(".there").inner_text()
+    assert said.startswith("On p0, \u201chorse\u201d")
+    for value, text in ((-1, "Suppresses"), (1, "Writes")):
+        there = value in found.values()
+        assert (f"it wrote what stands under \u201c{text}\u201d" in said) == there
+        end = card.locator(f".end.{text.lower()}")
+        assert (end.locator(".written").inner_text() == "written here") == there
+        assert end.locator(".token").count() == 10
+    listed = {row[0] for rows in tops.values() for row in rows}
+    other = next(i for i in range(1, 29) if i not in listed)  # nor on its card
+    shown.part("address").locator("input").fill(f"#{data['neurons'][other]}@p0&noun=horse")
+    shown.part("address").locator("input").press("Enter")
+    shown.titled("card", f"Neuron {data['neurons'][other]}")
+    assert "which end it wrote there is not known" in card.locator(".there").inner_text()
+
+
+def test_a_patch_lists_signs_and_what_was_written_there(windows, data, address):
+    row = data["tops"]["p0"]["horse"]["attribution"]
+    index, _, patch, _ = next(one for one in row if one[2] >= 0 and one[3] < 0)
+    shown = open_at(windows, address, f"#@p0&noun=horse&patch={patch}")
+    line = shown.part("patch").locator(f'tr[data-address="{data["neurons"][index]}"]')
+    assert line.locator(".sign").inner_text() == "\u2212"
+    raw = line.locator(".token").evaluate_all("(some) => some.map((one) => JSON.parse(one.title))")
+    assert raw == [text for text, _ in data["cards"][index]["tokens"]["suppresses"][:4]]
+
+
+def test_headings_speak_of_the_data_as_it_does(shown):
+    shown.titled("grid", "Scenes")
+    assert shown.part("caption").locator("summary").inner_text() == "Reference captions"
+    assert "Strongest scenes" in shown.part("card").locator("h3").all_inner_texts()
 
 
 def test_the_table_begins_with_the_method_of_the_address(windows, data, address):
@@ -275,7 +360,7 @@ def test_an_address_that_somebody_writes_is_not_overwritten(shown):
     field = shown.part("address").locator("input")
     field.fill("#L1.u")
     shown.page.evaluate("location.hash = '#L2.u3@p1'")
-    shown.titled("picture", "Picture p1")
+    shown.titled("picture", "Scene p1")
     assert field.input_value() == "#L1.u"
     field.press("Escape")
     assert field.input_value().startswith("#L2.u3@p1")
@@ -295,8 +380,18 @@ def test_the_table_shown_is_saved_as_csv(shown, data):
     best = next(row for row in every if row[0] < 40)
     assert rows[0]["neuron"] == data["neurons"][best[0]]
     assert float(rows[0]["attribution_score"]) == best[1]
-    assert int(rows[0]["attribution_rank"]) == every.index(best)
-    assert rows[0]["writes"] == " | ".join(data["about"][best[0]][0])
+    assert int(rows[0]["attribution_rank"]) == every.index(best) + 1
+    tops = data["tops"]["p0"]["horse"]
+    for row in rows:
+        place = data["neurons"].index(row["neuron"])
+        ends = first_words(data, place)
+        assert [row["writes"], row["suppresses"]] == list(ends.values())
+        assert int(row["sign"]) == sign_of(tops, place, "attribution")
+        assert row["wrote"] == ends["writes" if int(row["sign"]) > 0 else "suppresses"]
+        for method, some in tops.items():
+            own = [[str(rank), str(one[3])] for rank, one in enumerate(some, 1) if one[0] == place]
+            assert [row[f"{method}_rank"], row[f"{method}_sign"]] == (own or [["", ""]])[0]
+    assert {row["sign"] for row in rows} == {"1", "-1"}
     assert {row["layer"] for row in rows} == {"0"}
 
 
@@ -304,7 +399,7 @@ def test_a_deep_link_opens_what_it_says_and_back_leads_back(windows, address):
     start = "#L2.u3@p1&noun=dog&method=contribution&quantile=0.9&chosen=L1.u2&patch=7"
     start += "&search=writes:word9"
     shown = open_at(windows, address, start)
-    shown.titled("picture", "Picture p1")
+    shown.titled("picture", "Scene p1")
     shown.titled("card", "Neuron L2.u3")
     shown.titled("patch", "Patch in row 2, column 3, “dog”")
     assert shown.part("threshold").input_value() == "0.9"
@@ -312,11 +407,11 @@ def test_a_deep_link_opens_what_it_says_and_back_leads_back(windows, address):
     assert shown.page.evaluate("location.hash") == start
     shown.part("search").locator("tbody tr").first.click()
     shown.part("grid").locator('[data-image="p4"]').click()
-    shown.titled("picture", "Picture p4")
+    shown.titled("picture", "Scene p4")
     shown.page.go_back()
     shown.page.go_back()
     shown.settled(start)
-    shown.titled("picture", "Picture p1")
+    shown.titled("picture", "Scene p1")
     shown.titled("card", "Neuron L2.u3")
     shown.page.go_forward()
     shown.page.wait_for_function("!location.hash.startsWith('#L2.u3@')")
@@ -327,7 +422,7 @@ def test_an_address_that_is_wrong_is_told_and_something_is_shown(windows, addres
     said = shown.page.locator(".top > .note").inner_text()
     for text in ('"what" is no part', 'no picture "nowhere"', "no neuron L9.u1", '"guess" is none'):
         assert text in said
-    shown.titled("picture", "Picture p0")
+    shown.titled("picture", "Scene p0")
     field = shown.part("address").locator("input")
     field.fill("#L0.u1@p2&patch=99")
     field.press("Enter")
@@ -345,11 +440,11 @@ def test_the_keys_go_through_pictures_and_neurons(shown, data):
     press("ArrowUp")
     shown.titled("card", f"Neuron {rows[1]}")
     press("ArrowRight")
-    shown.titled("picture", "Picture p1")
+    shown.titled("picture", "Scene p1")
     shown.titled("card", f"Neuron {rows[1]}")  # chosen by somebody, so it stays
     press("ArrowLeft")
     press("ArrowLeft")
-    shown.titled("picture", "Picture p0")
+    shown.titled("picture", "Scene p0")
     press("?")
     assert shown.part("help").is_visible()
     press("Escape")
@@ -357,18 +452,18 @@ def test_the_keys_go_through_pictures_and_neurons(shown, data):
     press("/")
     press("ArrowRight")
     press("?")
-    shown.titled("picture", "Picture p0")
+    shown.titled("picture", "Scene p0")
     assert shown.part("query").input_value() == "?"
     press("Escape")
     press("ArrowRight")
-    shown.titled("picture", "Picture p1")
+    shown.titled("picture", "Scene p1")
 
 
 def test_keys_are_heard_only_inside(shown):
     shown.page.evaluate("document.body.append(document.createElement('button'))")
     shown.page.locator("body > button").focus()
     shown.page.keyboard.press("ArrowRight")
-    shown.titled("picture", "Picture p0")
+    shown.titled("picture", "Scene p0")
 
 
 def test_focus_stays_on_a_row_that_is_drawn_again(shown):
@@ -418,7 +513,7 @@ def test_the_card_has_what_the_page_holds(shown, data):
     peak = part.locator(".sight .cell").nth(7 - 6 + 6).evaluate("e => [e.style.left, e.style.top]")
     assert peak == ["20%", "0%"]  # patch 1 of four rows and five columns
     part.locator(".sight").nth(2).click()
-    shown.titled("picture", "Picture p2")
+    shown.titled("picture", "Scene p2")
     shown.titled("card", f"Neuron {first_of(data)}")
 
 

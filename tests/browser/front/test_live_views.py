@@ -66,11 +66,11 @@ def test_the_view_goes_to_python_and_comes_from_it(opened):
     shown = opened()
     assert view_of(shown)["image"] == "p0"
     shown.part("grid").locator('[data-image="p4"]').click()
-    shown.titled("picture", "Picture p4")
+    shown.titled("picture", "Scene p4")
     assert view_of(shown)["image"] == "p4"
     saved = shown.page.evaluate("model.saved")
     shown.page.evaluate("model.push('view', {...model.traits.view, image: 'p1', neuron: 'L2.u5'})")
-    shown.titled("picture", "Picture p1")
+    shown.titled("picture", "Scene p1")
     shown.titled("card", "Neuron L2.u5")
     shown.page.wait_for_timeout(200)
     assert shown.page.evaluate("model.saved") == saved  # nothing is said back to Python
@@ -148,7 +148,7 @@ def test_a_file_that_is_no_picture_is_told_and_nothing_changes(opened):
     shown.part("file").set_input_files({"name": "x.txt", "mimeType": "text/plain", "buffer": b"x"})
     note = shown.part("grid").get_by_role("alert")
     assert note.inner_text() == "x.txt is no picture: it cannot be read"
-    shown.titled("picture", "Picture p0")
+    shown.titled("picture", "Scene p0")
     shown.part("file").set_input_files({"name": "y", "mimeType": "", "buffer": b"0123456789"})
     shown.page.wait_for_function("model.traits.view.image === 'own:y'")
     assert not note.is_visible()
@@ -239,10 +239,10 @@ def test_answers_to_superseded_questions_are_dropped(opened):
     assert shown.part("picture").get_attribute("aria-busy") == "true"
     shown.page.evaluate("model.held.reverse().forEach((reply) => reply())")  # the last one first
     shown.page.wait_for_function(
-        "document.querySelector('[data-part=picture] h2').textContent === 'Picture p5'"
+        "document.querySelector('[data-part=picture] h2').textContent === 'Scene p5'"
     )
     shown.page.wait_for_timeout(100)
-    shown.titled("picture", "Picture p5")
+    shown.titled("picture", "Scene p5")
     assert view_of(shown)["image"] == "p5"
 
 
@@ -313,7 +313,7 @@ def test_two_drawings_of_one_model_hear_their_own_answers(opened):
     }""")
     shown.page.wait_for_selector('#other [data-part="card"][data-state="ready"] .ends')
     shown.page.locator('#other [data-part="grid"] [data-image="p6"]').click()
-    both = shown.page.locator('[data-part="picture"] h2', has_text="Picture p6")
+    both = shown.page.locator('[data-part="picture"] h2', has_text="Scene p6")
     both.nth(1).wait_for()
     ids = shown.page.evaluate("[...document.querySelectorAll('.mmn [id]')].map((e) => e.id)")
     assert len(ids) == len(set(ids))
@@ -429,7 +429,7 @@ def test_a_kernel_that_has_gone_is_told_of_and_one_that_works_is_waited_for(open
         shown.page.clock.run_for(16_000)
     assert shown.part("picture").get_attribute("aria-busy") == "true"  # facts are answered
     shown.page.evaluate("model.held.forEach((reply) => reply())")
-    shown.titled("picture", "Picture p4")
+    shown.titled("picture", "Scene p4")
     shown.page.evaluate("model.slow = new Set(['picture', 'facts'])")
     shown.part("grid").locator('[data-image="p5"]').click()
     shown.page.clock.run_for(16_000)
@@ -452,7 +452,7 @@ def test_a_picture_of_the_shape_of_a_ribbon_stays_in_the_window(opened):
       };
     }""")
     shown.part("grid").locator('[data-image="p4"]').click()
-    shown.titled("picture", "Picture p4")
+    shown.titled("picture", "Scene p4")
     box = shown.part("overlay").bounding_box()
     assert 20 < box["width"] < box["height"] < 1300
 

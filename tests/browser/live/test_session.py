@@ -129,6 +129,12 @@ def test_who_wrote_at_a_patch(made, session):
     assert found["by"] == "attribution"
     assert [row[0] for row in found["rows"]] == best
     assert [row[1] for row in found["rows"]] == pytest.approx([scores[b] for b in best], rel=1e-3)
+    with capture(made.model) as seen:
+        made.model.forward(prompt)
+    place = made.model.image_tokens.start + 6
+    for address, _, sign in found["rows"]:
+        neuron = Neuron.parse(address)
+        assert sign == (-1 if seen.values[neuron.layer][0, place, neuron.unit] < 0 else 1)
     assert set(found["about"]) == set(best)
 
 
@@ -182,6 +188,8 @@ def test_an_own_picture_is_captioned_and_scored_as_any_other(made, session):
         assert [row[0] for row in found["rows"][method]] == addresses
         assert [row[1] for row in found["rows"][method]] == pytest.approx(table["score"].tolist())
         assert [row[2] for row in found["rows"][method]] == table["patch"].tolist()
+        signs = [-1 if active < 0 else 1 for active in table["activation"]]
+        assert [row[3] for row in found["rows"][method]] == signs
 
 
 def test_names_of_own_pictures_are_kept_and_kept_apart(session):
@@ -345,9 +353,11 @@ def test_numbers_that_are_none_are_not_sent(made, session):
     session.system.target(image, noun)
     nan = made.model.act_module(0).register_forward_hook(lambda _m, _i, output: output * torch.nan)
     try:
-        for name, more in (("exact", {"noun": noun, "neurons": ADDRESSES}),
-                           ("maps", {"neurons": ADDRESSES})):  # fmt: skip
-            with pytest.raises(ValueError, match="not finite; load the system in"):
+        for name, more, says in (
+            ("exact", {"noun": noun, "neurons": ADDRESSES}, f"logits of picture '{image}' are not"),
+            ("maps", {"neurons": ADDRESSES}, "not finite; load the system in"),
+        ):
+            with pytest.raises(ValueError, match=says):
                 session.ask(name, {"image": image, **more})
     finally:
         nan.remove()

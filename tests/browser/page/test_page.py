@@ -18,6 +18,7 @@ from hypothesis.extra import numpy as arrays
 from mmn_utils.browser.__main__ import main
 from mmn_utils.browser.atlas.files import write_atlas
 from mmn_utils.browser.atlas.query import Atlas
+from mmn_utils.browser.atlas.words import ENDS
 from mmn_utils.browser.page.maps import HeatMap, heat_map, heat_maps
 from mmn_utils.browser.page.pack import Plan, from_text, short, to_text
 from mmn_utils.browser.page.write import (
@@ -106,15 +107,23 @@ def test_maps_are_the_systems_and_computed_once(made, tmp_path, monkeypatch):
 # --- what is packed -----------------------------------------------------------------------
 
 
+def _apart(data) -> list[list]:
+    """What is said in short of each neuron, its number of nouns last."""
+    return [[*one[:3], *one[4:], one[3]] for one in data["about"]]
+
+
 @pytest.mark.parametrize("standalone", [False, True])
 def test_the_page_answers_as_the_atlas_does(made, packed, standalone):
     data, views = packed[standalone], Views(made.atlas)
     assert data["facts"] == views.facts()
     names = data["neurons"]
     about = views.about(names)
-    for name, (writes, interpretable, generic, nouns) in zip(names, data["about"], strict=True):
-        one = {"writes": writes, "interpretable": bool(interpretable), "generic": bool(generic)}
-        assert {**one, "nouns": nouns} == about[name]
+    flags = ("interpretable", "interpretable_suppresses", "generic", "nouns")
+    for name, card, (*said, nouns) in zip(names, data["cards"], _apart(data), strict=True):
+        held = card and [[text for text, _ in card["tokens"][end][:5]] for end in ENDS]
+        values = (*map(bool, said[:3]), nouns, *(held or said[3:]))
+        one = dict(zip((*flags, *ENDS), values, strict=True))
+        assert one == about[name]
     for image, nouns in data["tops"].items():
         picture = views.picture(image)
         own = {**data["pictures"][image], "src": None, "id": image}
@@ -123,12 +132,12 @@ def test_the_page_answers_as_the_atlas_does(made, packed, standalone):
         for noun, rows in nouns.items():
             wanted = views.top(image, noun, made.atlas.facts.k)["rows"]
             for method, some in rows.items():
-                ranks = [row[3] if len(row) > 3 else rank for rank, row in enumerate(some)]
-                known = [wanted[method][rank] for rank in ranks]
-                assert [[names[i], patch] for i, _, patch, *_ in some] == [
-                    [address, patch] for address, _, patch in known
+                ranks = [row[4] if len(row) > 4 else rank for rank, row in enumerate(some, 1)]
+                known = [wanted[method][rank - 1] for rank in ranks]
+                assert [[names[i], patch, sign] for i, _, patch, sign, *_ in some] == [
+                    [address, patch, sign] for address, _, patch, sign in known
                 ]
-                scores = [score for _, score, _ in known]
+                scores = [score for _, score, *_ in known]
                 np.testing.assert_allclose([row[1] for row in some], scores, rtol=5e-3)
 
 
@@ -153,6 +162,9 @@ def test_every_neuron_of_a_table_has_its_card_its_control_and_their_maps(made, p
         assert [text for text, _ in card["tokens"]["writes"]] == [
             text for text, _ in whole["tokens"]["writes"]
         ]
+        here = {(p[0], p[1], p[2]): (p[3], p[6]) for p in whole["places"]}
+        for method, place, noun, rank, _, _, sign in card["places"]:
+            assert here[method, images[place], noun] == (rank, sign)
         for kind, some in card["sights"].items():
             assert [[images[j], patch] for j, _, patch in some] == [
                 [image, patch] for image, _, patch in whole["sights"][kind]
@@ -177,9 +189,9 @@ def test_neurons_of_one_method_have_their_scores_by_the_others(made, tmp_path):
             wanted = views.top(image, noun, made.atlas.facts.k)["rows"]
             for method, some in rows.items():
                 assert [(data["neurons"][row[0]], *row[3:]) for row in some[1:]] == [
-                    (row[0], rank)
-                    for rank, row in enumerate(wanted[method])
-                    if rank and row[0] in named
+                    (row[0], row[3], rank)
+                    for rank, row in enumerate(wanted[method], 1)
+                    if rank > 1 and row[0] in named
                 ]
 
 
@@ -344,9 +356,7 @@ def addresses(page, part: str = "table") -> list[str]:
 def test_the_page_opens_from_the_disk_without_a_network(windows, written, packed, standalone):
     page = opened(windows, written[standalone].path)
     assert page.locator("[data-part=grid] [data-image]").count() == 5
-    shown = page.evaluate(
-        "[...document.images].map((one) => one.complete && one.naturalWidth > 0)"
-    )
+    shown = page.evaluate("[...document.images].map((one) => one.complete && one.naturalWidth > 0)")
     assert shown
     assert all(shown)
     caption = packed[standalone]["pictures"][packed[standalone]["facts"]["pictures"][0]["id"]]
