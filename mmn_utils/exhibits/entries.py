@@ -13,7 +13,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from mmn_utils.presets import NOTEBOOKS, ROOT, load_yaml
+from mmn_utils.plain_yaml import load_yaml
+from mmn_utils.presets import NOTEBOOKS, ROOT
 
 LIST = NOTEBOOKS / "exhibits.yaml"
 FILES = {"figure": (".png", ".pdf"), "table": (".csv", ".tex", ".md")}
@@ -41,6 +42,8 @@ class Exhibit:
         title: a few words.
         claim: what the paper says with it, in our own words, whatever came out here; of paper C
             what it shows. One sentence.
+        needs: what its photographs must have (``datasets.base.KINDS``), "masks" or, where any
+            of some will do, "captions or objects"; it is left out of runs without.
     """
 
     id: str
@@ -49,6 +52,7 @@ class Exhibit:
     paper: str
     title: str
     claim: str
+    needs: tuple[str, ...] = ()
 
 
 def load_exhibits(path: str | Path | None = None) -> dict[str, Exhibit]:
@@ -69,10 +73,11 @@ def _load_exhibits(path: Path) -> dict[str, Exhibit]:
 
 def _exhibit(entry: dict[str, Any], path: Path) -> Exhibit:
     try:
-        exhibit = Exhibit(**entry)
+        exhibit = Exhibit(**{**entry, "needs": tuple(entry.get("needs", ()))})
     except TypeError as error:
         raise ValueError(f"{path}: {entry!r}: {error}") from None
-    if not all(isinstance(value, str) and value.strip() for value in entry.values()):
+    texts = [value for name, value in entry.items() if name != "needs"]
+    if not all(isinstance(value, str) and value.strip() for value in (*texts, *exhibit.needs)):
         raise ValueError(f"{path}: every field of {entry.get('id')} must be text, and not empty")
     match = EXHIBIT_ID.fullmatch(exhibit.id)
     if not match or match[1] != exhibit.paper or exhibit.paper not in PAPERS:

@@ -5,11 +5,13 @@ side stands in ``data/golden/claims.csv``. Everything here is a function of the 
 exhibit's rows, so a verdict can be computed again from what a run has stored.
 
     holds        the direction: the rule of the claim, over the estimate and its interval
-    like_paper   the size: whether the paper's own figure lies in the interval; for "all", "none",
-                 "no impact" whether that is what was measured; for a bound, whether it is kept
+    like_paper   the size: whether the paper's own figure lies in the interval, or its interval
+                 overlaps, where the figure is of a few cases; for "all", "none", "no impact"
+                 whether that is what was measured; for a bound, whether it is kept
 
 Beside each stands its stability: the share of ``REDRAWS`` redraws of the cases, with replacement,
-that come to the same verdict. Below ``STABLE`` it is open.
+that come to the same verdict. Below ``STABLE`` it is open; but where "all" is claimed, one case
+that was seen to fail is enough.
 """
 
 from __future__ import annotations
@@ -29,6 +31,7 @@ from mmn_utils.measures.estimates import Estimate
 
 REDRAWS = 200
 STABLE = 0.9
+NEGLIGIBLE = 0.05  # the papers call what is smaller "negligible", and a ratio to it says nothing
 YES, NO, OPEN, NOT_TESTED, UNPRINTED = "yes", "no", "open", "not tested", ""
 
 
@@ -42,7 +45,11 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Judged:
-    """A claim as it came out. ``ratio`` is the estimate over the paper's figure, where both are."""
+    """A claim as it came out.
+
+    ``ratio`` is the estimate over the paper's figure, where both have one sign and the figure is
+    not ``NEGLIGIBLE``.
+    """
 
     estimate: Estimate | None
     holds: Verdict
@@ -120,7 +127,7 @@ def judge_claim(
     return Judged(
         estimate,
         _verdict(holds, [one for one, _ in again]),
-        _verdict(like, [one for _, one in again]),
+        _verdict(like, [one for _, one in again], refuted=paper.reading == "all" and like == NO),
         _ratio(estimate.value, paper.value),
     )
 
@@ -162,7 +169,8 @@ def _like(estimate: Estimate, paper: PublishedClaim) -> str:
     if paper.reading == "exact":
         if not math.isfinite(estimate.low):
             return OPEN
-        return YES if estimate.covers(paper.value) else NO
+        low, high = (paper.value if end is None else end for end in (paper.low, paper.high))
+        return YES if low <= estimate.high and estimate.low <= high else NO
     found = {
         "all": math.isclose(estimate.value, paper.value, abs_tol=1e-9),
         "above": estimate.value > paper.value,
@@ -171,18 +179,21 @@ def _like(estimate: Estimate, paper: PublishedClaim) -> str:
     return YES if found[paper.reading] else NO
 
 
-def _verdict(word: str, again: list[str]) -> Verdict:
-    """Return a verdict with its stability; one case alone decides nothing."""
+def _verdict(word: str, again: list[str], refuted: bool = False) -> Verdict:
+    """Return a verdict with its stability; one case alone decides nothing, unless it refutes."""
     if word in (NOT_TESTED, UNPRINTED):
         return Verdict(word)
     if not again:
-        return Verdict(OPEN)
+        return Verdict(word if refuted else OPEN)
     stability = sum(other == word for other in again) / len(again)
-    return Verdict(word if stability >= STABLE else OPEN, stability)
+    return Verdict(word if refuted or stability >= STABLE else OPEN, stability)
 
 
 def _ratio(value: float, figure: float | None) -> float | None:
-    return value / figure if figure and math.isfinite(value) else None
+    """Return how many times the paper's figure was measured; None where that says nothing."""
+    if figure is None or abs(figure) < NEGLIGIBLE or not math.isfinite(value):
+        return None
+    return value / figure if value / figure > 0 else None
 
 
 # --- the rows ----------------------------------------------------------------------------

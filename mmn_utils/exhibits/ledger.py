@@ -15,7 +15,7 @@ from typing import Any
 import pandas as pd
 
 from mmn_utils.cache import locked
-from mmn_utils.datasets.published import PublishedClaim, published_claim
+from mmn_utils.datasets.published import OURS, PublishedClaim, published_claim
 from mmn_utils.exhibits.entries import ALL_FILES, PAPERS, exhibits_of, figures_root
 from mmn_utils.exhibits.formats import format_number, to_csv, write_text
 from mmn_utils.exhibits.judging import NO, NOT_TESTED, OPEN, YES, Judged, facts_of, judge_claim
@@ -44,6 +44,7 @@ CLAIM_COLUMNS = [
 ]
 NUMERIC = ["value", "ci_low", "ci_high", "n", "stability", "like_stability", "ratio"]
 VERDICTS = (YES, NO, OPEN, NOT_TESTED)
+OUR_PAPER = "C"  # the key of what no paper has
 
 
 def claims(run: Any, root: str | Path | None = None) -> pd.DataFrame:
@@ -110,7 +111,7 @@ def row_of(
     cells = {
         "id": id,
         "exhibit": exhibit,
-        "paper": key,
+        "paper": OUR_PAPER if paper.where == OURS else key,
         "statement": paper.statement,
         "where": f"{paper.where} (figure only)" if paper.shown == "figure" else paper.where,
         "test": " ".join(test.split()),
@@ -135,11 +136,16 @@ def forget(run: str, notebook: str | Path, root: str | Path | None = None) -> No
         return
     ids = {exhibit.id for exhibit in exhibits_of(notebook)}
     for id in ids:
-        for suffix in ALL_FILES:
-            (folder / f"{id}{suffix}").unlink(missing_ok=True)
-        circumstances_path(run, id).unlink(missing_ok=True)
+        forget_exhibit(folder, id)
     _strike(folder, ids)
     forget_page(folder, Path(notebook).stem)
+
+
+def forget_exhibit(folder: Path, id: str) -> None:
+    """Remove an exhibit's files from the run in ``folder``, but not its claims."""
+    for suffix in ALL_FILES:
+        (folder / f"{id}{suffix}").unlink(missing_ok=True)
+    circumstances_path(folder.name, id).unlink(missing_ok=True)
 
 
 def _strike(folder: Path, exhibits: set[str]) -> None:

@@ -22,6 +22,7 @@ from numpy.typing import ArrayLike
 from PIL import Image
 
 WIDTH = {"column": 3.3, "page": 6.9}
+MAP = "viridis"  # even steps of a map look even, in print and to colour-blind readers
 COLOURS = {
     "multimodal": "#0072B2",
     "interpretable": "#009E73",
@@ -102,8 +103,9 @@ def heatmap_overlay(
 ) -> None:
     """Show an image with an activation map or a mask (h, w) over it, stretched to its size.
 
-    A map (float) tints the faded image in proportion to its value; a mask (bool) leaves
-    the image as it is inside, dims it outside by ``dim``, and is outlined in ``colour``.
+    A map (float) colours the grey image from its lowest value to its highest, by ``MAP``; a mask
+    (bool) leaves the image as it is inside, dims it outside by ``dim``, and is outlined in
+    ``colour``.
     """
     picture = Image.fromarray(image) if isinstance(image, np.ndarray) else image
     pixels = np.asarray(picture.convert("RGB"), dtype=float) / 255
@@ -116,11 +118,9 @@ def heatmap_overlay(
         if inside.any() and not inside.all():
             ax.contour(inside, levels=[0.5], colors=[colour], linewidths=1.0)
     else:
-        grey = pixels.mean(axis=-1, keepdims=True)  # little colour but the map's own
-        ax.imshow(0.2 * pixels + 0.8 * (grey * (1 - dim) + dim))
-        weight = _resized(_unit_range(field), picture.size, smooth=True)
-        tint = np.broadcast_to(mpl.colors.to_rgb(colour), pixels.shape)
-        ax.imshow(np.dstack([tint, 0.9 * weight]))
+        ax.imshow(picture.convert("L"), cmap="gray", vmin=0, vmax=255)
+        shade = _resized(_unit_range(field), picture.size, smooth=True)
+        ax.imshow(shade, cmap=MAP, vmin=0, vmax=1, alpha=0.7)
     bare(ax)
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import platform
 import subprocess
 import time
+from collections.abc import Iterable
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
@@ -91,7 +92,7 @@ def describe(thing: Any) -> dict[str, Any] | None:
     """Return name, revision and the like of a model or a data set, ready for JSON.
 
     Takes None, a text, a dict, or anything with some of the attributes ``name``,
-    ``revision``, ``device``, ``dtype``.
+    ``revision``, ``device``, ``dtype``, ``caveat``.
     """
     if thing is None or isinstance(thing, dict):
         return thing
@@ -99,12 +100,18 @@ def describe(thing: Any) -> dict[str, Any] | None:
         return {"name": thing}
     facts = {
         name: str(getattr(thing, name))
-        for name in ("name", "revision", "device", "dtype")
-        if getattr(thing, name, None) is not None
+        for name in ("name", "revision", "device", "dtype", "caveat")
+        if getattr(thing, name, None) not in (None, "")
     }
     if "name" not in facts:
         raise ValueError(f"{thing!r} has no name to record; give a text or a dict with 'name'")
     return facts
+
+
+def caveats(records: Iterable[dict[str, Any]]) -> list[str]:
+    """List what the systems of exhibits' records want said of their numbers, each once."""
+    found = [(record.get("model") or {}).get("caveat") for record in records]
+    return list(dict.fromkeys(filter(None, found)))
 
 
 def provenance(

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
+
+from mmn_utils.datasets.published import GATE
 from mmn_utils.exhibits.entries import SHIPPED, Exhibit, load_exhibits
-from mmn_utils.exhibits.ledger import VERDICTS
+from mmn_utils.exhibits.judging import NO
 from mmn_utils.exhibits.verdicts import (
     GATE_ALONE,
     NO_FIGURE,
@@ -13,8 +17,9 @@ from mmn_utils.exhibits.verdicts import (
     counts,
     kinds,
     ledger_of,
+    left_out,
 )
-from mmn_utils.presets import ROOT, load_preset
+from mmn_utils.presets import ROOT, Preset, load_preset
 
 SHIPPED_FIGURES = ROOT / "figures"
 
@@ -24,8 +29,7 @@ def exhibits_table() -> str:
     lines = ["| exhibit | what the paper says, and what came out here | notebook |"]
     lines.append("| --- | --- | --- |")
     for exhibit in load_exhibits().values():
-        suffix = ".png" if exhibit.kind == "figure" else ".md"
-        link = f"[`{exhibit.id}`](figures/{_runs(exhibit)[0]}/{exhibit.id}{suffix})"
+        link = f"[`{exhibit.id}`](figures/{_runs(exhibit)[0]}/{_file(exhibit)})"
         notebook = f"[{exhibit.notebook}](notebooks/{exhibit.notebook}.ipynb)"
         title = exhibit.title if exhibit.title.endswith("?") else f"{exhibit.title}."
         told = f"**{title}**{_told(exhibit)}".replace("|", r"\|")
@@ -33,10 +37,22 @@ def exhibits_table() -> str:
     return "\n".join(lines) + "\n"
 
 
+def _file(exhibit: Exhibit) -> str:
+    """Name what the first run that makes an exhibit shows of it."""
+    if left_out(exhibit, _runs(exhibit)[0], SHIPPED_FIGURES):
+        return f"report.html#{exhibit.id}"
+    return exhibit.id + (".png" if exhibit.kind == "figure" else ".md")
+
+
 def _runs(exhibit: Exhibit) -> list[str]:
     """List the shipped runs that make an exhibit, or the first where none does."""
-    presets = [load_preset(name) for name in SHIPPED]
-    return [preset.name for preset in presets if preset.runs(exhibit.notebook)] or [SHIPPED[0]]
+    made = [preset.name for preset in _presets() if preset.runs(exhibit.notebook)]
+    return made or [SHIPPED[0]]
+
+
+@cache
+def _presets() -> list[Preset]:
+    return [load_preset(name) for name in SHIPPED]
 
 
 def _told(exhibit: Exhibit) -> str:
@@ -64,13 +80,40 @@ def verdict_counts() -> dict[tuple[str, str], dict[str, dict[str, int]]]:
     }
 
 
-def results_table() -> str:
-    """Return how the papers' claims came out in each shipped run, as Markdown."""
-    sizes = (*VERDICTS, NO_FIGURE)
-    first = VERDICTS[0]
-    heads = [f"direction: {first}", *VERDICTS[1:], f"size: {first}", *sizes[1:]]
-    lines = [f"| run | claims | {' | '.join(heads)} |"]
-    lines.append(f"| --- |{' ---: |' * (1 + len(heads))}")
+def results() -> str:
+    """Return how the papers' claims came out in the shipped runs, as Markdown."""
+    return f"{_not_so()}\n\n{_results_table()}"
+
+
+def _not_so() -> str:
+    """List the papers' statements whose direction does not hold, each with its runs."""
+    found: dict[tuple[str, str], list[str]] = {}
+    for run in SHIPPED:
+        ledger = ledger_of(run, SHIPPED_FIGURES)
+        denied = ledger[(ledger["holds"] == NO) & (ledger["paper"] != OUR_PAPER)]
+        for statement, rows in denied.groupby(["paper", "statement"], sort=False):
+            found.setdefault(statement, []).append(_denied_on(run, list(rows["id"])))
+    lines = [
+        f"* {statement} (Paper {paper}: {', '.join(runs)})"
+        for (paper, statement), runs in sorted(found.items(), key=lambda item: item[0][0])
+    ]
+    return "\n".join(["What the papers state and what is **not so** here:", "", *lines])
+
+
+def _denied_on(run: str, ids: Sequence[str]) -> str:
+    """Name a run with links to a statement's verdicts, that of the gate alone in words."""
+    system = run.removeprefix(f"{SHIPPED[0]}-")
+    links = [f"figures/{run}/report.html#{id}" for id in sorted(ids, key=len)]
+    if len(ids) > 1:
+        return f"[`{system}`]({links[0]}) and [with the gate alone]({links[1]})"
+    return f"[`{system}`]({links[0]})" + (" with the gate alone" if ids[0].endswith(GATE) else "")
+
+
+def _results_table() -> str:
+    """Count the papers' claims in each run by both verdicts."""
+    heads = ["run", "claims", "direction holds", "does not", "open", "not tested"]
+    heads += ["size agrees", "differs", "open", "not tested", NO_FIGURE]
+    lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
     for (run, kind), counted in verdict_counts().items():
         name = f"[`{run}`](figures/{run}/report.html)"
         name = f"… {kind}" if kind == GATE_ALONE else name
@@ -80,7 +123,7 @@ def results_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-BLOCKS = {"results": results_table, "exhibits": exhibits_table}
+BLOCKS = {"results": results, "exhibits": exhibits_table}
 
 
 def marks(block: str) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from mmn_utils.exhibits.entries import ALL_FILES, PAPERS, Exhibit, figures_root,
 from mmn_utils.exhibits.formats import format_number, png_size, write_text
 from mmn_utils.exhibits.ledger import VERDICTS
 from mmn_utils.exhibits.pages import BROWSER, TEMPLATES, notebook_pages
-from mmn_utils.exhibits.provenance import VERSIONS
+from mmn_utils.exhibits.provenance import VERSIONS, caveats
 from mmn_utils.exhibits.verdicts import (
     NO_FIGURE,
     OUR_CLAIMS,
@@ -36,6 +36,8 @@ from mmn_utils.presets import PRESETS, load_preset
 
 TEMPLATE = "report.html.j2"
 SHORT = 24  # letters
+HALF = 64  # letters that a line has beside an exhibit's words
+TALL = 0.7  # height over width above which a picture would be small there
 SHOWN_ROWS = 24  # of the numbers beneath an exhibit; all of them are in the file
 NAMES = {".pdf": "PDF", ".png": "PNG", ".tex": "LaTeX", ".md": "Markdown", ".json": "record",
          ".numbers.csv": "numbers", ".csv": "CSV"}  # fmt: skip
@@ -60,6 +62,15 @@ class Table:
     rows: list[list[Cell]]
     total: int
 
+    @property
+    def letters(self) -> int:
+        """How wide it is: the letters of a line, where no column needs more than ``SHORT``."""
+        lines = [self.columns, *self.rows]
+        return sum(
+            max(min(len(cell.text), SHORT) for cell in some) + 2
+            for some in zip(*lines, strict=True)
+        )
+
 
 @dataclass(frozen=True)
 class Shown:
@@ -73,6 +84,17 @@ class Shown:
     numbers: Table | None = None
     paper: Table | None = None
     said: list[Said] = field(default_factory=list)
+
+    @property
+    def wide(self) -> bool:
+        """Whether it needs the whole page: half cuts its table, or makes its print too small."""
+        wide = self.table is not None and self.table.letters > HALF
+        return wide or self.size[1] > TALL * self.size[0]
+
+    @property
+    def left_out(self) -> str:
+        """Why the run left it out, "" where it did not."""
+        return (self.record or {}).get("left_out", "")
 
 
 @dataclass(frozen=True)
@@ -101,6 +123,7 @@ def render(folder: Path, beside: Sequence[str] = ()) -> str:
         "browser": BROWSER if (folder / BROWSER).is_file() else None,
         "notebooks": [path.stem for path in notebook_pages(folder)],
         "papers": _by_paper(shown),
+        "left_out": [exhibit.entry for exhibit in shown if exhibit.left_out],
         "missing": [entry for entry in entries if entry not in made],
         "said": said(ledger),
         "counts": {kind: counts(part) for kind, part in kinds(ledger).items()},
@@ -108,6 +131,7 @@ def render(folder: Path, beside: Sequence[str] = ()) -> str:
         "ours": OUR_CLAIMS,
         "no_figure": NO_FIGURE,
         "origins": _origins(shown),
+        "caveats": caveats(exhibit.record for exhibit in shown),
         "versions": _read(folder / VERSIONS) if (folder / VERSIONS).is_file() else None,
         "total": len(entries),
     }
@@ -157,6 +181,10 @@ def _origins(shown: list[Shown]) -> list[Origin]:
 
 def _show(folder: Path, entry: Exhibit, ledger: pd.DataFrame) -> Shown:
     record = json.loads((folder / f"{entry.id}.json").read_text(encoding="utf-8"))
+    told = said(ledger[ledger["exhibit"] == entry.id])
+    if record.get("left_out"):
+        files = {NAMES[".json"]: f"{entry.id}.json"}
+        return Shown(entry, record, files=files, paper=_paper(entry, record), said=told)
     picture, numbers = folder / f"{entry.id}.png", folder / f"{entry.id}.numbers.csv"
     files = [end for end in ALL_FILES if (folder / f"{entry.id}{end}").is_file()]
     return Shown(
@@ -167,7 +195,7 @@ def _show(folder: Path, entry: Exhibit, ledger: pd.DataFrame) -> Shown:
         table=_read(folder / f"{entry.id}.csv") if entry.kind == "table" else None,
         numbers=_read(numbers, SHOWN_ROWS),
         paper=_paper(entry, record),
-        said=said(ledger[ledger["exhibit"] == entry.id]),
+        said=told,
     )
 
 

@@ -6,7 +6,7 @@ notebook opens a ``Run`` and saves into it by exhibit id; everything lands in ``
     <id>.png <id>.pdf            of a figure
     <id>.csv <id>.tex <id>.md    of a table; of a figure, the means or the like that it draws
     <id>.numbers.csv             the rows beneath, from which every claim can be computed again
-    <id>.json                    caption and provenance
+    <id>.json                    caption and provenance, or why it is left out
     claims.csv                   what the papers state and what was measured
     versions.csv                 of the libraries, for each notebook
     report.html                  all of it on one page
@@ -41,7 +41,14 @@ from mmn_utils.exhibits.formats import (
     write_text,
 )
 from mmn_utils.exhibits.judging import Judged, read_numbers
-from mmn_utils.exhibits.ledger import claims, enter, judge_all
+from mmn_utils.exhibits.leaving import (
+    UNTESTED,
+    LeftOut,
+    stop_quietly,
+    untested_rows,
+    why_left_out,
+)
+from mmn_utils.exhibits.ledger import claims, enter, forget_exhibit, judge_all
 from mmn_utils.exhibits.provenance import provenance, record_making
 from mmn_utils.exhibits.texts import SAYS, Text, load_texts, render
 from mmn_utils.presets import check_run_name, read_parameters
@@ -130,6 +137,7 @@ class Run:
         self._texts = load_texts(self.notebook, exhibits)
         self._facts: dict[str, dict[str, Any]] = {}
         self._verdicts: dict[str, Judged] = {}
+        self._left_out: dict[str, LeftOut] = {}
         self._begun = time.monotonic()
         self._provenance()  # what cannot be recorded is an error now, not after the work
 
@@ -145,8 +153,45 @@ class Run:
         from mmn_utils.exhibits import plots  # here, since a look-up must not cost matplotlib
 
         plots.use_style()
+        stop_quietly()
         parameters = {name: names[name] for name in read_parameters(notebook)}
-        return cls(parameters["run"], notebook, parameters, model, data, parameters["seed"])
+        run = cls(parameters["run"], notebook, parameters, model, data, parameters["seed"])
+        if run.caveat:
+            print(run.caveat)  # first of all that the notebook shows
+        return run
+
+    @property
+    def caveat(self) -> str:
+        """What the system wants said of its numbers: on the pages, and in each caption."""
+        return getattr(self.model, "caveat", "")
+
+    def needs(self, id: str, data: Any = None) -> None:
+        """Go on where an exhibit has what it needs; else leave it out and end the cell.
+
+        ``exhibits.yaml`` says what that is. It is asked of the run's data set, or of ``data``
+        where the exhibit has photographs of its own. Raises ``LeftOut``, see ``leaving``.
+        """
+        exhibit = self._check(id)
+        if id in self._left_out:
+            raise self._left_out[id]
+        if reason := why_left_out(exhibit, self.data if data is None else data):
+            self.leave_out(id, reason)
+
+    def leave_out(self, id: str, reason: str) -> None:
+        """Enter an exhibit as left out, its claims as not tested, and end the cell.
+
+        ``reason`` completes "left out: ", in words for the reader of the page. Raises
+        ``LeftOut``.
+        """
+        exhibit = self._check(id)
+        claims = self._texts[id].claims if id in self._texts else {}
+        forget_exhibit(self.folder, id)
+        self._write_record(id, f"Left out: {reason}.", None, {}, left_out=reason)
+        enter(self.folder, id, untested_rows(id, claims, reason, self._system))
+        record_making(self.folder, id, self.notebook, self.model, self._begun)
+        self._verdicts.update(dict.fromkeys(claims, UNTESTED))
+        self._left_out[exhibit.id] = LeftOut(id, reason)
+        raise self._left_out[id]
 
     def save_figure(
         self,
@@ -214,6 +259,8 @@ class Run:
         says whether its size is the paper's; ``estimate`` gives the measured number with its
         interval, ``paper`` the paper's side.
         """
+        if name in self._left_out:
+            raise self._left_out[name]
         text = self._text(name)
         if not text.reading:
             raise ValueError(f"{name} has no reading in the texts of {self.notebook}")
@@ -288,7 +335,7 @@ class Run:
             caption = render(self._text(exhibit.id).caption, known, f"caption of {exhibit.id}")
         if not caption.strip():
             raise ValueError(f"{exhibit.id} needs a caption")
-        return " ".join(caption.split())
+        return " ".join([*caption.split(), *self.caveat.split()])
 
     def _provenance(self) -> dict[str, Any]:
         origin = provenance(
@@ -305,18 +352,30 @@ class Run:
         self, id: str, rows: Judgement, caption: str, paper: pd.DataFrame | None
     ) -> None:
         write_text(self.folder / f"{id}.numbers.csv", rows.stored)
+        self._write_record(id, caption, paper, rows.facts)
+        enter(self.folder, id, rows.claims)
+        record_making(self.folder, id, self.notebook, self.model, self._begun)
+
+
+    def _write_record(
+        self,
+        id: str,
+        caption: str,
+        paper: pd.DataFrame | None,
+        facts: Mapping[str, Any],
+        **more: Any,
+    ) -> None:
         paper = published(id) if paper is None else paper
         record = {
             "id": id,
             "run": self.name,
             "caption": caption,
             "paper": None if paper is None else records(paper),
-            "facts": rows.facts,
+            "facts": facts,
+            **more,
             **self._provenance(),
         }
         write_text(self.folder / f"{id}.json", to_json(record))
-        enter(self.folder, id, rows.claims)
-        record_making(self.folder, id, self.notebook, self.model, self._begun)
 
 
 def _close(fig: Figure) -> None:

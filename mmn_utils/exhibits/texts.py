@@ -47,7 +47,7 @@ from jinja2 import meta
 
 from mmn_utils.exhibits.entries import LIST
 from mmn_utils.exhibits.formats import as_markdown, to_markdown
-from mmn_utils.presets import load_yaml
+from mmn_utils.plain_yaml import load_yaml
 
 FOLDER = "texts"
 _BEGIN, _END = "\ue000", "\ue001"  # of Unicode's private signs

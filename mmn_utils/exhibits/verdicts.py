@@ -6,6 +6,7 @@ the case here. ``like_paper`` is the size: whether the paper's own figure fits w
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -18,15 +19,15 @@ from mmn_utils.datasets.published import GATE
 from mmn_utils.exhibits.entries import Exhibit, figures_root
 from mmn_utils.exhibits.formats import format_number
 from mmn_utils.exhibits.judging import UNPRINTED
-from mmn_utils.exhibits.ledger import VERDICTS, claims
+from mmn_utils.exhibits.ledger import OUR_PAPER, VERDICTS, claims
 
-NO_FIGURE = "no figure printed"  # of a size: the paper prints none
-OUR_PAPER = "C"  # the key of what no paper has
+NO_FIGURE = "paper prints no number"  # of a size: there is none to compare with
 PAPERS_CLAIMS = "the papers’ claims"
 GATE_ALONE = "the same with the gate alone"
 OUR_CLAIMS = "our own"
 DIRECTION = {
-    "yes": "holds", "no": "does not hold", "open": "open", "not tested": "not tested",
+    "yes": "direction holds", "no": "direction does not hold", "open": "direction open",
+    "not tested": "not tested",
 }  # fmt: skip
 SIZE = {"yes": "size agrees", "no": "size differs", "open": "size open"}
 
@@ -91,7 +92,7 @@ def said(ledger: pd.DataFrame) -> list[Said]:
 
 def _found(row: dict[str, Any]) -> Found:
     like = row["like_paper"] if row["like_paper"] in SIZE else ""
-    low, high = (format_number(row[name], 3) for name in ("ci_low", "ci_high"))
+    low, high = _ends(row["ci_low"], row["ci_high"])
     return Found(
         id=row["id"],
         how="with the gate alone" if row["id"].endswith(GATE) else "",
@@ -106,9 +107,18 @@ def _found(row: dict[str, Any]) -> Found:
     )
 
 
+def _ends(low: float, high: float) -> tuple[str, str]:
+    """Write both ends of an interval, with as many digits as tell them apart."""
+    for digits in range(3, 6):
+        ends = format_number(low, digits), format_number(high, digits)
+        if ends[0] != ends[1]:
+            break
+    return ends
+
+
 def _paper(row: dict[str, Any]) -> str:
-    """Say what the paper has; a ratio that is not above 0 would say nothing."""
-    ratio = f" (ratio {row['ratio']:.2g})" if row["ratio"] > 0 else ""
+    """Say what the paper has, with the ratio where there is one."""
+    ratio = "" if math.isnan(row["ratio"]) else f" (ratio {row['ratio']:.2g})"
     return f"{row['paper_value']}{ratio}"
 
 
@@ -139,7 +149,7 @@ def counts(ledger: pd.DataFrame) -> dict[str, dict[str, int]]:
 
 
 def in_brief(ledger: pd.DataFrame) -> str:
-    """Say how some claims came out, as in "2 of 3 hold, 1 does not; size agrees in 1 of 2"."""
+    """Say how some claims came out: "direction holds in 2 of 3, 1 open; size agrees in 1 of 2"."""
     counted = counts(ledger)
     parts = [_directions(counted["direction"])]
     compared = {word: n for word, n in counted["size"].items() if word in SIZE}
@@ -152,10 +162,8 @@ def _directions(counted: dict[str, int]) -> str:
     total, held = sum(counted.values()), counted["yes"]
     if total == 1:
         return next(DIRECTION[word] for word, n in counted.items() if n)
-    many = {total: f"all {total} hold", 1: f"1 of {total} holds", 0: f"none of {total} holds"}
-    parts = [many.get(held, f"{held} of {total} hold")]
-    if 0 < counted["no"] < total:
-        parts.append(f"{counted['no']} {'does' if counted['no'] == 1 else 'do'} not")
+    many = {total: f"all {total}", 0: f"none of {total}"}
+    parts = [f"direction holds in {many.get(held, f'{held} of {total}')}"]
     parts += [f"{counted[word]} {word}" for word in ("open", "not tested") if counted[word]]
     return ", ".join(parts)
 
@@ -173,10 +181,21 @@ def came_out(
 ) -> dict[str, str]:
     """Say how an exhibit's claims came out in each of some runs; none for one that has none.
 
-    Of a paper's exhibit only the paper's claims are told of, of ours all.
+    Of a paper's exhibit only the paper's claims are told of, of ours all; of one that a run
+    left out, why.
     """
-    told = {run: _came_out(exhibit, ledger_of(run, root)) for run in runs}
+    told = {
+        run: left_out(exhibit, run, root) or _came_out(exhibit, ledger_of(run, root))
+        for run in runs
+    }
     return {run: text for run, text in told.items() if text}
+
+
+def left_out(exhibit: Exhibit, run: str, root: str | Path | None = None) -> str:
+    """Say why a run left an exhibit out, as "left out: ...", "" where it did not."""
+    path = Path(root or figures_root()) / run / f"{exhibit.id}.json"
+    record = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return f"left out: {record['left_out']}" if record.get("left_out") else ""
 
 
 def _came_out(exhibit: Exhibit, ledger: pd.DataFrame) -> str:

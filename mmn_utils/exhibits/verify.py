@@ -12,6 +12,7 @@ from pathlib import Path
 
 from mmn_utils.exhibits.entries import figures_root, load_exhibits
 from mmn_utils.exhibits.judging import read_numbers
+from mmn_utils.exhibits.leaving import untested_rows
 from mmn_utils.exhibits.ledger import NUMERIC, claims, judge_all
 from mmn_utils.exhibits.texts import load_texts
 
@@ -44,8 +45,10 @@ def _judge_again(folder: Path, exhibit: str, notebook: str) -> dict[str, dict[st
     if text is None or not text.claims:
         return {}
     record = json.loads((folder / f"{exhibit}.json").read_text(encoding="utf-8"))
-    numbers = read_numbers(folder / f"{exhibit}.numbers.csv")
     system = record["parameters"].get("paper_model")
+    if record.get("left_out"):
+        return untested_rows(exhibit, text.claims, record["left_out"], system)
+    numbers = read_numbers(folder / f"{exhibit}.numbers.csv")
     found = judge_all(exhibit, text.claims, numbers, record["facts"], record["seed"], system)
     return {id: entry.row for id, entry in found.items()}
 

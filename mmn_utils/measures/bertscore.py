@@ -16,6 +16,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from mmn_utils.measures.encoder import bert_scorer, encoder_identifier, resolved, weighted_tokens
 from mmn_utils.measures.pairs import check_pairs
+from mmn_utils.memory import in_batches
 
 
 def bertscore(
@@ -53,10 +54,12 @@ def bertscore(
     for some, scored in groups.items():
         theirs = [tokens[text] for text in some if text]
         full = sorted((text for text in scored if text), key=lambda text: len(tokens[text][1]))
-        for start in range(0, len(full) if theirs else 0, batch_size):
-            batch = full[start : start + batch_size]
+
+        def compute(batch: list[str], theirs=theirs, some=some, scored=scored) -> None:
             f1 = _match([tokens[text] for text in batch], theirs)
             scored.update(zip(batch, (f1.sum(1) / len(some)).tolist(), strict=True))
+
+        in_batches(compute, full if theirs else [], batch_size, "texts")
     pairs = zip(candidates, references, strict=True)
     return np.array([groups[some][candidate.strip()] for candidate, some in pairs], dtype=float)
 

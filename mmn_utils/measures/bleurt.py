@@ -31,6 +31,7 @@ from transformers.utils import cached_file, is_protobuf_available, is_sentencepi
 from mmn_utils.compat import quiet_loading
 from mmn_utils.measures.encoder import weights_identifier
 from mmn_utils.measures.pairs import Pair, check_pairs, over_references
+from mmn_utils.memory import in_batches
 
 MAX_LENGTH = 512  # tokens of reference and candidate together, in BLEURT's checkpoints
 NO_CHECKPOINT = "not tested: no checkpoint"
@@ -97,8 +98,8 @@ class Bleurt:
         """
         order = sorted(range(len(pairs)), key=lambda i: sum(map(len, pairs[i])))
         found = np.empty(len(pairs))
-        for start in range(0, len(pairs), batch_size):
-            rows = order[start : start + batch_size]
+
+        def compute(rows: list[int]) -> None:
             candidates, references = zip(*(pairs[row] for row in rows), strict=True)
             inputs = self.tokenizer(
                 list(references),
@@ -109,6 +110,8 @@ class Bleurt:
                 return_tensors="pt",
             ).to(self.model.device)
             found[rows] = self.model(**inputs).logits[:, 0].double().cpu().numpy()
+
+        in_batches(compute, order, batch_size, "pairs of texts")
         return found
 
 

@@ -22,6 +22,7 @@ from transformers import CLIPModel, CLIPProcessor
 
 from mmn_utils.compat import quiet_loading
 from mmn_utils.datasets.base import Photograph
+from mmn_utils.memory import in_batches
 from mmn_utils.presets import data_path
 
 
@@ -63,20 +64,23 @@ class ClipEmbeddings:
         limit = self.model.config.text_config.max_position_embeddings
         ids = self.processor.tokenizer(new, truncation=True, max_length=limit)["input_ids"]
         order = sorted(range(len(new)), key=lambda i: len(ids[i]))
-        for start in range(0, len(new), self.batch_size):
-            batch = order[start : start + self.batch_size]
+
+        def compute(batch: list[int]) -> None:
             vectors = self._embed_tokens([torch.tensor(ids[i]) for i in batch])
             self._texts.update(zip((new[i] for i in batch), vectors, strict=True))
+
+        in_batches(compute, order, self.batch_size, "texts")
 
     def images(self, images: Sequence[Image.Image | Photograph]) -> np.ndarray:
         """Return unit vectors, float32 (images, width)."""
         keys = [_image_key(image) for image in images]
         new = {k: image for k, image in zip(keys, images, strict=True) if k not in self._images}
-        todo = list(new)
-        for start in range(0, len(todo), self.batch_size):
-            batch = todo[start : start + self.batch_size]
+
+        def compute(batch: list) -> None:
             vectors = self._embed_images([_opened(new[key]) for key in batch])
             self._images.update(zip(batch, vectors, strict=True))
+
+        in_batches(compute, list(new), self.batch_size)
         return self._stack([self._images[key] for key in keys])
 
     def _stack(self, vectors: list[np.ndarray]) -> np.ndarray:

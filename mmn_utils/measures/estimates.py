@@ -7,6 +7,7 @@ say how each is made.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -21,7 +22,10 @@ RESAMPLES = 1000
 
 @dataclass(frozen=True)
 class Estimate:
-    """A number over ``n`` cases with its interval; ``f"{x:.2f}"`` is "0.51 [0.47, 0.55]"."""
+    """A number over ``n`` cases with its interval; ``f"{x:.2f}"`` is "0.51 [0.47, 0.55]".
+
+    Written with up to three more digits where the ends of the interval would look the same.
+    """
 
     value: float
     low: float
@@ -38,13 +42,21 @@ class Estimate:
         return self.low <= number <= self.high
 
     def __format__(self, spec: str) -> str:
-        spec = spec or ".3g"
-        # -0.0 and 0.0 are one number
-        shown = (format(number + 0.0, spec) for number in (self.value, self.low, self.high))
+        for closer in range(4):
+            found = _finer(spec or ".3g", closer)
+            # -0.0 and 0.0 are one number
+            shown = [format(number + 0.0, found) for number in (self.value, self.low, self.high)]
+            if shown[1] != shown[2] or self.low == self.high:
+                break
         return "{} [{}, {}]".format(*shown)
 
     def __str__(self) -> str:
         return format(self, "")
+
+
+def _finer(spec: str, digits: int) -> str:
+    """Ask for some more digits than a format does."""
+    return re.sub(r"\.(\d+)", lambda found: f".{int(found[1]) + digits}", spec)
 
 
 def mean_of(values: ArrayLike, seed: int = 0) -> Estimate:

@@ -84,7 +84,7 @@ def test_the_other_method_stays_below_its_bound():
     for level, holds in ((0.03, "yes"), (0.4, "no")):
         found = judged("B-fig-4", "B-fig-4-others", shared(0.3, level, MANY), **facts)
         assert found.estimate.value == pytest.approx(level, abs=0.01)
-        assert (found.holds.word, found.like.word) == (holds, holds)
+        assert (found.holds.word, found.like.word) == (holds, "")
 
 
 @pytest.mark.parametrize(
@@ -96,6 +96,16 @@ def test_next_to_nothing_is_near_zero_on_either_side(random, holds):
     found = judged("B-table-4", "B-table-4-random", rows, m=10)
     assert found.estimate.value == pytest.approx(random, abs=0.01)
     assert found.holds.word == holds
+
+
+def test_a_fall_by_construction_is_measured_and_not_tested():
+    first = 3 + NOISE[0]
+    for kept, like in ((0.657, ("yes", "open")), (0.3, ("no",))):
+        rows = pd.DataFrame({"m": 10, "first": first, "related": kept * first + NOISE[1]})
+        found = judged("B-table-4", "B-table-4-falls", rows, first=1, m=10)
+        assert found.estimate.value == pytest.approx(kept, abs=0.03)
+        assert found.holds.word == "not tested"
+        assert found.like.word in like
 
 
 def test_neurons_are_their_own_concepts_beyond_chance():

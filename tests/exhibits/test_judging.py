@@ -66,7 +66,7 @@ def test_stability_is_the_share_of_redraws_that_say_the_same():
         ("exact", 0.5, spread(0.5, 0.1, 50), "yes"),
         ("exact", 0.5, spread(0.6, 0.1, 50), "no"),
         ("all", 1.0, np.ones(50), "yes"),
-        ("all", 1.0, np.r_[np.ones(49), 0.5], "open"),
+        ("all", 1.0, np.r_[np.ones(49), 0.5], "no"),  # one that fails refutes "all"
         ("all", 1.0, np.r_[np.ones(40), np.zeros(10)], "no"),
         ("all", 0.0, np.zeros(50), "yes"),
         ("above", 0.4, spread(0.6, 0.1, 50), "yes"),
@@ -77,6 +77,23 @@ def test_stability_is_the_share_of_redraws_that_say_the_same():
 def test_the_size_follows_the_reading_of_the_papers_figure(reading, figure, x, word):
     paper = replace(PAPER, reading=reading, value=figure)
     assert judge_claim(CLAIM, paper, rows_of(x), {}).like.word == word
+
+
+@pytest.mark.parametrize(("low", "high", "word"), [(0.4, 0.6, "yes"), (0.4, 0.5, "no")])
+def test_a_figure_of_a_few_cases_has_an_interval_of_its_own(low, high, word):
+    paper = replace(PAPER, reading="exact", value=0.45, low=low, high=high)
+    assert judge_claim(CLAIM, paper, rows_of(spread(0.8, 0.1, 50)), {}).like.word == "no"
+    assert judge_claim(CLAIM, paper, rows_of(spread(0.56, 0.1, 50)), {}).like.word == word
+
+
+@pytest.mark.parametrize(
+    ("figure", "ratio"), [(0.15, 2.0), (-0.15, None), (0.005, None), (0.0, None)]
+)
+def test_a_ratio_is_of_figures_with_one_sign_that_are_not_negligible(figure, ratio):
+    paper = replace(PAPER, value=figure)
+    assert judge_claim(CLAIM, paper, rows_of(spread(0.3, 0.4, 100)), {}).ratio == (
+        ratio and pytest.approx(ratio)
+    )
 
 
 def test_a_paper_without_a_figure_has_no_size():

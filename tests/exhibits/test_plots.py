@@ -52,6 +52,15 @@ def test_overlays_of_any_map_over_any_image(ax, field, mode):
     render(ax)
 
 
+def test_a_map_goes_from_its_lowest_value_to_its_highest_over_a_grey_picture(ax):
+    plots.heatmap_overlay(ax, Image.new("RGB", (40, 30), "red"), np.array([[-3.0, 5.0]]))
+    grey, shade = ax.images
+    assert grey.get_array().ndim == 2
+    values = shade.get_array()
+    assert (shade.cmap.name, values.min(), values.max()) == (plots.MAP, 0, 1)
+    assert (np.diff(values, axis=1) >= 0).all()
+
+
 def test_mask_overlay_keeps_the_inside_and_dims_the_outside(ax):
     image = Image.new("RGB", (20, 20), (200, 100, 50))
     mask = np.zeros((2, 2), bool)

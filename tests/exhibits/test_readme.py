@@ -47,6 +47,14 @@ def test_the_verdicts_counted_are_those_of_the_papers_claims(runs):
         assert counted["direction"] == {**both, "open": gate, "not tested": 0}
 
 
+def test_what_is_not_so_is_listed_with_its_runs(runs):
+    said = readme.results().split("| run |")[0]
+    lines = [line for line in said.splitlines() if line.startswith("* ")]
+    assert [line.partition(" (Paper ")[2][0] for line in lines] == ["A", "B"]
+    assert lines[0].count("report.html#") == 1
+    assert all(f"figures/{run}/report.html#B-table-3-1" in lines[1] for run in SHIPPED[1:])
+
+
 def test_a_papers_claim_never_stands_as_what_came_out(runs):
     rows = {line.split("`")[1]: line for line in readme.exhibits_table().splitlines()[2:]}
     assert list(rows) == list(load_exhibits())
@@ -56,10 +64,13 @@ def test_a_papers_claim_never_stands_as_what_came_out(runs):
         if exhibit.paper != "C":
             assert said.endswith("<br>*Paper says:* ")
             assert found.startswith("<br>*Here:* ")
-    told = "*Here:* 1 of 2 holds, 1 does not; size agrees in 1 of 2 · with the gate alone open."
+    told = (
+        "*Here:* direction holds in 1 of 2; size agrees in 1 of 2 · "
+        "with the gate alone direction open."
+    )
     assert told in rows["A-fig-6"]
     for run in SHIPPED[1:]:
-        assert f"`{run}`: 1 of 2 holds" in rows["B-table-3"]
+        assert f"`{run}`: direction holds in 1 of 2" in rows["B-table-3"]
     assert "*Here:* shown, not judged. |" in rows["A-fig-1"]
 
 

@@ -16,7 +16,7 @@ from mmn_utils.exhibits.saving import Run
 from mmn_utils.presets import load_preset
 from tests.exhibits.samples import NUMBERS, TABLE, draw, entered, fill
 
-EXHIBIT = re.compile(r'<article class="exhibit" id="([^"]+)"')
+EXHIBIT = re.compile(r'<article class="exhibit(?: wide)?" id="([^"]+)"')
 LISTED = re.compile(r"<li><code>([^<]+)</code>")
 LINK = re.compile(r'(?:src|href)="(?!#|data:|https://arxiv.org/)([^"]+)"')
 
@@ -111,17 +111,43 @@ def test_an_exhibit_begins_with_what_the_paper_says_and_what_came_out(run):
     html = build_report(run).read_text(encoding="utf-8")
     text = exhibit_of(html, "A-fig-1")
     assert (
-        "Paper says: Half of the units are interpretable. section 2.2 Here: does not hold 0.25"
-        " [0.2, 0.3] n = 40 size differs · paper: 50 % (ratio 0.5)"
+        "Paper says: Half of the units are interpretable. section 2.2 Here: direction does not hold"
+        " 0.25 [0.2, 0.3] n = 40 size differs · paper: 50 % (ratio 0.5)"
         " share, near .5. Redraws agree: direction 100 %, size 97 %." in text
     )
     assert text.count("The statement of A-2.") == 1, "a claim read in two ways is one statement"
-    assert "Here: open 0.5 n = 40" in text
-    gate = "Here, with the gate alone: holds 0.5 n = 40 size agrees · paper: 80 % (ratio 0.94)"
-    assert gate in text
-    assert "Expected: It is so. Here: holds" in text
+    assert "Here: direction open 0.5 n = 40" in text
+    gate = "Here, with the gate alone: direction holds 0.5 n = 40 size agrees"
+    assert f"{gate} · paper: 80 % (ratio 0.94)" in text
+    assert "Expected: It is so. Here: direction holds" in text
     assert "Paper says: Words decoded from an image" in exhibit_of(html, "A-table-1")
     assert "Here: shown, not judged." in exhibit_of(html, "A-table-1")
+
+
+def test_the_contents_show_both_verdicts(run):
+    fill(run)
+    entered(run.folder, "A-2", "A-fig-1", holds="yes", like_paper="not tested")
+    entered(run.folder, "A-3", "A-fig-1", holds="not tested", like_paper="open")
+    html = build_report(run).read_text(encoding="utf-8")
+    marks = html.partition('title="A-fig-1: ')[2].partition("</li>")[0]
+    assert re.findall(r'<span title="([^"]*)">(.*?)</span>', marks) == [
+        ("direction does not hold, size differs", '<i class="no"></i><b class="no"></b>'),
+        ("direction holds", '<i class="yes"></i>'),
+        ("not tested, size open", '<i class="not-tested"></i><b class="open"></b>'),
+    ]
+
+
+def test_what_half_a_page_would_cut_or_shrink_has_all_of_it(run):
+    fill(run)
+    wide = pd.DataFrame({f"column {i}": ["a text of some length"] for i in range(3)})
+    run.save_table("A-table-S1", wide, "A wide table.")
+    fig = draw()
+    fig.set_size_inches(3, 3)
+    run.save_figure("A-fig-2", fig, NUMBERS, "A tall picture.")
+    html = build_report(run).read_text(encoding="utf-8")
+    shown = re.findall(r'<article class="exhibit( wide)?" id="([^"]+)"', html)
+    assert [id for wide, id in shown if wide] == ["A-fig-2", "A-table-S1"]
+    assert [id for wide, id in shown if not wide] == ["A-fig-1", "A-table-1"]
 
 
 def test_the_papers_claims_are_counted_alone(run):

@@ -58,6 +58,18 @@ def test_a_wide_table_scrolls_in_itself_and_its_first_column_stays(windows, repo
     assert box.locator("tbody td").first.evaluate(first)[0] == pytest.approx(corner[0], abs=1)
 
 
+def test_a_wide_table_has_the_page_and_all_counts_fit_the_window(windows, report):
+    page = windows(1400, 700)
+    page.goto(report.as_uri())
+    width = "one => one.getBoundingClientRect().width"
+    whole = page.locator("#A-table-S1").evaluate(width)
+    assert page.locator("#A-table-S1 .shown").evaluate(width) == pytest.approx(whole, abs=1)
+    assert page.locator("#A-table-1 .shown").evaluate(width) < whole / 2
+    page.set_viewport_size({"width": 420, "height": 700})
+    counts = page.locator("#claims .scroll").first
+    assert counts.evaluate("one => one.scrollWidth - one.clientWidth") == 0
+
+
 def test_a_figure_opens_large_and_closes(windows, report):
     page = windows(1400, 700)
     page.goto(report.as_uri())

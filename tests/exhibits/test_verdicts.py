@@ -30,16 +30,17 @@ def ledger(tmp_path: Path):
 @pytest.mark.parametrize(
     ("rows", "text"),
     [
-        ([("yes", "")], "holds"),
-        ([("no", "yes")], "does not hold; size agrees"),
-        ([("open", "open")], "open; size open"),
+        ([("yes", "")], "direction holds"),
+        ([("no", "yes")], "direction does not hold; size agrees"),
+        ([("open", "open")], "direction open; size open"),
         ([("not tested", "not tested")], "not tested"),
-        ([("yes", "yes"), ("yes", "no")], "all 2 hold; size agrees in 1 of 2"),
-        ([("yes", ""), ("no", ""), ("no", "no")], "1 of 3 holds, 2 do not; size differs"),
-        ([("yes", ""), ("yes", ""), ("no", "")], "2 of 3 hold, 1 does not"),
-        ([("no", "no"), ("no", "open")], "none of 2 holds; size agrees in none of 2, open in 1"),
+        ([("yes", "yes"), ("yes", "no")], "direction holds in all 2; size agrees in 1 of 2"),
+        ([("yes", ""), ("no", ""), ("no", "no")], "direction holds in 1 of 3; size differs"),
+        ([("yes", ""), ("yes", ""), ("no", "")], "direction holds in 2 of 3"),
+        ([("no", "no"), ("no", "open")],
+         "direction holds in none of 2; size agrees in none of 2, open in 1"),
         ([("no", ""), ("open", ""), ("not tested", "not tested")],
-         "none of 3 holds, 1 does not, 1 open, 1 not tested"),
+         "direction holds in none of 3, 1 open, 1 not tested"),
     ],
 )  # fmt: skip
 def test_claims_in_brief(ledger, rows, text):
@@ -49,12 +50,12 @@ def test_claims_in_brief(ledger, rows, text):
 def test_sizes_that_no_paper_prints_are_counted_apart(ledger):
     counted = counts(ledger(("yes", ""), ("open", "yes"), ("not tested", "not tested")))
     assert counted["direction"] == {"yes": 1, "no": 0, "open": 1, "not tested": 1}
-    assert counted["size"] == {**counted["direction"], "open": 0, "no figure printed": 1}
+    assert counted["size"] == {**counted["direction"], "open": 0, "paper prints no number": 1}
 
 
-def test_a_ratio_that_says_nothing_is_not_told(ledger):
+def test_a_ratio_is_told_where_there_is_one(ledger):
     rows = ledger(
-        ("yes", "no", {"ratio": "-6.52", "paper_value": ".5"}),
+        ("yes", "no", {"ratio": "", "paper_value": ".5"}),
         ("yes", "no", {"ratio": "0.936", "paper_value": "80 %"}),
         ("yes", "", {"paper_value": "curve only"}),
     )
@@ -81,5 +82,5 @@ def test_how_an_exhibit_came_out_is_told_of_the_papers_claims(ledger, tmp_path):
     )
     exhibits = load_exhibits()
     told = came_out(exhibits["A-fig-6"], ["run"], tmp_path)
-    assert told == {"run": "does not hold · with the gate alone holds"}
+    assert told == {"run": "direction does not hold · with the gate alone direction holds"}
     assert came_out(exhibits["A-fig-5"], ["run"], tmp_path) == {}

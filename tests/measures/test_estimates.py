@@ -29,6 +29,7 @@ def test_an_estimate_prints_with_its_interval():
     assert f"{found:.0%}" == "51% [47%, 55%]"
     assert f"{Estimate(-0.0, -0.0, 0.0, 1):.1f}" == "0.0 [0.0, 0.0]"
     assert str(found) == "0.514 [0.474, 0.552]"
+    assert f"{Estimate(0.1276, 0.1274, 0.1279, 40):.0%}" == "12.8% [12.7%, 12.8%]"
     assert found.ci == (0.4741, 0.5522)
     assert found.covers(0.5)
     assert not found.covers(0.6)

@@ -30,7 +30,6 @@ CONDITIONS = {
 }
 KINDS = {"same": "same concept", "different": "unrelated"}
 SHORT = {name: name.replace("_gate", " (gate)") for name in CONDITIONS}
-MAP = "viridis"  # even steps of a map look even, in print and to colour-blind readers
 MASK, TRUTH = "#FFFFFF", "#FFD400"  # outlines, each on a dark one of its own
 
 
@@ -98,7 +97,7 @@ def heat_maps(views: Sequence[View], ks: Sequence[int], no_grid: str | None = No
         line[0].imshow(view.picture)
         line[0].set_ylabel(view.concept, fontsize=7.5, parse_math=False)
         for place, field in enumerate(zip(view.maps, view.masks, strict=True)):
-            _map(line[1 + 2 * place], view, field[0])
+            plots.heatmap_overlay(line[1 + 2 * place], view.picture, field[0])
             _mask(line[2 + 2 * place], view, field[1])
         for ax in line:
             plots.bare(ax)
@@ -108,16 +107,6 @@ def heat_maps(views: Sequence[View], ks: Sequence[int], no_grid: str | None = No
         ax.set_title(title, fontsize=7)
     _map_key(fig, axes)
     return fig
-
-
-def _map(ax: Axes, view: View, field: np.ndarray) -> None:
-    """Lay a map over the picture in grey, from its lowest value to its highest."""
-    low, span = float(field.min()), float(np.ptp(field))
-    shade = (field - low) / span if span > 0 else np.zeros_like(field)
-    grey = view.picture.convert("L")
-    extent = (-0.5, grey.width - 0.5, grey.height - 0.5, -0.5)
-    ax.imshow(grey, cmap="gray", vmin=0, vmax=255)
-    ax.imshow(shade, cmap=MAP, vmin=0, vmax=1, alpha=0.7, extent=extent)
 
 
 def _mask(ax: Axes, view: View, inside: np.ndarray) -> None:
@@ -144,8 +133,8 @@ def _outline(
 def _map_key(fig: Figure, axes: np.ndarray) -> None:
     """Explain colours and outlines below the maps."""
     bar = fig.colorbar(
-        ScalarMappable(Normalize(0, 1), MAP), ax=axes, location="bottom", shrink=0.3, aspect=30,
-        pad=0.01, ticks=[0, 1], anchor=(0, 1),
+        ScalarMappable(Normalize(0, 1), plots.MAP), ax=axes, location="bottom", shrink=0.3,
+        aspect=30, pad=0.01, ticks=[0, 1], anchor=(0, 1),
     )  # fmt: skip
     low, high = bar.ax.set_xticklabels(["lowest", "highest of each map"], fontsize=7)
     low.set_horizontalalignment("left")

@@ -33,13 +33,14 @@ def distributions(means: pd.DataFrame, largest: pd.DataFrame) -> Figure:
     """Draw how CLIPScores are distributed over photographs, for several kinds of text.
 
     Cumulative: the share of photographs that score at most so much. A row for each photograph
-    and a column for each kind: on the left the ``means`` over its patches, on the right the
-    ``largest``, of prompts and random vectors only. Kolmogorov and Smirnov's D between these two
-    is drawn where it lies, the largest distance of their curves.
+    and a column for each kind that there is: on the left the ``means`` over its patches, on the
+    right the ``largest``, of prompts and random vectors only. Kolmogorov and Smirnov's D between
+    these two is drawn where it lies, the largest distance of their curves.
     """
     shape = {"width_ratios": [3, 2], "sharey": True}
     fig, (left, right) = plt.subplots(1, 2, figsize=(plots.WIDTH["page"], 2.7), **shape)
-    for ax, wide, kinds in ((left, means, NAMES), (right, largest, ["random", "prompts"])):
+    told = [kind for kind in NAMES if kind in means]
+    for ax, wide, kinds in ((left, means, told), (right, largest, ["random", "prompts"])):
         for kind in kinds:
             ax.ecdf(wide[kind], color=plots.palette(kind), label=NAMES[kind])
         ax.ecdf(wide["shuffled"], color=plots.INK, lw=1, ls=":", label=ANOTHER)

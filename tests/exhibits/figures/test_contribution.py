@@ -76,7 +76,7 @@ def test_heat_maps_have_a_map_and_a_mask_for_each_k():
     assert [axes[5 * i].get_ylabel() for i in range(3)] == ["cat", "refrigerator", "$dog"]
     shade = axes[1].images[1]  # each map from its lowest to its highest
     np.testing.assert_allclose(shade.get_array(), np.linspace(0, 1, 400).reshape(20, 20), atol=1e-6)
-    assert shade.get_cmap().name == contribution.MAP
+    assert shade.get_cmap().name == plots.MAP
     assert [label.get_text() for label in bar.get_xticklabels()] == [
         "lowest", "highest of each map",
     ]  # fmt: skip

@@ -1,0 +1,95 @@
+"""Exhibits that leave themselves out of a run, since their pictures lack what they need.
+
+``exhibits.yaml`` says what an exhibit ``needs``, and ``Run.needs`` opens each of its cells. Where
+something is lacking, the exhibit is entered with the reason and its claims as not tested, and the
+cell ends there: quietly in a notebook, whose other cells go on, and with ``LeftOut`` elsewhere.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmn_utils.datasets.published import published_claim
+from mmn_utils.exhibits.entries import Exhibit
+from mmn_utils.exhibits.formats import as_markdown
+from mmn_utils.exhibits.judging import NOT_TESTED, Judged, Verdict
+from mmn_utils.exhibits.ledger import row_of
+from mmn_utils.exhibits.texts import Claim
+
+UNTESTED = Judged(None, Verdict(NOT_TESTED), Verdict(NOT_TESTED))
+OR = " or "  # between the things of which any will do
+
+
+class LeftOut(Exception):
+    """An exhibit is left out of its run, and why."""
+
+    def __init__(self, id: str, reason: str):
+        super().__init__(f"{id} is left out: {reason}")
+        self.id, self.reason = id, reason
+
+
+@dataclass(frozen=True)
+class Placard:
+    """What a notebook shows in the place of an exhibit that is left out.
+
+    No exception shows itself: IPython has its own look for them.
+    """
+
+    left: LeftOut
+
+    def _repr_mimebundle_(self, **_kinds: Any) -> dict[str, str]:
+        text = f"*`{self.left.id}` is left out: {as_markdown(self.left.reason)}.*"
+        return {"text/markdown": text, "text/plain": self.left.id}
+
+
+def why_left_out(exhibit: Exhibit, data: Any) -> str:
+    """Say what a data set lacks of what an exhibit needs, "" where it has all of it.
+
+    A data set that cannot tell has everything.
+    """
+    lacks = getattr(data, "lacks", lambda what: "")
+    missing = [_lacking(lacks, need.split(OR)) for need in exhibit.needs]
+    return "; ".join(filter(None, missing))
+
+
+def _lacking(lacks: Any, anyone: list[str]) -> str:
+    reasons = [lacks(what) for what in anyone]
+    return ", ".join(reasons) if all(reasons) else ""
+
+
+def untested_rows(
+    exhibit: str, claims: Mapping[str, Claim], reason: str, system: str | None
+) -> dict[str, dict[str, str]]:
+    """Return the ledger's rows of a left-out exhibit: each claim not tested, and why."""
+    return {
+        id: row_of(id, exhibit, published_claim(id, system), f"left out: {reason}", UNTESTED)
+        for id in claims
+    }
+
+
+def stop_quietly() -> None:
+    """Have a cell that raises ``LeftOut`` end there, shown in one line, as if it were done.
+
+    In IPython alone; nothing happens elsewhere, nor when called again.
+    """
+    try:
+        from IPython import get_ipython
+    except ImportError:
+        return
+    shell = get_ipython()
+    if shell is not None and LeftOut not in shell.custom_exceptions:
+        shell.set_custom_exc((LeftOut,), _show)
+        shell.events.register("post_run_cell", _forgive)
+
+
+def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None):
+    from IPython.display import display
+
+    display(Placard(error))
+
+
+def _forgive(result: Any) -> None:
+    if isinstance(getattr(result, "error_in_exec", None), LeftOut):
+        result.error_in_exec = None
