@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
-from pycocotools import mask as coco_mask
+from PIL import Image
+
+from mmn_utils.datasets.masks import decode_mask
+from mmn_utils.datasets.pictures import read_image
 
 T = TypeVar("T")
-# what pillow raises for a file that is cut off, or no image, or one that would fill the memory
-_UNREADABLE = (OSError, SyntaxError, ValueError, EOFError, Image.DecompressionBombError)
-POLYGON_MIN = 6  # numbers; pycocotools would read a polygon of four as a box
+# What a data set may have beside its pictures.
+KINDS = ("captions", "objects", "masks", "classes")
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,11 @@ class Photograph:
     def open(self) -> Image.Image:
         """Return the photograph as an upright RGB image, free of metadata.
 
-        Greyscale, palette and CMYK are converted; transparency is laid on white. EXIF
-        rotation is applied, except where the annotations are those of the stored
-        pixels. FileNotFoundError or ValueError, naming the file, where it is missing,
-        unreadable, or not of the annotated size.
+        Whatever its mode and its EXIF orientation, as ``datasets.pictures`` says.
+        FileNotFoundError or ValueError, naming the file, where it is missing, unreadable,
+        or not of the annotated size.
         """
-        image = read_image(self.path, keep_stored=self.size)
+        image = read_image(self.path, self.size)
         if self.size is not None and (image.height, image.width) != self.size:
             raise ValueError(
                 f"{self.path} has {image.height} x {image.width} pixels, its annotation "
@@ -83,75 +82,31 @@ class Photograph:
         return np.logical_or.reduce(masks)
 
 
-def read_image(path: Path, keep_stored: tuple[int, int] | None = None) -> Image.Image:
-    """Read an image file as upright RGB; see :meth:`Photograph.open`.
+def lacking(
+    what: str,
+    *,
+    captions: Sequence[bool] = (),
+    objects: bool = False,
+    masks: bool = False,
+    classes: bool = False,
+) -> str:
+    """Say why a data set lacks one of ``KINDS``, "" where it has it.
 
-    ``keep_stored``: the (height, width) at which stored pixels stay as they are.
+    ``captions`` tells of each photograph whether it has any; all must, since whoever asks for
+    them asks all. ValueError for another kind.
     """
-    if not path.is_file():
-        raise FileNotFoundError(
-            f"no photograph at {path}: check the path, or fetch what the data set lacks"
-        )
-    try:
-        return _upright(path, keep_stored)
-    except _UNREADABLE as error:
-        raise ValueError(f"{path} cannot be read as an image ({error}): fetch it again") from error
-
-
-def read_bytes(content: bytes, name: str) -> Image.Image:
-    """Read the bytes of an image file as upright RGB; see :meth:`Photograph.open`.
-
-    ValueError, with the file's ``name``, for bytes that are no image.
-    """
-    try:
-        return _upright(io.BytesIO(content), None)
-    except _UNREADABLE as error:
-        why = "its format is not known" if isinstance(error, UnidentifiedImageError) else error
-        raise ValueError(f"{name} cannot be read as an image ({why}): take another file") from error
-
-
-def _upright(file: Path | io.BytesIO, keep_stored: tuple[int, int] | None) -> Image.Image:
-    with Image.open(file) as stored:
-        stored.load()
-        image = stored
-        if (image.height, image.width) != keep_stored:
-            image = ImageOps.exif_transpose(image)
-        return _on_white(image)
-
-
-def _on_white(image: Image.Image) -> Image.Image:
-    """Return a fresh RGB image without metadata, so that nobody rotates it once more."""
-    if image.has_transparency_data:
-        image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image)
-    fresh = Image.new("RGB", image.size)
-    fresh.paste(image.convert("RGB"))
-    return fresh
-
-
-def decode_mask(segmentation: Any, size: tuple[int, int]) -> np.ndarray:
-    """Decode COCO's polygons or run lengths to a bool mask of ``size`` (height, width).
-
-    Nothing annotated, and polygons of fewer than three points, give an empty mask.
-    ValueError where run lengths belong to a photograph of another size.
-    """
-    height, width = size
-    if isinstance(segmentation, dict):
-        if tuple(segmentation["size"]) != (height, width):
-            raise ValueError(
-                f"a mask of {segmentation['size']} on a photograph of {[height, width]}: "
-                "the annotation belongs to another image"
-            )
-        runs = segmentation
-        if isinstance(runs["counts"], list):
-            runs = coco_mask.frPyObjects(runs, height, width)
-        return coco_mask.decode(runs).astype(bool)
-    polygons = [polygon for polygon in segmentation or () if len(polygon) >= POLYGON_MIN]
-    if not polygons:
-        return np.zeros((height, width), dtype=bool)
-    runs = coco_mask.merge(coco_mask.frPyObjects(polygons, height, width))
-    return coco_mask.decode(runs).astype(bool)
+    if what not in KINDS:
+        raise ValueError(f"{what!r} is nothing that a data set has: choose from {', '.join(KINDS)}")
+    if what == "captions":
+        without = len(captions) - sum(captions)
+        some = f"{without} of {len(captions)} photographs have no caption"
+        return "no photograph has a caption" if without == len(captions) else some * bool(without)
+    has, why = {
+        "objects": (objects, "no photograph has an annotated object"),
+        "masks": (masks, "no photograph has the mask of an object"),
+        "classes": (classes, "the photographs do not lie in folders of their class"),
+    }[what]
+    return "" if has else why
 
 
 def draw(items: Sequence[T], n: int, seed: int, what: str) -> list[T]:

@@ -6,11 +6,11 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from mmn_utils.datasets.base import Photograph, draw
+from mmn_utils.datasets.base import Photograph, draw, lacking
+from mmn_utils.datasets.pictures import is_visible, readable_suffixes
 from mmn_utils.datasets.words import words_from
 
 SPLITS = ("train", "val")
-SUFFIXES = {".jpg", ".jpeg", ".png"}
 WORDS = "words.json"
 
 
@@ -40,9 +40,7 @@ class ClassFolders:
             raise ValueError(f"classes in only one of {SPLITS} below {root}: {differ[:5]}")
         self.classes: tuple[str, ...] = found["train"]
         self.names: dict[str, str] = _names(names, self.classes)
-        card = self.root / WORDS
-        told = json.loads(card.read_text(encoding="utf-8")) if card.is_file() else None
-        self.words = words_from(told, card)
+        self.words = words_from(*card_of(self.root))
 
     def __repr__(self) -> str:
         return f"ClassFolders({str(self.root)!r}, {len(self.classes)} classes)"
@@ -52,10 +50,7 @@ class ClassFolders:
 
         ValueError for a split other than "train" or "val" and for an unknown class.
         """
-        if split not in SPLITS:
-            raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
-        folder = self.root / split / self._folder(class_name)
-        return tuple(sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES))
+        return pictures_in(self.root / split / self._known(split, class_name))
 
     def sample(self, split: str, class_name: str, n: int, seed: int) -> list[Photograph]:
         """Draw ``n`` photographs of a class without replacement.
@@ -70,6 +65,15 @@ class ClassFolders:
             for path in drawn
         ]
 
+    def lacks(self, what: str) -> str:
+        """Say why there is no ``what`` (``base.KINDS``), "" where there is: classes alone."""
+        return lacking(what, classes=True)
+
+    def _known(self, split: str, class_name: str) -> str:
+        if split not in SPLITS:
+            raise ValueError(f"unknown split {split!r}: choose one of {', '.join(SPLITS)}")
+        return self._folder(class_name)
+
     def _folder(self, class_name: str) -> str:
         if class_name in self.names:
             return class_name
@@ -82,9 +86,24 @@ class ClassFolders:
         return folders[0]
 
 
+def card_of(root: Path) -> tuple[Mapping[str, str] | None, Path]:
+    """Return what words.json in a folder gives (``datasets.words``), if there is one, and where."""
+    card = root / WORDS
+    return json.loads(card.read_text(encoding="utf-8")) if card.is_file() else None, card
+
+
+def pictures_in(folder: Path) -> tuple[Path, ...]:
+    """Return the picture files right in a folder, sorted by name, none that a system hides."""
+    suffixes = readable_suffixes()
+    return tuple(
+        sorted(p for p in folder.iterdir() if p.suffix.lower() in suffixes and is_visible(p))
+    )
+
+
 def _class_folders(split: Path) -> tuple[str, ...]:
     """Return the sorted names of the folders in a split; an error where there are none."""
-    folders = sorted(p.name for p in split.iterdir() if p.is_dir()) if split.is_dir() else []
+    inside = split.iterdir() if split.is_dir() else ()
+    folders = sorted(p.name for p in inside if p.is_dir() and is_visible(p))
     if not folders:
         raise FileNotFoundError(
             f"no class folders at {split}: ImageNet (ILSVRC2012, https://image-net.org/download, "

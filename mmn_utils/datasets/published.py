@@ -16,6 +16,7 @@ from mmn_utils.presets import data_path
 
 SYSTEMS = ("LLaVA", "InstructBLIP", "mPLUG-Owl2")  # paper B's
 READINGS = ("exact", "all", "above", "below")
+NUMBERS = ("value", "low", "high")
 SHOWN = ("text", "table", "figure")
 OURS = "ours"  # where a claim stands that neither paper makes
 # The same claim, measured with the gate alone as the activation of a gated MLP.
@@ -35,7 +36,9 @@ class PublishedClaim:
     ``printed`` the figure as it stands there, or what stands in place of one. ``value`` is that
     figure as a number like the one that is measured here, None where none is printed.
     ``reading`` says what agrees with it: "exact" an interval that covers it, "all" a value
-    that equals it, "above" and "below" a value beyond it; "" where there is none.
+    that equals it, "above" and "below" a value beyond it; "" where there is none. ``low`` and
+    ``high`` are the 95 % interval of an exact figure that is a mean or a share of a few cases,
+    by the paper's own count of them: Wilson's, or Student's t.
     ``system`` is "" unless the figure differs between paper B's systems.
     """
 
@@ -47,6 +50,8 @@ class PublishedClaim:
     printed: str
     value: float | None
     reading: str
+    low: float | None = None
+    high: float | None = None
 
 
 def published(exhibit: str) -> pd.DataFrame | None:
@@ -99,7 +104,8 @@ def _claim(row: dict[str, str]) -> PublishedClaim:
     if wrong:
         name = " ".join(filter(None, (row["id"], row["system"])))
         raise ValueError(f"claim {name!r}: {'; '.join(wrong)}")
-    return PublishedClaim(**{**row, "value": float(row["value"]) if row["value"] else None})
+    numbers = {name: float(row[name]) if row[name] else None for name in NUMBERS}
+    return PublishedClaim(**{**row, **numbers})
 
 
 def _faults(row: dict[str, str]) -> dict[str, bool]:
@@ -124,9 +130,18 @@ def _faults(row: dict[str, str]) -> dict[str, bool]:
         f"reading = {reading!r} must be one of {', '.join(READINGS)}": bool(reading)
         and reading not in READINGS,
         "a value needs a reading, and a reading a value": bool(number) != bool(reading),
+        "an interval has two ends, around an exact value": not _is_interval(row),
         "read as all, a value must be 0 or 1": reading == "all" and value not in (0, 1),
         "no cell may begin or end in a blank": any(cell != cell.strip() for cell in row.values()),
     }
+
+
+def _is_interval(row: dict[str, str]) -> bool:
+    """Say whether low and high are both empty, or lie around the value of an exact reading."""
+    low, value, high = (_number(row[name]) for name in ("low", "value", "high"))
+    if not row["low"] and not row["high"]:
+        return True
+    return None not in (low, value, high) and low <= value <= high and row["reading"] == "exact"
 
 
 def _number(text: str) -> float | None:

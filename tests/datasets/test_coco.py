@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +15,8 @@ from pycocotools.coco import COCO
 
 from mmn_utils.datasets import CocoDataset, Photograph, load_dataset
 from mmn_utils.datasets.base import decode_mask
-from mmn_utils.presets import ROOT, data_path
+from mmn_utils.presets import data_path
+from tests.photographs import find_coco_mini
 
 # --- planted annotations ---------------------------------------------------------------
 
@@ -266,14 +266,6 @@ def test_photographs_that_cannot_be_opened_are_named(tmp_path):
 
 
 # --- real photographs ------------------------------------------------------------------
-
-
-def find_coco_mini() -> Path | None:
-    """Return the folder of the real photographs: MMN_COCO_MINI, or shared/ further up."""
-    named = os.environ.get("MMN_COCO_MINI")
-    places = [Path(named)] if named else []
-    places += [folder / "shared" / "data" / "coco_mini" for folder in (ROOT, *ROOT.parents)]
-    return next((place for place in places if place.is_dir()), None)
 
 
 @pytest.fixture(scope="module", params=["val2017", "train2017"])
