@@ -20,6 +20,7 @@ from mmn_utils.exhibits.verdicts import PAPERS_CLAIMS, came_out, counts, kinds, 
 from mmn_utils.presets import NOTEBOOKS, ROOT, load_preset
 
 TEMPLATES = Path(__file__).parent / "pages"
+FAMILIES = Path(__file__).parent / "families.csv"
 # The rooms in the order of the data's way, after what a script of one's own needs.
 ROOMS = {
     "face": "for a script of your own",
@@ -86,6 +87,8 @@ def facts(figures: Path) -> dict[str, Any]:
         "pages": {run: [page.stem for page in notebook_pages(figures / run)] for run in SHIPPED},
         "papers": [(key, title, _exhibits(key, figures)) for key, title in PAPERS.items()],
         "section": _section,
+        "families": pd.read_csv(FAMILIES, keep_default_na=False).to_dict("records"),
+        "transformers": _pinned("transformers"),
     }
 
 
@@ -106,6 +109,12 @@ def _exhibits(paper: str, figures: Path) -> list[tuple[Exhibit, list[str]]]:
 
 def _record(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def _pinned(package: str) -> str:
+    """Return the release of a package in the lock."""
+    lines = (ROOT / "requirements.lock").read_text(encoding="utf-8").splitlines()
+    return next(line for line in lines if line.startswith(f"{package}==")).partition("==")[2]
 
 
 def _section(title: str) -> str:

@@ -13,13 +13,18 @@ from mmn_utils.models.base import VisionLanguageModel
 from mmn_utils.models.folders import FACTS, read_record
 from mmn_utils.models.hub import MissingParts, require_files
 from mmn_utils.models.limber import MINIATURES, build_limber, load_miniature
-from mmn_utils.presets import data_path, from_root
+from mmn_utils.models.placement import PLACED
+from mmn_utils.presets import data_path, from_root, load_yaml
 
 __all__ = ["MissingParts", "VisionLanguageModel", "build_limber", "load_model"]
 
 _SYSTEMS = ("limber", "llava", "instructblip", "mplug_owl2")  # module and loader have the name
+_CHECKPOINTS = {"llava15": ("llava", "llava-hf/llava-1.5-7b-hf")}  # of a system, by a short name
+_TRIALS = ("trial", "trial/llava")  # of the true classes, small, with random weights
 _FOLDERS = {f"miniature/{system}": system for system in _SYSTEMS[1:]}
+_OWN = (*MINIATURES, *_FOLDERS, *_TRIALS, *_SYSTEMS, *_CHECKPOINTS)
 _HUB_NAME = re.compile(r"(?!miniature/)[\w.-]+/[\w.-]+")
+_REVISED = re.compile(r"(.+)@([\w./-]+)")
 
 
 def load_model(
@@ -27,25 +32,38 @@ def load_model(
     *,
     device: str = "cpu",
     dtype: torch.dtype | str | None = None,
+    chat_template: str | None = None,
     **facts,
 ) -> VisionLanguageModel:
-    """Load a system by name, by its folder, or by its name on the hub.
+    """Load a system by name, by its folder, by its name on the hub, or by a file of settings.
 
+    A name may end in a revision of the hub: ``owner/repository@main``, ``limber@float16``.
     ``facts`` are those of the system's loader: for ``limber`` projection, encoder,
-    language_model, tokenizer, revision. ``dtype`` may be a name such as "bfloat16". A
-    folder with ``facts.json`` or ``vision.json`` is a miniature; any other model of
-    transformers that describes pictures is loaded as ``auto.load_auto`` does. Raises
-    ``MissingParts`` where weights are missing, ``ValueError`` for other names.
+    language_model, tokenizer, revision. ``dtype`` may be a name such as "bfloat16".
+    ``chat_template``, its text or a file, is for models that ``auto`` loads alone. A YAML
+    file has the key ``model`` and, beside it, facts such as ``chat_template``. A folder with
+    ``facts.json`` or ``vision.json`` is a miniature; any other model is loaded as
+    ``auto.load_auto`` does. ``MissingParts`` where weights are missing, else ``ValueError``.
     """
-    name = str(name_or_path)
-    options = {"device": device, "dtype": _dtype(dtype), **facts}
+    name, facts = _with_revision(str(name_or_path), facts)
+    if name.endswith(".yaml"):
+        given = {"chat_template": chat_template, **facts} if chat_template else facts
+        return load_model(**{**_settings(name), "device": device, "dtype": dtype, **given})
+    options = {"device": _device(device, name), "dtype": _dtype(dtype), **facts}
+    if chat_template:
+        _require_auto(name)
+        options["chat_template"] = chat_template
     if name in MINIATURES:
         return load_miniature(name, **options)
     if name in _SYSTEMS:
         return _loader(name)(**options)
+    if name in _CHECKPOINTS:
+        return _load_checkpoint(name, options)
+    if name in _TRIALS:
+        return _loader("trial")(name, **options)
     if name in _FOLDERS:
         return _load_folder(name, data_path(*name.split("/")), _FOLDERS[name], options)
-    folder = from_root(name_or_path)
+    folder = from_root(name)
     if (folder / FACTS).is_file():
         return _load_folder(name, folder, read_record(folder)["system"], options)
     if (folder / "vision.json").is_file():
@@ -54,11 +72,56 @@ def load_model(
         return _loader("auto")(folder, **options)
     if not folder.exists() and _HUB_NAME.fullmatch(name):
         return _loader("auto")(name, **options)
-    names = ", ".join([*MINIATURES, *_FOLDERS, *_SYSTEMS])
+    names = ", ".join(_OWN)
     raise ValueError(
         f"model = {name!r} is neither a name ({names}) nor a folder with a miniature's "
         f"{FACTS} or vision.json or a model's config.json, nor owner/repository on the hub"
     )
+
+
+def _settings(name: str) -> dict:
+    """Read a file of settings: the model, as ``name_or_path``, and its facts.
+
+    A path in ``chat_template`` is looked up beside the file.
+    """
+    path = from_root(name)
+    if not path.is_file():
+        raise ValueError(f"model = {name!r}: there is no such file of settings")
+    found = load_yaml(path)
+    if not (isinstance(found, dict) and isinstance(found.get("model"), str)):
+        raise ValueError(f"{path} must be a mapping with the key model, a name or a folder")
+    refused = {"name_or_path", "device", "dtype"} & found.keys()
+    if refused or found["model"].endswith(".yaml"):
+        raise ValueError(f"{path}: give {', '.join(sorted(refused)) or 'a model'} elsewhere")
+    template = str(found.get("chat_template", ""))
+    if "{" not in template and (path.parent / template).is_file():
+        found["chat_template"] = str(path.parent / template)
+    return {"name_or_path": found.pop("model"), **found}
+
+
+def _require_auto(name: str) -> None:
+    folder = from_root(name)
+    own = any((folder / file).is_file() for file in (FACTS, "vision.json"))
+    if name in _OWN or own:
+        raise ValueError(f"{name} has a prompt of its own: leave chat_template empty")
+
+
+def _with_revision(name: str, facts: dict) -> tuple[str, dict]:
+    """Take a revision off a name, into the loader's facts; a folder keeps its name."""
+    found = _REVISED.fullmatch(name)
+    if found is None or from_root(name).exists():
+        return name, facts
+    if facts.get("revision") not in (None, found[2]):
+        raise ValueError(f"model = {name!r}, but revision = {facts['revision']!r}: give one")
+    return found[1], {**facts, "revision": found[2]}
+
+
+def _load_checkpoint(name: str, options: dict) -> VisionLanguageModel:
+    """Load a checkpoint that has a short name of its own."""
+    system, checkpoint = _CHECKPOINTS[name]
+    model = _loader(system)(**{"checkpoint": checkpoint, **options})
+    model.name = name
+    return model
 
 
 def _load_folder(name: str, folder: Path, system: str, options: dict) -> VisionLanguageModel:
@@ -72,6 +135,13 @@ def _load_folder(name: str, folder: Path, system: str, options: dict) -> VisionL
 def _loader(system: str) -> Callable[..., VisionLanguageModel]:
     """Import a system's module only when it is asked for."""
     return getattr(import_module(f".{system}", __name__), f"load_{system}")
+
+
+def _device(device: str, name: str) -> str:
+    """Refuse to place a system of one's own by Accelerate, which knows transformers' alone."""
+    if device == PLACED and name in _OWN:
+        raise ValueError(f"device = {PLACED!r}, but {name} is put as a whole: give cuda or cpu")
+    return device
 
 
 def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:

@@ -13,8 +13,8 @@ import copy
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from mmn_utils.models.architectures import Architecture
 from mmn_utils.models.past import roomy
+from mmn_utils.models.stream import Stream
 
 _BLOB = re.compile(r"[0-9a-f]{64}")  # the hub's cache names a file by its SHA-256
 
@@ -58,11 +59,13 @@ class Prompt:
 
     ``embeds`` (B, T, d); ``positions`` (B, T) long; ``mask`` (B, S) long, 1 where a token
     is real. S = T, except in a ``tail``, whose mask also covers what the cache holds.
+    ``extras`` (B, ...) each are what else the language model gets of the picture.
     """
 
     embeds: Tensor
     mask: Tensor
     positions: Tensor
+    extras: Mapping[str, Tensor] = field(default_factory=dict)
 
     @classmethod
     def of(cls, embeds: Tensor, mask: Tensor | None = None) -> Prompt:
@@ -95,29 +98,57 @@ class Prompt:
             raise ValueError("a tail cannot be extended; extend the whole prompt, then take tail")
         if len(more) != len(self):
             raise ValueError(f"{len(more)} rows to append to {len(self)}; repeat the prompt first")
-        return Prompt.of(
-            torch.cat([self.embeds, more.embeds.to(self.embeds)], dim=1),
+        return self.hidden(
             torch.cat([self.mask, more.mask.to(self.mask)], dim=1),
+            torch.cat([self.embeds, more.embeds.to(self.embeds)], dim=1),
         )
+
+    def hidden(self, mask: Tensor, embeds: Tensor | None = None) -> Prompt:
+        """Take another mask (B, T), with its positions, and other embeddings if given."""
+        new = Prompt.of(self.embeds if embeds is None else embeds, mask)
+        return replace(self, embeds=new.embeds, mask=new.mask, positions=new.positions)
 
     def tail(self, tokens: int) -> Prompt:
         """Keep the last tokens only, to follow a cache that holds the ones before."""
-        return Prompt(self.embeds[:, -tokens:], self.mask, self.positions[:, -tokens:])
+        part = self.embeds[:, -tokens:], self.positions[:, -tokens:]
+        return replace(self, embeds=part[0], positions=part[1])
 
     def repeat(self, rows: int) -> Prompt:
         """Repeat each row ``rows`` times: a, a, b, b."""
-        parts = (self.embeds, self.mask, self.positions)
-        return Prompt(*(part.repeat_interleave(rows, dim=0) for part in parts))
+        return self._each(lambda part: part.repeat_interleave(rows, dim=0))
 
     def select(self, rows: slice | Sequence[int] | Tensor) -> Prompt:
         """Take rows by a slice, indices or a bool mask."""
         if not isinstance(rows, (slice, Tensor)):
             rows = torch.as_tensor(rows, dtype=torch.long, device=self.embeds.device)
-        return Prompt(self.embeds[rows], self.mask[rows], self.positions[rows])
+        return self._each(lambda part: part[rows])
+
+    def to(self, device: torch.device | str) -> Prompt:
+        """Move all parts to a device."""
+        return self._each(lambda part: part.to(device))
+
+    def join(self, others: Sequence[Prompt]) -> Prompt:
+        """Append the rows of other prompts of the same length."""
+        extras = {
+            name: torch.cat([value, *(other.extras[name] for other in others)])
+            for name, value in self.extras.items()
+        }
+        names = ("embeds", "mask", "positions")
+        parts = {n: torch.cat([getattr(one, n) for one in (self, *others)]) for n in names}
+        return replace(self, **parts, extras=extras)
+
+    def _each(self, change: Callable[[Tensor], Tensor]) -> Prompt:
+        """Change every part in the same way."""
+        parts = {name: change(getattr(self, name)) for name in ("embeds", "mask", "positions")}
+        extras = {name: change(value) for name, value in self.extras.items()}
+        return replace(self, **parts, extras=extras)
 
 
-class VisionLanguageModel(ABC):
+class VisionLanguageModel(Stream, ABC):
     """A frozen language model with image tokens in its prompt; see the module's text."""
+
+    placeless = "have no place in the picture (they are queries)"  # its image tokens, without grid
+    without_grid = "use scores without patches"  # what to do then
 
     def __init__(
         self,
@@ -197,6 +228,7 @@ class VisionLanguageModel(ABC):
             past_key_values=past,
             use_cache=use_cache,
             logits_to_keep=keep,
+            **prompt.extras,
         )
         logits = out.logits[..., : self.sizes.vocabulary]
         past = roomy(out.past_key_values) if use_cache else None
@@ -231,6 +263,7 @@ class VisionLanguageModel(ABC):
     def write_vectors(self, layer: int) -> Tensor:
         """Return what each unit writes: (units, d), a view into the weights.
 
+        What of that reaches the residual stream ``written_vectors`` tells.
         ``ValueError`` for integer weights: without their scales they are not what is written.
         """
         weight = self.act_module(layer).weight
@@ -272,6 +305,21 @@ class VisionLanguageModel(ABC):
 
     # --- facts ------------------------------------------------------------------------
 
+    caveat: str = ""  # what every page with numbers of the system has to say of them
+
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The ids that end a caption: those that end the model's own ``generate``, and end of text.
+
+        Its generation config names the first, often ends of a turn too; the model's config where
+        that one has none. End of text is the tokenizer's.
+        """
+        model = self.language_model
+        own = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+        own = getattr(model.config, "eos_token_id", None) if own is None else own
+        ends = own if isinstance(own, (list, tuple)) else [own]
+        return frozenset({*ends, self.tokenizer.eos_token_id} - {None})
+
     @property
     def device(self) -> torch.device:
         """Where the language model is."""
@@ -294,11 +342,15 @@ class VisionLanguageModel(ABC):
     def require_grid(self) -> tuple[int, int]:
         """Return (rows, columns) of the patches, or explain why there are none."""
         if self.image_tokens.grid is None:
-            raise ValueError(
-                f"the {self.image_tokens.count} image tokens of {self.name} have no place in the "
-                "picture (they are queries), so there is no heat map; use scores without patches"
-            )
+            raise ValueError(f"{self.no_grid}, so there is no heat map; {self.without_grid}")
         return self.image_tokens.grid
+
+    @property
+    def no_grid(self) -> str | None:
+        """Why the image tokens have no place in the picture, in words; None where they have."""
+        if self.image_tokens.grid is not None:
+            return None
+        return f"the {self.image_tokens.count} image tokens of {self.name} {self.placeless}"
 
     def seen(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
         """Return the part of a picture of (width, height) that the encoder sees: all of it.

@@ -9,11 +9,12 @@ Hooks run in the order in which their context managers were entered, so a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 
 from torch import Tensor, nn
+from torch.nn.modules import module as global_hooks
 
 PLACES = ("activation", "pre", "gate")
 _Change = Callable[[Tensor], Tensor | None]
@@ -63,6 +64,36 @@ def capture(
         yield seen
 
 
+@contextmanager
+def after_mlps(
+    model, function: Callable[[int, Tensor], None], layers: Iterable[int] | None = None
+) -> Iterator[None]:
+    """Call ``function`` with a layer and what its MLP's second matrix wrote (B, T, d)."""
+
+    def hook(layer: int):
+        return lambda _module, _inputs, written: function(layer, written.detach())
+
+    with ExitStack() as stack:
+        for layer in range(model.sizes.layers) if layers is None else sorted(set(layers)):
+            stack.callback(model.act_module(layer).register_forward_hook(hook(layer)).remove)
+        yield
+
+
+@contextmanager
+def mlp_scales(model, layers: Iterable[int] | None = None) -> Iterator[dict[int, Tensor]]:
+    """Record what the norms behind the MLPs divide tokens by in each pass: {layer: (B, T)}.
+
+    Empty where no norm stands behind the MLPs.
+    """
+    seen: dict[int, Tensor] = {}
+
+    def read(layer: int, written: Tensor) -> None:
+        seen[layer] = model.mlp_scale(layer, written)
+
+    with after_mlps(model, read, () if model.architecture.mlp_norm is None else layers):
+        yield seen
+
+
 class _Reached(Exception):
     """The layer was read after which a pass has nothing more to tell."""
 
@@ -83,29 +114,31 @@ def stop_after(model, layer: int, what: str = "activation") -> Iterator[None]:
 
 
 @contextmanager
-def spare_last(model, first_read: int, *, besides: bool = False) -> Iterator[None]:
+def spare_last(model, first_read: int, *, besides: Collection[int] = ()) -> Iterator[None]:
     """Leave out what the last layer computes at positions where nothing can read it.
 
     For a pass over a whole prompt of which nothing is read before position ``first_read``.
     If that lies behind the image, the last MLP, and attention's queries and output map, begin
     behind it: their outputs are there what they always are, and zero before; what a ``capture``
     entered inside sees of the last layer begins behind the image. Otherwise, or where its MLP
-    is no module of its own, or somebody already reads or changes the layer, everything is
-    computed. ``besides`` says that whoever does takes any number of positions, and what it
-    does at the image is not asked for either.
+    is no module of its own, or somebody's hook could see it, on the layer, on what follows, or
+    on what it lies in, everything is computed. ``besides`` are ids of hooks that take any
+    number of positions, and of which nothing is asked at the image either.
     """
     layer = model.layer(model.sizes.layers - 1)
     end = model.image_tokens.start + model.image_tokens.count
     parts = model.architecture
     path = parts.pre.rpartition(".")[0]
-    if not path or first_read < end or (_is_hooked(layer) and not besides):
+    if not path or first_read < end or _is_watched(model, set(besides)):
         yield
         return
 
     def cut(_module: nn.Module, inputs: tuple) -> tuple:
         return (inputs[0][:, end:], *inputs[1:])
 
-    def pad(_module: nn.Module, _inputs: tuple, output: Tensor) -> Tensor:
+    def pad(_module: nn.Module, _inputs: tuple, output: Tensor | tuple):
+        if isinstance(output, tuple):  # experts may tell of their routes too
+            return (nn.functional.pad(output[0], (0, 0, end, 0)), *output[1:])
         return nn.functional.pad(output, (0, 0, end, 0))
 
     with ExitStack() as stack:
@@ -136,9 +169,23 @@ def _fewer_queries(layer: nn.Module, path: str, start: int) -> Iterator[None]:
         delattr(owner, name) if own is None else setattr(owner, name, own)
 
 
-def _is_hooked(layer: nn.Module) -> bool:
-    """Say whether any module of a layer has a hook."""
-    return any(m._forward_hooks or m._forward_pre_hooks for m in layer.modules())
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+
+
+def _is_watched(model, besides: set[int]) -> bool:
+    """Say whether a hook other than those can see what the last layer computes at the image.
+
+    One on any module of that layer, of what is behind it, or of what they are parts of.
+    """
+    root, parts = model.language_model, model.architecture
+    ends = [f"{parts.layers}.{model.sizes.layers - 1}", parts.norm, parts.unembed]
+    seen = [module for path in ends for module in root.get_submodule(path).modules()]
+    for path in ends:
+        names = path.split(".")
+        seen += [root.get_submodule(".".join(names[:depth])) for depth in range(len(names))]
+    hooks = {hook for module in seen for kind in _HOOKS for hook in getattr(module, kind)}
+    everywhere = (vars(global_hooks).get(f"_global{kind}", ()) for kind in _HOOKS)
+    return bool(hooks - besides) or any(everywhere)
 
 
 @contextmanager

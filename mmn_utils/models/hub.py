@@ -15,8 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
-from torch import Tensor, nn
+from torch import nn
+from transformers import GenerationConfig
+
+from mmn_utils.models.weights import check_files, missing_shards, weight_files
 
 WEIGHTS = ("*.json", "*.safetensors", "pytorch_model*.bin")
 
@@ -44,7 +46,14 @@ class Part:
     def complete(self, folder: Path) -> bool:
         """Say whether a folder holds the part, all shards of its weights included."""
         present = any(all((folder / name).is_file() for name in names) for names in self.needed)
-        return present and (not self.weights or _has_weights(folder))
+        return present and (not self.weights or not self.lacking(folder))
+
+    def lacking(self, folder: Path) -> str:
+        """Say which weights a folder lacks, or nothing."""
+        shards = missing_shards(folder)
+        if shards:
+            return f"without {', '.join(shards)}, which its index names"
+        return "" if weight_files(folder) else "without weights"
 
 
 def tokenizer_part(source: str | Path) -> Part:
@@ -78,7 +87,8 @@ def find_parts(system: str, parts: Sequence[Part], missing: Iterable[str] = ()) 
 def find(part: Part) -> Path:
     """Find a part: a folder that is given, the hub's cache, or the hub."""
     if Path(part.source).is_dir():
-        folder, reason = Path(part.source), "the folder is there, but not complete"
+        folder = Path(part.source)
+        reason = f"the folder is there, but not complete{_but(part, folder)}"
     else:
         folder, reason = _from_hub(part)
     if folder is None or not part.complete(folder):
@@ -111,35 +121,22 @@ def _how_to_get(part: Part, reason: str) -> str:
     )
 
 
-def weight_files(folder: Path) -> list[Path]:
-    """List a folder's weight files: safetensors where there are any, else PyTorch's."""
-    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
-
-
 def read_config(folder: Path) -> dict[str, Any]:
     """Read a folder's config.json."""
     return json.loads((folder / "config.json").read_text(encoding="utf-8"))
 
 
-def read_tensors(file: Path) -> dict[str, Tensor]:
-    """Read a weight file, tensors only, without copying PyTorch's into memory before their use."""
-    if file.suffix == ".safetensors":
-        return load_file(file)
-    return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+def read_ends(folder: Path) -> GenerationConfig:
+    """Read the ids that end generation: generation_config.json's, else config.json's."""
+    file = folder / "generation_config.json"
+    content = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    ends = content.get("eos_token_id", read_config(folder).get("eos_token_id"))
+    return GenerationConfig(eos_token_id=ends)
 
 
-def _has_weights(folder: Path) -> bool:
-    """Say whether there are weights, and every shard that their index names."""
-    files = weight_files(folder)
-    if not files:
-        return False
-    safe = files[0].suffix == ".safetensors"
-    index = folder / ("model.safetensors" if safe else "pytorch_model.bin")
-    index = index.with_name(f"{index.name}.index.json")
-    if not index.is_file():
-        return True
-    shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-    return all((folder / shard).is_file() for shard in shards)
+def _but(part: Part, folder: Path) -> str:
+    lacking = part.lacking(folder) if part.weights else ""
+    return f": it is {lacking}" if lacking else ""
 
 
 def require_files(system: str, files: Iterable[Path]) -> None:
@@ -155,23 +152,57 @@ def require_files(system: str, files: Iterable[Path]) -> None:
 # --- transformers' own folders ----------------------------------------------------------
 
 
+# Tensors that older versions of transformers stored, and that are computed.
+_COMPUTED = (".position_ids", ".rotary_emb.inv_freq", ".attn.bias", ".attn.masked_bias")
+
+
 def load_whole(
-    kind, folder: Path, elsewhere: tuple[str, ...] = (), dtype: torch.dtype | str = "auto"
+    kind,
+    folder: Path,
+    elsewhere: tuple[str, ...] = (),
+    dtype: torch.dtype | str = "auto",
+    beside: tuple[str, ...] | None = None,
+    **options,
 ) -> nn.Module:
     """Load a model of transformers, by default in the type of its files, every weight of it.
 
     transformers gives random values to weights that a checkpoint lacks, with a warning;
-    here that is ``ValueError``, except for names that start with one of ``elsewhere``.
+    here that is ``ValueError``, except for names that start with one of ``elsewhere``. So
+    are weights that are not whole, of another shape than config.json says, or, unless
+    ``beside`` is None, not the model's and of none of these beginnings. ``options`` are those of
+    ``from_pretrained``.
     """
-    with _silent(bool(elsewhere)):
-        model, seen = kind.from_pretrained(folder, dtype=dtype, output_loading_info=True)
-    lost = [key for key in seen["missing_keys"] if not elsewhere or not key.startswith(elsewhere)]
-    if lost:
-        raise ValueError(
-            f"{folder} lacks {len(lost)} weights of {kind.__name__}, among them {sorted(lost)[0]}; "
-            "fetch or save it again"
+    check_files(weight_files(folder))
+    with _silent():
+        model, seen = kind.from_pretrained(
+            folder, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True, **options
         )
+    lost = [key for key in seen["missing_keys"] if not elsewhere or not key.startswith(elsewhere)]
+    known = (*(beside or ()), *elsewhere)
+    strange = [] if beside is None else [
+        key for key in seen["unexpected_keys"]
+        if not key.endswith(_COMPUTED) and not (known and key.startswith(known))
+    ]  # fmt: skip
+    wrong = [
+        f"{name} ({tuple(found)}, not {tuple(wanted)})"
+        for name, found, wanted in seen["mismatched_keys"]
+    ]
+    _refuse(
+        folder,
+        {
+            f"lacks {len(lost)} weights of {kind.__name__}": lost,
+            f"has {len(wrong)} of another shape than its config.json says": wrong,
+            f"has {len(strange)} tensors that {kind.__name__} has not": strange,
+        },
+    )
     return model
+
+
+def _refuse(folder: Path, faults: dict[str, list[str]]) -> None:
+    """Raise ``ValueError`` for tensors that do not fit, with the first of each fault."""
+    told = [f"{what}, among them {min(some)}" for what, some in faults.items() if some]
+    if told:
+        raise ValueError(f"{folder} {'; '.join(told)}; fetch or save it again")
 
 
 def cast(module: nn.Module, device: str | torch.device, dtype: torch.dtype) -> nn.Module:
@@ -224,13 +255,12 @@ def own_vocabulary(tokenizer, head: nn.Linear) -> int:
 
 
 @contextmanager
-def _silent(really: bool) -> Iterator[None]:
-    """Keep transformers from warning of weights whose absence is meant."""
+def _silent() -> Iterator[None]:
+    """Keep transformers from warning of weights that do not fit: it is an error here, or meant."""
     from transformers.utils import logging
 
     level = logging.get_verbosity()
-    if really:
-        logging.set_verbosity_error()
+    logging.set_verbosity_error()
     try:
         yield
     finally:

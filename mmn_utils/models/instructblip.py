@@ -251,7 +251,7 @@ def load_instructblip(
         parts.append(tokenizer_part(tokenizer))
     found = find_parts("instructblip", parts)
     folder = found["checkpoint"]
-    whole = load_whole(LAYOUT.whole, folder)
+    whole = load_whole(LAYOUT.whole, folder, beside=())
     LAYOUT.cast(whole, device, dtype or torch.float16)
     words = load_tokenizer(found.get("tokenizer", folder))
     facts = InstructBlipFacts(

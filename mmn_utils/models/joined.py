@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmn_utils.models.architectures import Architecture
 from mmn_utils.models.base import ImageTokens, VisionLanguageModel
+from mmn_utils.models.finite import require_finite_weights
 from mmn_utils.models.pixels import seen_box, to_pixels
 
 
@@ -29,6 +30,7 @@ class JoinedModel(VisionLanguageModel):
         architecture: Architecture,
         image_tokens: ImageTokens,
     ) -> None:
+        require_finite_weights(facts.name, language_model)
         super().__init__(
             facts.name,
             language_model,
@@ -53,6 +55,7 @@ class JoinedModel(VisionLanguageModel):
 
     def beside(self, part: nn.Module) -> nn.Module:
         """Put a part where the language model is: in float32, frozen, in evaluation mode."""
+        require_finite_weights(self.name, part)
         return part.to(self.device, torch.float32).eval().requires_grad_(False)
 
 

@@ -19,6 +19,7 @@ public code has it, and as this module keeps it:
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,15 +36,17 @@ from mmn_utils.compat import quiet_loading
 from mmn_utils.models.architectures import GPTJ
 from mmn_utils.models.base import ImageTokens, files_hash
 from mmn_utils.models.encoders import HubBeit, ImageEncoder, TimmBeit
-from mmn_utils.models.hub import Part, find_parts, require_files, tokenizer_part, weight_files
+from mmn_utils.models.hub import Part, find_parts, load_whole, require_files, tokenizer_part
 from mmn_utils.models.joined import JoinedModel
 from mmn_utils.models.pixels import to_pixels
+from mmn_utils.models.weights import read_pickle, weight_files
 from mmn_utils.presets import data_path
 
 ENCODER = "microsoft/beit-large-patch16-224-pt22k"
 LANGUAGE_MODEL = "EleutherAI/gpt-j-6b"
 TOKENIZER = "gpt2"
 PROJECTION_SOURCE = "https://github.com/jmerullo/limber"
+PROJECTION = "LIMBER_PROJECTION"  # in the environment
 PROJECTION_FILE = "limber_weights/beit_linear/proj.ckpt"
 # The tanh form of GELU that GPT-J has, in one kernel instead of eight: a third off each pass.
 ONE_KERNEL = {"activation_function": "gelu_pytorch_tanh"}
@@ -206,8 +209,9 @@ def load_limber(
 ) -> Limber:
     """Load LiMBeR-BEIT from the hub (or its cache, or folders) and a projection file.
 
-    ``revision`` is that of the language model on the hub. ``dtype`` None computes in
-    bfloat16; weights are rounded to bfloat16 in any case, as LiMBeR does. Raises
+    ``projection`` None is the file that LIMBER_PROJECTION names in the environment, else
+    data/limber/proj.ckpt; ``revision`` is that of the language model on the hub. ``dtype``
+    None computes in bfloat16; weights are rounded to bfloat16 in any case, as LiMBeR does. Raises
     ``MissingParts`` with every part that is missing and how to get it.
     """
     parts = [
@@ -215,14 +219,15 @@ def load_limber(
         Part("language model", language_model, revision),
         tokenizer_part(tokenizer),
     ]
-    absent = projection is None or not Path(projection).is_file()
+    projection = Path(projection or os.environ.get(PROJECTION) or data_path("limber", "proj.ckpt"))
+    absent = not projection.is_file()
     found = find_parts("limber", parts, [_no_projection(projection)] if absent else [])
-    model = GPTJForCausalLM.from_pretrained(
-        found["language model"], dtype=torch.bfloat16, **ONE_KERNEL
+    model = load_whole(
+        GPTJForCausalLM, found["language model"], dtype=torch.bfloat16, beside=(), **ONE_KERNEL
     )
     weights = [*weight_files(found["language model"]), *weight_files(found["encoder"])]
     return build_limber(
-        replace(LIMBER, revision=files_hash([*weights, Path(projection)])),
+        replace(LIMBER, revision=files_hash([*weights, projection])),
         _hub_encoder(found["encoder"]),
         read_projection(projection),
         model.to(device, dtype or torch.bfloat16),
@@ -230,17 +235,21 @@ def load_limber(
     )
 
 
+_HEADS = ("layernorm.", "lm_head.", "pooler.", "classifier.")  # of BEiT, for its training
+
+
 def _hub_encoder(folder: Path) -> HubBeit:
-    beit = BeitModel.from_pretrained(folder, dtype=torch.float32, add_pooling_layer=False)
+    beit = load_whole(
+        BeitModel, folder, dtype=torch.float32, beside=_HEADS, add_pooling_layer=False
+    )
     return HubBeit(beit)
 
 
-def _no_projection(path: str | Path | None) -> str:
-    given = "no path was given" if path is None else f"{path} is not a file"
+def _no_projection(path: Path) -> str:
     return (
-        f"projection: {given}\n"
+        f"projection: {path} is not a file\n"
         f"  git clone {PROJECTION_SOURCE}\n"
-        f"  and pass projection='limber/{PROJECTION_FILE}'"
+        f"  and copy limber/{PROJECTION_FILE} there, or set {PROJECTION} to its path"
     )
 
 
@@ -249,11 +258,7 @@ def read_projection(path: str | Path) -> nn.Linear:
 
     The file is a pickle and is read as tensors only. ``ValueError`` for anything else.
     """
-    try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:
-        raise ValueError(f"{path} cannot be read as tensors ({error}); fetch it again") from error
-    return _linear(state, path)
+    return _linear(read_pickle(path), path)
 
 
 def _linear(state: dict[str, Tensor], source: str | Path) -> nn.Linear:

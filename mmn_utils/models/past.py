@@ -7,6 +7,8 @@ written beside those that are there, wherever nobody else could be looking.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache, DynamicLayer
@@ -70,3 +72,21 @@ def roomy(past):
             RoomyLayer(layer) if type(layer) is DynamicLayer else layer for layer in past.layers
         ]
     return past
+
+
+class StillLayer(DynamicLayer):
+    """Keys and values of a picture, which cross-attention reads: no token is added or cut off."""
+
+    def __init__(self, layer: DynamicLayer) -> None:
+        super().__init__()
+        self.__dict__.update(layer.__dict__)
+
+    def crop(self, *_args, **_kwargs) -> None:
+        """Keep the picture, whatever tokens go."""
+
+
+def hold_still(past, layers: Iterable[int]) -> None:
+    """Let some layers of a cache keep what they hold when tokens are cut off, in place."""
+    for layer in layers:
+        if not isinstance(past.layers[layer], StillLayer):
+            past.layers[layer] = StillLayer(past.layers[layer])

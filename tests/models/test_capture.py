@@ -121,8 +121,9 @@ def test_an_edit_of_the_last_layer_is_felt_in_a_spared_pass(model, prompt):
         return 3 * activation  # takes any number of positions
 
     with replace(model, {last: louder}):
+        own = list(model.act_module(last)._forward_pre_hooks)
         logits, _ = model.forward(prompt)
-        with spare_last(model, int(prompt.ends.min()), besides=True), capture(model) as seen:
+        with spare_last(model, int(prompt.ends.min()), besides=own), capture(model) as seen:
             spared, _ = model.forward(prompt)
     torch.testing.assert_close(spared, logits, atol=1e-6, rtol=1e-5)
     assert seen.values[last].shape[1] < prompt.embeds.shape[1] == seen.values[0].shape[1]
@@ -137,6 +138,32 @@ def test_nothing_is_spared_that_somebody_reads(model, prompt):
     with spare_last(model, 15), capture(model) as seen:  # the image's last token is read
         model.forward(prompt)
     assert seen.values[2].shape[1] == 19
+
+
+WATCHED = {  # modules that see what the last layer computes at the image
+    "part of the layer": lambda model: model.layer(2).ln_1,
+    "final norm": lambda model: model.final_norm,
+    "unembedding": lambda model: model.language_model.lm_head,
+    "decoder": lambda model: model.language_model.transformer,
+    "language model": lambda model: model.language_model,
+}
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("place", list(WATCHED))
+def test_somebody_elses_hook_sees_what_it_always_sees(model, prompt, place):
+    """Whatever it is told of its own hooks, the pass must not change another's view."""
+    seen = []
+    handle = WATCHED[place](model).register_forward_hook(lambda _m, _in, out: seen.append(out))
+    every = {"last_only": False}  # the unembedding at the image too
+    model.forward(prompt, **every)
+    with replace(model, {2: torch.clone}):
+        own = list(model.act_module(2)._forward_pre_hooks)
+        with spare_last(model, 18, besides=own):
+            model.forward(prompt, **every)
+    handle.remove()
+    whole, spared = (getattr(out, "logits", getattr(out, "last_hidden_state", out)) for out in seen)
+    torch.testing.assert_close(spared, whole, atol=1e-6, rtol=1e-5)
 
 
 @torch.no_grad()

@@ -379,7 +379,8 @@ def test_offline_every_missing_part_is_listed_with_its_source():
         "hf download EleutherAI/gpt-j-6b --revision float16",
         "tokenizer gpt2",
         "hf download gpt2",
-        "projection: no path was given",
+        "limber/proj.ckpt is not a file",
+        "set LIMBER_PROJECTION",
         "git clone https://github.com/jmerullo/limber",
         "beit_linear/proj.ckpt",
     ):

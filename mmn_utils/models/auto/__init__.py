@@ -8,19 +8,26 @@ forward over a picture:
 decoder layers      the longest list of modules beside the input embeddings whose items
                     all have an attention of known names
 MLP                 one of ``SHAPES``, the same in every layer
-norm after it       a norm that reads the attention's output is what attention adds to the
+norms behind them   a norm that reads the attention's output is what attention adds to the
                     residual stream; one that reads the MLP's output stands between write
-                    vectors and stream, and is folded or refused (``fold_norms``)
+                    vectors and stream, and units have their shares in what it gives
+factors             of embeddings, attention, MLP, whole layers and logits, and a soft cap of
+                    the logits, solved for; with what else a layer adds (``sums``)
 positions           those with which the model's own forward reaches its decoder: in
                     three dimensions (M-RoPE), or counted from 1
 token types         the processor's, where the forward takes them: they say which tokens
                     of the prompt see each other both ways
+besides embeddings  what else its own forward hands the decoder: features added behind early
+                    layers, states for cross-attention; it travels with a prompt (``flow``)
+other MLPs          written as a plain gated one: gate and up in one map, tokens flattened
+                    (``rewriting``), a mixture of experts (``experts``)
 ==================  ==================================================================
 
 What was found must then account for everything that enters the residual stream and the
-logits, and the adapter's logits must be those of the model's own ``generate``. What is
-left over is refused by name (``Unsupported``): a mixture of experts, a fused gate, capped
-or scaled logits, pictures that enter by cross-attention or into several layers.
+logits, judged in float32 whatever the model's type, and the adapter's logits must be those of
+the model's own ``generate``. What is left over is refused by name (``Unsupported``): layers
+that mix tokens otherwise than by attention, layers of unlike sizes, several streams side by
+side, an encoder with a decoder.
 """
 
 from __future__ import annotations
@@ -34,10 +41,12 @@ from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_
 
 from mmn_utils.compat import quiet_loading
 from mmn_utils.models.auto.adapter import AutoVisionLanguageModel
-from mmn_utils.models.auto.building import build_auto
+from mmn_utils.models.auto.building import build_auto, known_facts
 from mmn_utils.models.auto.modules import Unsupported
+from mmn_utils.models.auto.refusals import refused
 from mmn_utils.models.base import files_hash
 from mmn_utils.models.hub import WEIGHTS, MissingParts, Part, find, load_whole, weight_files
+from mmn_utils.models.placement import PLACED, on_one_device, require_accelerate
 
 PATTERNS = (*WEIGHTS, "*.jinja", "*.txt", "*.model")  # weights, processor and tokenizer
 
@@ -53,22 +62,25 @@ def load_auto(
 ) -> AutoVisionLanguageModel:
     """Load any image-text-to-text model from the hub, its cache or a folder.
 
-    ``dtype`` None keeps the files' own; ``revision`` is the hub's; ``facts`` as ``AutoFacts``.
+    ``device`` "auto" lets Accelerate load it to where it fits; ``dtype`` None keeps the files'
+    own; ``revision`` is the hub's; ``facts`` as ``AutoFacts``.
     Raises ``MissingParts`` where files are missing, with the command that gets them,
     ``ValueError`` where weights are, and ``Unsupported`` with the part that does not fit.
     """
+    known_facts(facts)
     folder = find(Part("name_or_path", name_or_path, revision, PATTERNS))
-    model = _load_model(folder, dtype or "auto").to(device)
+    with refused(f"the model of {name_or_path}"):
+        model = _load_model(folder, dtype or "auto", device)
     try:
         processor = AutoProcessor.from_pretrained(folder)
-    except (OSError, ImportError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0]
+    except (OSError, ImportError, ValueError, AttributeError, LookupError, TypeError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MissingParts(f"{name_or_path} has no processor that loads: {reason}") from error
     facts["revision"] = files_hash(weight_files(folder))
     return build_auto(str(name_or_path), model, processor, **facts)
 
 
-def _load_model(folder: Path, dtype: torch.dtype | str) -> nn.Module:
+def _load_model(folder: Path, dtype: torch.dtype | str, device: str) -> nn.Module:
     """Load a model with every weight of it, in a type from the start.
 
     Converted afterwards, the frequencies of rotary positions would be rounded too.
@@ -78,4 +90,8 @@ def _load_model(folder: Path, dtype: torch.dtype | str) -> nn.Module:
         raise Unsupported(
             f"{folder} holds a {kind!r}, which is no image-text-to-text model of transformers"
         )
-    return load_whole(AutoModelForImageTextToText, folder, dtype=dtype)
+    if device != PLACED:
+        return load_whole(AutoModelForImageTextToText, folder, dtype=dtype).to(device)
+    require_accelerate()
+    model = load_whole(AutoModelForImageTextToText, folder, dtype=dtype, device_map=PLACED)
+    return on_one_device(model, folder)

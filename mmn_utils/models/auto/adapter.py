@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 import hashlib
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
@@ -14,7 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from mmn_utils.models.architectures import Architecture
-from mmn_utils.models.auto.inputs import Reader, token_rows
+from mmn_utils.models.auto.flow import Flow, flow
+from mmn_utils.models.auto.inputs import Reader, pixels_of, tower_states
 from mmn_utils.models.auto.language_part import GivenPrompt, LanguagePart
 from mmn_utils.models.auto.sums import accepted
 from mmn_utils.models.base import ImageTokens, Prompt, VisionLanguageModel, state_hash
@@ -22,6 +21,9 @@ from mmn_utils.models.base import ImageTokens, Prompt, VisionLanguageModel, stat
 
 class AutoVisionLanguageModel(VisionLanguageModel):
     """A model of transformers behind its own processor; see the module's text."""
+
+    placeless = "are no single grid over the picture (several views, row ends or queries)"
+    without_grid = "use scores without patches, or give grid=(rows, columns) where you know better"
 
     def __init__(
         self,
@@ -33,12 +35,14 @@ class AutoVisionLanguageModel(VisionLanguageModel):
         ids: Sequence[int],
     ) -> None:
         facts, tokenizer = reader.facts, reader.tokenizer
+        if facts.end is not None and facts.end not in tokenizer.get_vocab():
+            raise ValueError(f"end = {facts.end!r} is no token of the tokenizer")
         after = ids[image_tokens.start + image_tokens.count :]
         options = {"skip_special_tokens": False, "clean_up_tokenization_spaces": False}
         super().__init__(
             name,
             part,
-            _with_end(tokenizer, facts.end),
+            tokenizer,
             replace(
                 architecture,
                 layers=f"whole.{architecture.layers}",
@@ -57,57 +61,72 @@ class AutoVisionLanguageModel(VisionLanguageModel):
     def revision(self) -> str:
         """Hash of the weights, and of the facts that change what the model is given."""
         facts = (self.ids, self.reader.pixels, sorted(self.reader.options.items()))
-        facts = repr((*facts, self.reader.facts.fold_norms)).encode()
+        facts = repr(facts).encode()
         weights = self._revision or state_hash(*self.modules())
         return f"{weights}-{hashlib.sha256(facts).hexdigest()[:8]}"
 
-    def require_grid(self) -> tuple[int, int]:
-        """Return (rows, columns) of the patches, or explain why there are none."""
-        if self.image_tokens.grid is None:
-            raise ValueError(
-                f"the {self.image_tokens.count} image tokens of {self.name} are no single grid "
-                "over the picture (several views, row ends or queries), so there is no heat map; "
-                "use scores without patches, or give grid=(rows, columns) where you know better"
-            )
-        return self.image_tokens.grid
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """The ids that end a caption, with the one that the facts name."""
+        more = self.reader.facts.end
+        own = super().end_tokens
+        return own if more is None else own | {self.tokenizer.get_vocab()[more]}
+
+    @property
+    def no_grid(self) -> str | None:
+        """Why there are no patches: also where the picture is no part of the prompt."""
+        if self.language_model.paths.crossing:
+            return f"the picture enters {self.name} by cross-attention, not as tokens of the prompt"
+        return super().no_grid
 
     def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
         """Turn pictures of any mode into the processor's pixels, as this model takes them."""
-        return self.reader(images)["pixel_values"]
+        return pixels_of(self.reader(images))
 
     @torch.no_grad()
     def image_features(self, images: Sequence[Image.Image]) -> Tensor:
         """Encode pictures: (B, tokens of the vision tower, its width), before any merging."""
-        hidden = self._features(self._inputs(images)).last_hidden_state
+        hidden = tower_states(self.language_model.whole, self._inputs(images))
+        if hidden is None:
+            kind = type(self.language_model.whole).__name__
+            raise ValueError(f"{kind} does not give what its vision tower alone says of a picture")
         return hidden.reshape(len(images), -1, hidden.shape[-1])
 
     @torch.no_grad()
     def soft_prompt(self, images: Sequence[Image.Image]) -> Tensor:
         """Project encoded pictures into the language model's input space: (B, count, d)."""
-        tokens = token_rows(self._features(self._inputs(images)))
-        shape = (len(images), self.image_tokens.count, self.sizes.width)
-        if tokens.numel() != math.prod(shape):
-            raise ValueError(f"{tuple(tokens.shape)} features for image tokens of {shape}")
-        return tokens.reshape(shape).to(self.dtype)
+        start, count = self.image_tokens.start, self.image_tokens.count
+        return self._flow(images).embeds[:, start : start + count].to(self.dtype)
 
+    @torch.no_grad()
     def prompt(self, images: Sequence[Image.Image], text: str | None = None) -> Prompt:
         """Build the prompt: the template up to the picture, its tokens, then ``text``.
 
         ``text`` None, or the system's own prefix, is the template's rest token by token.
         """
-        soft, after = self.soft_prompt(images), self.after
+        given = self._flow(images)
+        end, kinds = self.image_tokens.start + self.image_tokens.count, self.language_model.extras
+        embeds = given.embeds.to(self.dtype)
         if text not in (None, self.prefix):
-            after = self.tokenizer.encode(text, add_special_tokens=False)
-        whole = self.around(soft, self.before, after)
-        return GivenPrompt(whole.embeds, whole.mask, whole.positions, whole.embeds.shape[1])
+            ids = torch.tensor([self.tokenizer.encode(text, add_special_tokens=False)]).long()
+            words = self.embed(ids).expand(len(embeds), -1, -1)
+            embeds = torch.cat([embeds[:, :end], words], dim=1)
+        extras = {name: kind.by_row(given.others[name], end) for name, kind in kinds.items()}
+        whole = Prompt.of(embeds)
+        parts = whole.embeds, whole.mask, whole.positions, extras
+        return GivenPrompt(*parts, given=embeds.shape[1])
 
     def forward(self, prompt: Prompt, *args, **kwargs) -> tuple[Tensor, object | None]:
         """Run the model's own forward; see ``VisionLanguageModel.forward``."""
         given = getattr(prompt, "given", self.language_model.given)
         mask = prompt.mask.clone()
         mask[:, :given] *= 2  # the mark that LanguagePart reads
-        marked = Prompt(prompt.embeds, mask, prompt.positions)
-        return super().forward(marked, *args, **kwargs)
+        return super().forward(replace(prompt, mask=mask), *args, **kwargs)
+
+    def _flow(self, images: Sequence[Image.Image]) -> Flow:
+        """Run the own forward up to the decoder."""
+        part = self.language_model
+        return flow(part.whole, part.paths.decoder, self._inputs(images))
 
     # --- the model's own way, to compare with ---
 
@@ -139,10 +158,6 @@ class AutoVisionLanguageModel(VisionLanguageModel):
     def _inputs(self, images: Sequence[Image.Image]) -> dict[str, Tensor]:
         return placed(self.reader(images), self.device, self.dtype)
 
-    def _features(self, inputs: Mapping[str, Tensor]):
-        features = self.language_model.whole.get_image_features
-        return features(**accepted(features, inputs))
-
 
 def placed(inputs: Mapping[str, Tensor], device, dtype: torch.dtype) -> dict[str, Tensor]:
     """Move inputs to a device, and floating point ones to a type."""
@@ -150,14 +165,3 @@ def placed(inputs: Mapping[str, Tensor], device, dtype: torch.dtype) -> dict[str
         name: value.to(device, dtype if value.is_floating_point() else None)
         for name, value in inputs.items()
     }
-
-
-def _with_end(tokenizer, end: str | None):
-    """Let a copy of the tokenizer end its texts with the token ``end``."""
-    if end is None:
-        return tokenizer
-    if end not in tokenizer.get_vocab():
-        raise ValueError(f"end = {end!r} is no token of the tokenizer")
-    tokenizer = copy.deepcopy(tokenizer)
-    tokenizer.eos_token = end
-    return tokenizer

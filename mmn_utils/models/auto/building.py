@@ -3,83 +3,146 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import fields
 
 import numpy as np
 import torch
 from PIL import Image
 from torch import nn
 
+from mmn_utils.models.architectures import Architecture
 from mmn_utils.models.auto.adapter import AutoVisionLanguageModel, placed
-from mmn_utils.models.auto.inputs import AutoFacts, Reader, token_grid, token_span
-from mmn_utils.models.auto.language_part import TYPES, LanguagePart
-from mmn_utils.models.auto.modules import Unsupported, find_architecture
-from mmn_utils.models.auto.norms import with_norms
-from mmn_utils.models.auto.sums import Pass, accepted, judge, observe
+from mmn_utils.models.auto.flow import TYPES, Flow, find_extras, flow
+from mmn_utils.models.auto.inputs import AutoFacts, Reader, token_grid, token_span, tower_states
+from mmn_utils.models.auto.language_part import LanguagePart, Paths
+from mmn_utils.models.auto.modules import Unsupported, crossing, find_architecture, paths_in
+from mmn_utils.models.auto.refusals import refused
+from mmn_utils.models.auto.sums import Pass, accepted, observe
 from mmn_utils.models.base import ImageTokens
+from mmn_utils.models.finite import NotFinite, require_finite_weights
 
 
 def build_auto(name: str, model: nn.Module, processor, **facts) -> AutoVisionLanguageModel:
     """Make a system of a model and its processor, or tokenizer; ``facts`` as ``AutoFacts``.
 
-    The model is frozen and put into evaluation mode in place, and with ``fold_norms`` its
-    MLPs are rewritten. Raises ``Unsupported`` with the name of the part that does not fit.
+    The model is frozen and put into evaluation mode in place. Raises ``Unsupported`` with the
+    name of the part that does not fit.
     """
-    facts = AutoFacts(**facts)
-    _require_decoder_only(model)
+    facts = known_facts(facts)
+    require_decoder_only(model)
+    require_finite_weights(name, model)
     model.eval().requires_grad_(False)
     found = find_architecture(model)
-    reader = Reader(model, processor, facts)
-    picture = _noise(reader.pixels)
-    inputs = placed(reader([picture]), model.device, model.dtype)
-    ids = inputs["input_ids"][0]
+    with refused(f"{type(model).__name__}, its processor,"):
+        reader = Reader(model, processor, facts)
+        pictures = [_noise(reader.pixels, seed) for seed in (0, 1)]
+        one, two = (placed(reader(pictures[:n]), model.device, model.dtype) for n in (1, 2))
+    ids = one["input_ids"][0]
     start, count = token_span(model, ids, reader.image_token)
-    seen = observe(model, found, inputs)
-    plain, found = found, with_norms(model, found, seen, facts.fold_norms)
-    if found.act != plain.act:  # folded: other modules write now
-        seen = observe(model, found, inputs)
-    with torch.no_grad():
-        judge(model, found, seen, model.get_input_embeddings()(ids[-1:])[0])
-        features = model.get_image_features(**accepted(model.get_image_features, inputs))
-    tower = features.last_hidden_state[..., 0].numel()
-    system = AutoVisionLanguageModel(
-        name,
-        _language_part(model, inputs, seen, start + count),
-        reader,
-        found,
-        ImageTokens(start, count, token_grid(model, facts, inputs, tower, count), reader.pixels),
-        ids.tolist(),
-    )
+    with refused(f"{type(model).__name__}, its own forward,"):
+        found, seen = _observed(name, model, found, one)
+        part = _language_part(model, found, one, two, seen, start + count)
+        tower = tower_states(model, one)
+    rows = count > int((ids == reader.image_token).sum())  # with ends between
+    tokens = 0 if tower is None or rows else tower[..., 0].numel()
+    grid = token_grid(model, facts, one, tokens, count)
+    image_tokens = ImageTokens(start, count, grid, reader.pixels)
+    system = AutoVisionLanguageModel(name, part, reader, found, image_tokens, ids.tolist())
     if facts.check:
-        _compare(system, [picture])
+        with refused(f"{type(model).__name__}, its generate,"):
+            _compare(system, pictures[:1])
     return system
 
 
-def _language_part(model: nn.Module, inputs: Mapping, seen: Pass, end: int) -> LanguagePart:
-    """Wrap the model with the positions and token types that its own forward had."""
-    ids = inputs["input_ids"]
-    part = LanguagePart(model, ids.shape[1])
+def known_facts(facts: Mapping) -> AutoFacts:
+    """Check the names of facts; ``ValueError`` for one that there is not."""
+    names = [field.name for field in fields(AutoFacts)]
+    unknown = sorted(set(facts) - set(names))
+    if unknown:
+        raise ValueError(f"{', '.join(unknown)}: no such fact; give some of {', '.join(names)}")
+    return AutoFacts(**facts)
+
+
+def _language_part(
+    model: nn.Module, found: Architecture, one: Mapping, two: Mapping, seen: Pass, end: int
+) -> LanguagePart:
+    """Wrap the model with what its own forward had, of one picture and of two."""
+    ids, (head, decoder) = one["input_ids"], paths_in(found)
+    part = LanguagePart(model, ids.shape[1], Paths(head, decoder, crossing(model, found)))
     if seen.positions is not None:
         positions = seen.positions
         part.place(positions[:1] if positions.ndim == 2 else positions[:, 0], end)
-    for name in set(TYPES) & set(accepted(model.forward, inputs)):
-        part.mark(name, inputs[name][0], end)
+    own = model.get_submodule(head)
+    for name in set(TYPES) & set(accepted(own.forward, one)):
+        part.mark(name, one[name][0], end)
+    part.extras = find_extras(model, decoder, one, two)
+    if ids.shape[1] == end and any(extra.axis is not None for extra in part.extras.values()):
+        raise ValueError("the template ends with the picture; put a text behind it")
+    _require_picture(model, flow(model, decoder, two))
     return part
 
 
-def _require_decoder_only(model: nn.Module) -> None:
-    kind = type(model).__name__
-    if getattr(model.config, "is_encoder_decoder", False):
-        raise Unsupported(f"{kind} is an encoder with a decoder; its pictures enter no prompt")
-    if not hasattr(model, "get_image_features"):
+def _require_picture(model: nn.Module, both: Flow) -> None:
+    """Refuse a model whose decoder gets the same of two pictures."""
+    parts = (both.embeds, *both.others.values())
+    if all(torch.equal(*part.unflatten(0, (2, -1))) for part in parts):
         raise Unsupported(
-            f"{kind} has no get_image_features, so its pictures are no tokens of a prompt (as with "
-            "cross-attention)"
+            f"nothing that the decoder of {type(model).__name__} gets depends on the picture"
         )
 
 
-def _noise(side: int) -> Image.Image:
+def require_decoder_only(model: nn.Module) -> None:
+    """Raise ``Unsupported`` for an encoder with a decoder."""
+    kind = type(model).__name__
+    if any(getattr(part, "is_encoder_decoder", False) for part in _configs(model)):
+        raise Unsupported(f"{kind} is an encoder with a decoder; its pictures enter no prompt")
+
+
+def _configs(model: nn.Module) -> list:
+    return [model.config, getattr(model.config, "text_config", None)]
+
+
+def _observed(name: str, model: nn.Module, found: Architecture, inputs: Mapping):
+    """Judge a pass part by part, and say first where numbers are not finite."""
+    try:
+        return observe(model, found, inputs)
+    except Unsupported:
+        _require_finite(name, model, found, inputs)
+        raise
+
+
+@torch.no_grad()
+def _require_finite(name: str, model: nn.Module, found: Architecture, inputs: Mapping) -> None:
+    """Raise ``NotFinite`` naming the first part whose output is not finite; the logits are last."""
+    layers = range(len(model.get_submodule(found.layers)))
+    paths = [f"{found.layers}.{index}{end}" for index in layers for end in (f".{found.act}", "")]
+    bad: list[str] = []
+
+    def note(path: str):
+        def hook(_module, _args, output) -> None:
+            output = output[0] if isinstance(output, tuple) else output
+            if not output.isfinite().all():
+                bad.append(path)
+
+        return hook
+
+    hooks = [model.get_submodule(path).register_forward_hook(note(path)) for path in paths]
+    try:
+        logits = model(**accepted(model.forward, inputs), logits_to_keep=1).logits
+    finally:
+        for hook in hooks:
+            hook.remove()
+    if bad or not logits.isfinite().all():
+        raise NotFinite(
+            f"{[*bad, 'the model'][0]} of {name} gives numbers that are not finite in "
+            f"{model.dtype} already for a picture of noise; load the model with dtype='bfloat16' "
+            "or 'float32'"
+        )
+
+
+def _noise(side: int, seed: int) -> Image.Image:
     """Draw a picture that no part can take for an empty one."""
-    values = np.random.default_rng(0).integers(0, 256, (side, side, 3), dtype=np.uint8)
+    values = np.random.default_rng(seed).integers(0, 256, (side, side, 3), dtype=np.uint8)
     return Image.fromarray(values)
 
 

@@ -1,7 +1,8 @@
 """A whole image-text model, called as a language model: embeddings in, logits out.
 
 What the model's own forward derives from ids and pixels besides embeddings, that is positions
-and token types, is taken from one pass of it and written out for any prompt.
+and token types, is taken from one pass of it and written out for any prompt; what it adds to
+each layer by token is looked up by the ids that embeddings have.
 
 Sliding windows and caps inside attention change no sum; the cache keeps every token also in
 layers with a window, so that it can be cut and branched. transformers counts a window in
@@ -11,17 +12,34 @@ is longer than the window.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 from transformers import DynamicCache
 
+from mmn_utils.models.auto.flow import PER_LAYER, Extra, regrouped
 from mmn_utils.models.auto.modules import Unsupported
+from mmn_utils.models.auto.token_ids import TokenIds
 from mmn_utils.models.base import Prompt
+from mmn_utils.models.past import hold_still
 
-TYPES = ("token_type_ids", "mm_token_type_ids")
+PER_LAYER_LOOKUP = "get_per_layer_inputs"  # of the module that makes it of ids
+PER_LAYER_WIDTH = "hidden_size_per_layer_input"  # of the configuration
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where in the whole model its language model is, "" for all of it, and that one's decoder.
+
+    ``crossing``: the layers that read the picture by cross-attention.
+    """
+
+    head: str
+    decoder: str
+    crossing: tuple[int, ...] = ()
 
 
 class LanguagePart(nn.Module):
@@ -29,17 +47,20 @@ class LanguagePart(nn.Module):
 
     ``positions`` (A, end): those of the model's own forward up to the end of the picture, in A
     dimensions, or None; behind it they count on by one. ``types``: name to the row's token
-    types up to there. A mask of 2 marks the tokens given by the prompt.
+    types up to there. A mask of 2 marks the tokens given by the prompt. ``extras``: what the
+    decoder gets besides, handed to it from the prompt's own.
 
     The doctor's own forward is this module's, positions and types included; whether these
     are the model's is what ``build_auto`` compares with its ``generate``.
     """
 
-    def __init__(self, whole: nn.Module, given: int) -> None:
+    def __init__(self, whole: nn.Module, given: int, paths: Paths) -> None:
         super().__init__()
-        self.whole, self.given = whole, given
+        self.whole, self.given, self.paths = whole, given, paths
         self.table = self.ahead = None
         self.types: dict[str, tuple[Tensor, int, int]] = {}
+        self.extras: dict[str, Extra] = {}
+        self.ids: TokenIds | None = None
 
     def place(self, positions: Tensor, end: int) -> None:
         """Take the positions (A, T) of a prompt whose picture ends at ``end``."""
@@ -65,6 +86,11 @@ class LanguagePart(nn.Module):
         return self.whole.config.get_text_config()
 
     @property
+    def generation_config(self):
+        """What the model's own ``generate`` goes by."""
+        return getattr(self.whole, "generation_config", None)
+
+    @property
     def is_quantized(self) -> bool:
         """Say whether the weights are quantised."""
         return bool(getattr(self.whole, "is_quantized", False))
@@ -88,8 +114,12 @@ class LanguagePart(nn.Module):
         past_key_values=None,
         use_cache: bool = False,
         logits_to_keep: int | Tensor = 0,
+        **extras: Tensor,
     ):
-        """Run the whole model on embeddings (B, T, d); arguments as transformers has them."""
+        """Run the model on embeddings (B, T, d); arguments as transformers has them.
+
+        ``extras`` are a prompt's.
+        """
         held = past_key_values.get_seq_length() if past_key_values is not None else 0
         (rows, tokens), device = inputs_embeds.shape[:2], inputs_embeds.device
         if attention_mask is None:
@@ -100,15 +130,44 @@ class LanguagePart(nn.Module):
             position_ids = torch.arange(held, held + tokens, device=device).expand(rows, -1)
         if use_cache and past_key_values is None:
             past_key_values = DynamicCache()  # without windows: it can be cut and branched
-        return self.whole(
-            inputs_embeds=inputs_embeds,
-            attention_mask=(attention_mask > 0).long(),
-            position_ids=self._own_positions(position_ids),
-            past_key_values=past_key_values,
-            use_cache=use_cache,
-            logits_to_keep=logits_to_keep,
-            **({} if held else self._own_types(attention_mask)),
-        )
+        with self._handing(extras, held, tokens):
+            out = self.whole.get_submodule(self.paths.head)(
+                inputs_embeds=inputs_embeds,
+                attention_mask=(attention_mask > 0).long(),
+                position_ids=self._own_positions(position_ids),
+                past_key_values=past_key_values,
+                use_cache=use_cache,
+                logits_to_keep=logits_to_keep,
+                **({} if held else self._own_types(attention_mask)),
+                **self._per_layer(inputs_embeds),
+            )
+        if use_cache:
+            hold_still(out.past_key_values, self.paths.crossing)
+        return out
+
+    @contextmanager
+    def _handing(self, extras: Mapping[str, Tensor], held: int, tokens: int) -> Iterator[None]:
+        """Hand a prompt's extras to the decoder, for ``tokens`` behind ``held`` in the cache."""
+        if set(extras) != set(self.extras):
+            raise ValueError(
+                f"a prompt with {sorted(extras) or 'nothing'} besides embeddings, but the decoder "
+                f"of {type(self.whole).__name__} gets {sorted(self.extras)}; take the prompt's own"
+            )
+        if not extras:
+            yield
+            return
+        named = {name: self.extras[name].handed(extras[name], held, tokens) for name in self.extras}
+        own = regrouped({name: value for name, value in named.items() if value is not None})
+
+        def hand(_module, args, kwargs):
+            return args, {**kwargs, **own}
+
+        decoder = self.whole.get_submodule(self.paths.decoder)
+        handle = decoder.register_forward_pre_hook(hand, with_kwargs=True)
+        try:
+            yield
+        finally:
+            handle.remove()
 
     def _refuse_gaps(self, mask: Tensor) -> None:
         """Refuse padding before a real token of a row (B, S) that is longer than the window."""
@@ -131,6 +190,15 @@ class LanguagePart(nn.Module):
         own = torch.where(counted < end, early, late)
         return own[0] if len(own) == 1 else own
 
+    def _per_layer(self, embeds: Tensor) -> dict[str, Tensor]:
+        """Look up what each layer adds for tokens (B, T, d), where the model has such a table."""
+        if not getattr(self.config, PER_LAYER_WIDTH, None):
+            return {}
+        if self.ids is None or not self.ids.fits(self.get_input_embeddings()):
+            self.ids = TokenIds(self.get_input_embeddings(), self.config.pad_token_id)
+        decoder = next(m for m in self.whole.modules() if hasattr(m, PER_LAYER_LOOKUP))
+        return {PER_LAYER: getattr(decoder, PER_LAYER_LOOKUP)(self.ids(embeds), None)}
+
     def _own_types(self, mask: Tensor) -> dict[str, Tensor]:
         """Write out the types (B, T) of tokens that the mask (B, T) marks as given or later."""
         written = {}
@@ -141,27 +209,8 @@ class LanguagePart(nn.Module):
         return written
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, kw_only=True)
 class GivenPrompt(Prompt):
     """A prompt that remembers how many of its tokens stood before the caption."""
 
     given: int
-
-    def extend(self, embeds: Tensor, mask: Tensor | None = None) -> Prompt:
-        """Append embeddings (B, n, d) of a caption; see ``Prompt.extend``."""
-        return self._with(super().extend(embeds, mask))
-
-    def tail(self, tokens: int) -> Prompt:
-        """Keep the last tokens only, to follow a cache that holds the ones before."""
-        return self._with(super().tail(tokens))
-
-    def repeat(self, rows: int) -> Prompt:
-        """Repeat each row ``rows`` times: a, a, b, b."""
-        return self._with(super().repeat(rows))
-
-    def select(self, rows: slice | Sequence[int] | Tensor) -> Prompt:
-        """Take rows by a slice, indices or a bool mask."""
-        return self._with(super().select(rows))
-
-    def _with(self, prompt: Prompt) -> GivenPrompt:
-        return GivenPrompt(prompt.embeds, prompt.mask, prompt.positions, self.given)

@@ -5,12 +5,15 @@ Names are data: ``SHAPES`` and the tuples below it. What is unknown is refused b
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from torch import nn
 
 from mmn_utils.models.architectures import Architecture
+from mmn_utils.models.auto.experts import SpreadExperts, spread_experts
+from mmn_utils.models.auto.rewriting import InRows, align_crossing, split_fused, unflatten
 
 
 class Unsupported(ValueError):
@@ -40,26 +43,38 @@ SHAPES = (
     MLPShape("dense_h_to_4h", "dense_4h_to_h"),  # GPT-NeoX, Falcon
 )
 MLPS = ("mlp", "feed_forward", "ffn", "")  # where in a layer; "" is the layer itself
+TOWERS = ("vision", "visual", "image", "qformer")  # in paths of what is no language model
 ATTENTIONS = ("self_attn", "attn", "attention", "self_attention")
 ATTENTION_OUTPUTS = ("o_proj", "out_proj", "dense", "c_proj", "wo")
-FINAL_NORMS = ("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f")
+FINAL_NORMS = (
+    *("norm", "final_layernorm", "final_layer_norm", "ln_f", "norm_f"),
+    *("layer_norm", "embedding_norm"),  # Kosmos, LFM
+)
 
 
 def find_architecture(model: nn.Module) -> Architecture:
     """Find the language part's modules by their names; ``Unsupported`` names what is unknown."""
     kind = type(model).__name__
-    embeddings = _path(model, model.get_input_embeddings())
-    unembed = _path(model, model.get_output_embeddings())
+    embeddings, unembed = (
+        _path(model, _told(model, name))
+        for name in ("get_input_embeddings", "get_output_embeddings")
+    )
     if not embeddings or not unembed:
-        raise Unsupported(f"{kind} has no input embeddings or no unembedding among its modules")
-    part = embeddings.rpartition(".")[0]
+        raise Unsupported(f"{kind} does not tell where its input embeddings or its unembedding is")
+    part = _decoder_part(model, embeddings.rpartition(".")[0])
     layers, attention = _decoder_layers(model, part)
+    _rewrite_mlps(model.get_submodule(layers))
     decoder = layers.rpartition(".")[0]
     norms = [name for name in FINAL_NORMS if hasattr(model.get_submodule(decoder), name)]
     if not norms:
         raise Unsupported(f"{decoder} of {kind} has no final norm called {_any(FINAL_NORMS)}")
     place, shape = _mlp(model, layers)
+    first = model.get_submodule(f"{layers}.0")
     inside = {role: f"{place}.{name}".strip(".") for role, name in vars(shape).items() if name}
+    inside = {
+        role: f"{path}.inner" if isinstance(first.get_submodule(path), InRows) else path
+        for role, path in inside.items()
+    }
     return Architecture(
         layers=layers,
         pre=inside["pre"],
@@ -68,26 +83,74 @@ def find_architecture(model: nn.Module) -> Architecture:
         norm=f"{decoder}.{norms[0]}",
         unembed=unembed,
         gate=inside.get("gate"),
+        experts=getattr(first.get_submodule(place), "experts", None) if place else None,
     )
+
+
+def _rewrite_mlps(layers: nn.ModuleList) -> None:
+    """Write MLPs as ``rewriting`` and ``experts`` tell, in place."""
+    for layer in layers:
+        unflatten(layer)
+        place = next((place for place in MLPS if place and hasattr(layer, place)), None)
+        mlp = getattr(layer, place) if place else None
+        split = None if mlp is None else split_fused(mlp) or spread_experts(mlp)
+        if split is not None:
+            setattr(layer, place, split)
+
+
+def crossing(model: nn.Module, found: Architecture) -> tuple[int, ...]:
+    """List the layers that read the picture by cross-attention."""
+    return align_crossing(model.get_submodule(found.layers), ATTENTIONS)
+
+
+def paths_in(found: Architecture) -> tuple[str, str]:
+    """Return the paths of the language model, the least that has layers and unembedding, and of
+    its decoder.
+    """
+    decoder = found.layers.rpartition(".")[0]
+    pairs = zip(decoder.split("."), found.unembed.split("."), strict=False)
+    same = itertools.takewhile(lambda pair: pair[0] == pair[1], pairs)
+    return ".".join(name for name, _ in same), decoder
+
+
+def _decoder_part(model: nn.Module, part: str) -> str:
+    """Go up from where the embeddings are to the first part that has lists of modules."""
+    while part and not any(
+        isinstance(m, nn.ModuleList) for m in model.get_submodule(part).modules()
+    ):
+        part = part.rpartition(".")[0]
+    return part
 
 
 def _decoder_layers(model: nn.Module, part: str) -> tuple[str, str]:
     """Find the decoder layers in a part: the path of their list, and of attention inside one."""
     lists = {
-        f"{part}.{name}": module
+        f"{part}.{name}".strip("."): module
         for name, module in model.get_submodule(part).named_modules()
         if isinstance(module, nn.ModuleList) and len(module)
+        if not any(tower in f"{part}.{name}" for tower in TOWERS)
     }
+    for module in lists.values():
+        align_crossing(module, ATTENTIONS)
     found = {path: _attention(module) for path, module in lists.items()}
     known = [path for path in lists if found[path]]
     if not known:
-        seen = ", ".join(f"{path} of {type(lists[path][0]).__name__}" for path in lists) or "none"
+        seen = "; ".join(f"{path} of {_children(lists[path])}" for path in lists) or "none"
         raise Unsupported(
             f"{type(model).__name__} has no list of layers in {part} whose items all have an "
             f"attention ({_any(ATTENTIONS)} with {_any(ATTENTION_OUTPUTS)}); lists there: {seen}"
         )
-    layers = max(known, key=lambda path: len(lists[path]))
+    beside = [path for path in known if path.rpartition(".")[0] == part]
+    layers = max(beside or known, key=lambda path: len(lists[path]))
     return layers, found[layers]
+
+
+def _children(layers: nn.ModuleList) -> str:
+    """Name the classes of layers, each with its children."""
+    kinds = {
+        (type(layer).__name__, tuple(n for n, _ in layer.named_children())) for layer in layers
+    }
+    return " and ".join(f"{kind} ({', '.join(names)})" for kind, names in sorted(kinds))
 
 
 def _attention(layers: nn.ModuleList) -> str | None:
@@ -119,8 +182,10 @@ def _shape(module: nn.Module, where: str, whole: bool) -> MLPShape:
 
     ``whole``: the module is the MLP; otherwise a layer that holds the MLP's maps directly.
     """
+    if isinstance(module, SpreadExperts):
+        return MLPShape("pre", "down_proj", None, "act_fn")
     walk = module.named_modules() if whole else module.named_children()
-    linear = {name: part for name, part in walk if isinstance(part, nn.Linear)}
+    linear = {n: getattr(p, "inner", p) for n, p in walk if isinstance(p, (nn.Linear, InRows))}
     for shape in SHAPES:
         same = set(linear) == {shape.pre, shape.act, shape.up} - {None}
         if same and linear[shape.pre].out_features == linear[shape.act].in_features:
@@ -133,6 +198,14 @@ def _shape(module: nn.Module, where: str, whole: bool) -> MLPShape:
         f"(linear maps {known}); a mixture of experts or a fused gate has none. Where it is a "
         "plain MLP, add its names to mmn_utils.models.auto.modules.SHAPES"
     )
+
+
+def _told(model: nn.Module, name: str) -> nn.Module | None:
+    """Ask a model for one of its modules; None where it has no answer."""
+    try:
+        return getattr(model, name)()
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def _path(model: nn.Module, module: nn.Module | None) -> str | None:

@@ -1,21 +1,29 @@
 """What was found, judged by its sums: one pass of the model's own forward.
 
-The parts must account for everything that enters the residual stream and the logits
-(``judge``); what is left over is refused by name.
+The parts must account for everything that enters the residual stream and the logits; what is
+left over is refused by name. What is only passed on must be the same to the bit. Each layer is
+run beside the pass on a copy in float32, whatever the model's type, so that no factor hides
+in rounding; memory is that of one layer. How a layer adds up, ``adding`` finds out; what the
+logits make of the unembedding is asked with numbers of all sizes.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from transformers import Cache
 
-from mmn_utils.models.architectures import Architecture
+from mmn_utils.models.architectures import Adds, Architecture, Scales
+from mmn_utils.models.auto.adding import Layer, add_up, nearest, numbers
 from mmn_utils.models.auto.modules import Unsupported
+from mmn_utils.models.copies import precise_copy
 
 SCALES = (  # of a configuration, to name what changes a sum
     "final_logit_softcapping",
@@ -24,62 +32,123 @@ SCALES = (  # of a configuration, to name what changes a sum
     "residual_multiplier",
     "embedding_multiplier",
 )
+Flow = dict[str, tuple[Tensor, Tensor]]  # path to what a module reads and gives
+_LARGE = 1e4  # of the numbers that the logits are asked with: far beyond any cap
+_EPS = torch.finfo(torch.float32).eps
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass
 class Pass:
-    """One own forward over one picture, at the last token of the prompt.
+    """One own forward over one picture.
 
-    ``read`` and ``written``: path to what a module reads and gives, (d) each; ``positions``
-    those of all tokens as the decoder gets them, or None; ``logits`` (V).
+    ``positions``: those of all tokens as the decoder gets them, or None. ``layers``: how each
+    adds up. ``flow``: path to what a module reads and gives at the last token, (d) each.
+    ``places``: what tables of the decoder, as of learned positions, give the last token.
     """
 
-    read: Mapping[str, Tensor]
-    written: Mapping[str, Tensor]
-    positions: Tensor | None
-    logits: Tensor
+    positions: Tensor | None = None
+    layers: list[Layer] = field(default_factory=list)
+    flow: Flow = field(default_factory=dict)
+    places: list[Tensor] = field(default_factory=list)
 
 
 @torch.no_grad()
-def observe(model: nn.Module, architecture: Architecture, inputs: Mapping) -> Pass:
-    """Run the model's own forward and note what flows between the parts of its decoder."""
-    layers = model.get_submodule(architecture.layers)
-    inside = {architecture.act, architecture.attention}
-    names = ["", *inside, *(name for name, _ in layers[0].named_children())]
-    paths = [f"{architecture.layers}.{i}.{n}".strip(".") for i in range(len(layers)) for n in names]
-    read, written, positions = {}, {}, []
-    decoder = model.get_submodule(architecture.layers.rpartition(".")[0])
-    handle = decoder.register_forward_pre_hook(
-        lambda _module, _args, kwargs: positions.append(kwargs.get("position_ids")),
-        with_kwargs=True,
-    )
-    try:
-        with _noted(model, [*paths, architecture.norm, architecture.unembed], read, written):
-            logits = model(**accepted(model.forward, inputs), logits_to_keep=1).logits
-    finally:
-        handle.remove()
-    return Pass(read, written, positions[0], logits[0, -1])
+def observe(model: nn.Module, found: Architecture, inputs: Mapping) -> tuple[Architecture, Pass]:
+    """Run the model's own forward and judge it part by part.
+
+    Returns the architecture with the norms and factors that were found, and the pass.
+    ``Unsupported`` for what does not add up. ``inputs`` has ``input_ids``.
+    """
+    seen, decoder = Pass(), model.get_submodule(found.layers.rpartition(".")[0])
+    layers = model.get_submodule(found.layers)
+
+    def on_decoder(_module, _args, kwargs) -> None:
+        seen.positions = kwargs.get("position_ids")
+
+    def on_layer(layer: nn.Module, args, kwargs) -> None:
+        where = f"{found.layers}.{len(seen.layers)}"
+        try:
+            seen.layers.append(_examine(layer, found, where, args, kwargs))
+        except Unsupported as error:
+            raise Unsupported(f"{type(model).__name__}: {error}{_suspects(model)}") from error
+
+    def on_table(_module, _args, output: Tensor) -> None:
+        seen.places.append(output[0, -1].clone())
+
+    probe = _Probe()
+    with ExitStack() as stack:
+        for table in decoder.children():
+            if isinstance(table, nn.Embedding) and table is not model.get_input_embeddings():
+                stack.callback(table.register_forward_hook(on_table).remove)
+        for module, hook in [(decoder, on_decoder), *((layer, on_layer) for layer in layers)]:
+            stack.callback(module.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        paths = [f"{found.layers}.{index}" for index in range(len(layers))]
+        for path in [*paths, found.norm]:
+            stack.enter_context(_noted(model, path, seen.flow, _last))
+        stack.enter_context(probe.put(model.get_submodule(found.unembed)))
+        logits = model(**accepted(model.forward, inputs), logits_to_keep=1).logits
+    token = model.get_input_embeddings()(inputs["input_ids"][:1, -1])[0]
+    found = _alike(model, found, seen)
+    scales = Scales(_begin(model, found, seen, token), found.scales.layers)
+    _passed_on(model, found, seen, probe)
+    scales = _read_out(model, found, scales, probe, logits)
+    return replace(found, scales=scales, positions=_placed(seen, found, token)), seen
+
+
+def _examine(layer: nn.Module, found: Architecture, where: str, args, kwargs) -> Layer:
+    """Run one layer in float32, or finer, on what it is about to read, and add it up."""
+    stream = args[0] if args else kwargs["hidden_states"]
+    if stream.ndim != 3:
+        raise Unsupported(
+            f"{where} reads {tuple(stream.shape)}, several streams at once, so nothing is "
+            "written to one residual stream"
+        )
+    # weights that are not in memory come as the layer runs, in their own type
+    away = any(parameter.is_meta for parameter in layer.parameters())
+    dtype = stream.dtype if away else torch.promote_types(stream.dtype, torch.float32)
+    module = layer if away else precise_copy(layer, dtype)
+    args, kwargs = _precise(args, dtype), _precise(kwargs, dtype)
+    parts: Flow = {}
+    with ExitStack() as stack:
+        for name, _ in list(module.named_modules())[1:]:
+            stack.enter_context(_noted(module, name, parts))
+        out = module.forward(*args, **kwargs)
+    out = out[0] if isinstance(out, tuple) else out
+    return add_up(layer, found, where, parts, stream.to(dtype), out)
+
+
+def _precise(value, dtype: torch.dtype):
+    """Put all floating point tensors of a layer's arguments into a type; leave caches out."""
+    if isinstance(value, Tensor):
+        return value.to(dtype, copy=True) if value.is_floating_point() else value
+    if isinstance(value, Cache):
+        return None
+    if isinstance(value, (tuple, list)):
+        return type(value)(_precise(item, dtype) for item in value)
+    if isinstance(value, Mapping):
+        return {key: _precise(item, dtype) for key, item in value.items()}
+    return value
 
 
 @contextmanager
-def _noted(model: nn.Module, paths: Sequence[str], read: dict, written: dict) -> Iterator[None]:
-    """Note the last token of what modules read and give."""
+def _noted(root: nn.Module, path: str, flow: Flow, at: Callable = Tensor.clone) -> Iterator[None]:
+    """Note what a module reads and gives, (1, T, d) each or what ``at`` takes of it."""
 
-    def note(path: str):
-        def hook(_module, args, kwargs, output) -> None:
-            value = args[0] if args else kwargs.get("hidden_states")
-            output = output[0] if isinstance(output, tuple) else output
-            for store, tensor in ((read, value), (written, output)):
-                if isinstance(tensor, Tensor) and tensor.ndim == 3:
-                    store[path] = tensor[0, -1].clone()
+    def hook(_module, args, kwargs, output) -> None:
+        read = args[0] if args else kwargs.get("hidden_states")
+        output = output[0] if isinstance(output, tuple) else output
+        if all(isinstance(value, Tensor) and value.ndim == 3 for value in (read, output)):
+            flow[path] = at(read), at(output)
 
-        return hook
-
-    with ExitStack() as stack:
-        for path in paths:
-            module = model.get_submodule(path)
-            stack.callback(module.register_forward_hook(note(path), with_kwargs=True).remove)
+    handle = root.get_submodule(path).register_forward_hook(hook, with_kwargs=True)
+    try:
         yield
+    finally:
+        handle.remove()
+
+
+def _last(value: Tensor) -> Tensor:
+    return value[0, -1].clone()
 
 
 def accepted(function, inputs: Mapping) -> dict:
@@ -88,38 +157,121 @@ def accepted(function, inputs: Mapping) -> dict:
     return {name: value for name, value in inputs.items() if name in names}
 
 
-def judge(model: nn.Module, found: Architecture, seen: Pass, token: Tensor) -> None:
-    """Check that the parts found account for the stream and the logits; ``Unsupported`` if not.
+# --- judged -----------------------------------------------------------------------------
 
-    ``token`` is the embedding (d) of the prompt's last token.
-    """
-    kind, stream = type(model).__name__, token
-    first, last = f"{found.layers}.0", len(model.get_submodule(found.layers)) - 1
-    if not _same(seen.read[first], token):
-        raise Unsupported(f"{kind} changes its embeddings before {first}{_suspects(model)}")
-    for index in range(last + 1):
-        layer = f"{found.layers}.{index}"
-        parts = [seen.written[f"{layer}.{name}"] for name in (found.attention, found.act)]
-        stream = seen.written[layer]
-        if not _same(stream, seen.read[layer], *parts):
+
+def _alike(model: nn.Module, found: Architecture, seen: Pass) -> Architecture:
+    """Put into the architecture what all layers have alike, and each one's factors."""
+    first = seen.layers[0]
+    units = [
+        layer.get_submodule(found.act).weight.shape for layer in model.get_submodule(found.layers)
+    ]
+    for index, layer in enumerate(seen.layers):
+        here = (layer.attention, layer.mlp_norm, layer.also, units[index])
+        if here != (first.attention, first.mlp_norm, first.also, units[0]):
             raise Unsupported(
-                f"{layer} of {kind} ({type(model.get_submodule(layer)).__name__}) adds more, or "
-                f"other, than {found.attention} and {found.act} give{_suspects(model)}"
+                f"{found.layers}.{index} of {type(model).__name__} is not like {found.layers}.0 "
+                f"({here} against {(first.attention, first.mlp_norm, first.also, units[0])}); all "
+                "layers must be alike"
             )
-    if not _same(seen.read[found.norm], stream):
-        raise Unsupported(f"{kind} changes the stream between its layers and {found.norm}")
-    if not _same(seen.read[found.unembed], seen.written[found.norm]):
+    adds = tuple(layer.adds for layer in seen.layers)
+    plain = all(one == replace(Adds(), also=(1.0,) * len(first.also)) for one in adds)
+    return replace(
+        found,
+        attention=first.attention,
+        mlp_norm=first.mlp_norm,
+        also=first.also,
+        scales=Scales(layers=() if plain and not first.also else adds),
+    )
+
+
+def _placed(seen: Pass, found: Architecture, token: Tensor) -> bool:
+    """Say whether a table of the decoder, as of learned positions, adds to the embedding (d)."""
+    read = seen.flow[f"{found.layers}.0"][0]
+    places = (place for place in seen.places if place.shape == token.shape)
+    return any(torch.equal(read, token + place) for place in places)
+
+
+def _begin(model: nn.Module, found: Architecture, seen: Pass, token: Tensor) -> float:
+    """Find what the embedding (d) of the last token is multiplied with before the first layer."""
+    read = seen.flow[f"{found.layers}.0"][0]
+    if torch.equal(read, token) or _placed(seen, found, token):
+        return 1.0
+    eps = torch.finfo(read.dtype).eps
+    read, token = read.double(), token.double()
+    factor = float(read @ token / (token @ token))
+    decoder = model.get_submodule(found.layers.rpartition(".")[0])
+    factor = nearest(factor, numbers(decoder), eps)
+    if not bool(((read - factor * token).abs() <= eps * read.abs()).all()):
+        kind = type(model).__name__
+        raise Unsupported(
+            f"{kind} changes its embeddings before {found.layers}.0{_suspects(model)}"
+        )
+    return factor
+
+
+def _passed_on(model: nn.Module, found: Architecture, seen: Pass, probe: _Probe) -> None:
+    """Check that between layers, final norm and unembedding nothing changes the stream."""
+    kind, flow = type(model).__name__, seen.flow
+    paths = [f"{found.layers}.{index}" for index in range(len(seen.layers))] + [found.norm]
+    for before, after in pairwise(paths):
+        if not torch.equal(flow[before][1], flow[after][0]):
+            raise Unsupported(f"{kind} changes the stream between {before} and {after}")
+    if not torch.equal(flow[found.norm][1], probe.read):
         raise Unsupported(f"{kind} has more than {found.norm} before {found.unembed}")
-    if not _same(seen.logits, seen.written[found.unembed]):
-        raise Unsupported(f"{kind} changes its logits after {found.unembed}{_suspects(model)}")
 
 
-def _same(whole: Tensor, *parts: Tensor) -> bool:
-    """Compare with the sum of parts, up to rounding of each."""
-    eps = max(torch.finfo(part.dtype).eps for part in (whole, *parts))
-    whole, *parts = (part.double() for part in (whole, *parts))
-    size = whole.abs() + sum(part.abs() for part in parts)
-    return bool(((whole - sum(parts)).abs() <= 8 * eps * size).all())
+class _Probe:
+    """Numbers of all sizes in the unembedding's place, to see what becomes of them.
+
+    ``given`` (V) float32; ``read`` (d) is what the unembedding read at the last token.
+    """
+
+    given: Tensor
+    read: Tensor
+
+    @contextmanager
+    def put(self, unembed: nn.Module) -> Iterator[None]:
+        """Let the unembedding give these numbers at every token."""
+
+        def hook(_module, args, output: Tensor) -> Tensor:
+            self.read = _last(args[0])
+            count = output.shape[-1]
+            sizes = torch.logspace(math.log10(_LARGE), -2, count, device=output.device)
+            sizes[::2] *= -1
+            sizes[0], sizes[1] = _LARGE, 1.0
+            self.given = sizes
+            return sizes.expand(*output.shape[:-1], count)
+
+        handle = unembed.register_forward_hook(hook)
+        try:
+            yield
+        finally:
+            handle.remove()
+
+
+def _read_out(model, found: Architecture, scales: Scales, probe: _Probe, logits: Tensor) -> Scales:
+    """Find the factor and the soft cap by which the probe's numbers become logits (1, T, V)."""
+    given = probe.given.double()
+    became = logits[0, -1].double()
+    if became.shape == given.shape:
+        factor, cap = float(became[1]), float(became[0].abs())
+        if _close(became, factor * given):
+            return replace(scales, logits=nearest(factor, [1.0], 2 * _EPS))
+        if abs(factor) < cap:
+            factor = nearest(cap * math.atanh(factor / cap), [1.0], 1e-6)
+            if _close(became, cap * torch.tanh(factor * given / cap)):
+                return replace(scales, logits=factor, cap=cap)
+    kind = type(model).__name__
+    same = int((became == given).sum()) if became.shape == given.shape else 0
+    raise Unsupported(
+        f"{kind} changes its logits after {found.unembed} in a way that is no factor and no soft "
+        f"cap ({same} of {len(given)} stay as they are){_suspects(model)}"
+    )
+
+
+def _close(became: Tensor, expected: Tensor) -> bool:
+    return bool(((became - expected).abs() <= 1e-5 * expected.abs()).all())
 
 
 def _suspects(model: nn.Module) -> str:

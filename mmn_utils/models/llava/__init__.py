@@ -39,31 +39,34 @@ from mmn_utils.models.hub import (
 )
 from mmn_utils.models.llava.original import PAPER_CHECKPOINT, VISION_TOWER, load_original
 from mmn_utils.models.llava.system import Llava, LlavaFacts, texts_of
-from mmn_utils.models.llava.whole import CHECKPOINT, load_published, load_saved
+from mmn_utils.models.llava.whole import load_published, load_saved
 
 
 @quiet_loading()
 def load_llava(
-    checkpoint: str | Path = CHECKPOINT,
+    checkpoint: str | Path = PAPER_CHECKPOINT,
     *,
     template: str | None = None,
     before: str | None = None,
     prefix: str | None = None,
+    fit: str | None = None,
     vision_tower: str | Path | None = None,
     tokenizer: str | Path | None = None,
     revision: str | None = None,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Llava:
-    """Load a LLaVA from the hub, its cache or a folder, in either format.
+    """Load a LLaVA from the hub, its cache or a folder, in either format; by default paper B's.
 
     ``template`` None is a miniature's own, "vicuna" for transformers' format, "llama_2"
-    for the authors'; ``before`` and ``prefix`` replace its texts. ``vision_tower`` is for
+    for the authors'; ``before`` and ``prefix`` replace its texts. ``fit`` "pad" shows the
+    encoder all of a picture, as the authors of LLaVA-1.5 do, "crop" its middle; None is a
+    miniature's own, what the authors' configuration says, else "crop". ``vision_tower`` is for
     the authors' format (None: what its configuration names), ``revision`` that of the
     checkpoint. Raises ``MissingParts`` with every part that is missing and how to get it.
     """
     texts = texts_of(template) if template is not None else {}
-    given = {"before": before, "prefix": prefix}
+    given = {"before": before, "prefix": prefix, "fit": fit}
     texts |= {key: text for key, text in given.items() if text is not None}
     if (Path(checkpoint) / FACTS).is_file():
         if tokenizer is not None or vision_tower is not None:

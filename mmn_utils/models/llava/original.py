@@ -18,11 +18,11 @@ from mmn_utils.models.hub import (
     load_whole,
     own_vocabulary,
     read_config,
-    read_tensors,
-    weight_files,
+    read_ends,
 )
 from mmn_utils.models.llava.system import Llava, LlavaFacts, texts_of
 from mmn_utils.models.llava.whole import CHECKPOINT
+from mmn_utils.models.weights import read_tensors, weight_files
 
 PAPER_CHECKPOINT = "liuhaotian/llava-llama-2-13b-chat-lightning-preview"
 VISION_TOWER = "openai/clip-vit-large-patch14"  # of the paper's checkpoint
@@ -37,18 +37,28 @@ def load_original(
     state: dict[str, Tensor] = {}
     for file in weight_files(folder):
         state |= read_tensors(file)
-    language_model, projector = read_original(config, state)
+    try:
+        language_model, projector = read_original(config, state)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    language_model.generation_config = read_ends(folder)
     tokenizer = load_tokenizer(found.get("tokenizer", folder))
     facts = replace(
         facts,
         vision_layer=config.get("mm_vision_select_layer", LlavaFacts.vision_layer),
         vocabulary=own_vocabulary(tokenizer, language_model.lm_head),
-        **{**texts_of("llama_2"), **texts},
+        **{**texts_of("llama_2"), **_fit(config), **texts},
     )
-    vision = load_whole(CLIPVisionModel, found["vision tower"])
+    vision = load_whole(CLIPVisionModel, found["vision tower"], beside=_REST_OF_CLIP)
     return Llava(facts, vision, projector, cast(language_model, device, dtype), tokenizer)
 
 
+def _fit(config: Mapping[str, Any]) -> dict[str, str]:
+    """Read how pictures become squares: padded in LLaVA-1.5, else the processor's own way."""
+    return {"fit": "pad"} if config.get("image_aspect_ratio") == "pad" else {}
+
+
+_REST_OF_CLIP = ("text_model.", "text_projection.", "visual_projection.", "logit_scale")
 _LLAMA_FACTS = (
     "vocab_size",
     "hidden_size",
@@ -99,7 +109,10 @@ def read_original(
         language_model.load_state_dict(left, assign=True)
         projector.load_state_dict(ends, assign=True)
     except RuntimeError as error:
-        raise ValueError(f"the checkpoint does not fit its config.json: {error}") from error
+        raise ValueError(
+            "the weights do not fit config.json; give those that belong together. "
+            f"{' '.join(str(error).split())}"
+        ) from error
     language_model.model.rotary_emb = LlamaRotaryEmbedding(llama)  # computed, not in the file
     return language_model, projector
 

@@ -46,6 +46,7 @@ def _decoder(model: LlavaForConditionalGeneration) -> LlamaForCausalLM:
     with torch.device("meta"):
         decoder = LlamaForCausalLM(model.config.text_config)
     decoder.model, decoder.lm_head = model.model.language_model, model.lm_head
+    decoder.generation_config = model.generation_config  # it says where a turn ends
     return decoder
 
 
@@ -74,6 +75,7 @@ def save_llava(
         raise ValueError(f"{model.name} is in the authors' format; copy its files instead")
     whole = LAYOUT.hollow(model.config)
     whole.model.vision_tower, whole.model.multi_modal_projector = model.vision, model.projector
+    whole.generation_config.eos_token_id = model.language_model.generation_config.eos_token_id
     LAYOUT.put(whole, model.language_model)
     LAYOUT.save(whole, model.facts, model.tokenizer, folder, language_model, dtype)
 
@@ -89,7 +91,7 @@ def load_published(
     facts: LlavaFacts, texts: dict, found: dict[str, Path], device: str, dtype: torch.dtype
 ) -> Llava:
     """Load a checkpoint of the hub in transformers' format."""
-    whole = load_whole(LAYOUT.whole, found["checkpoint"])
+    whole = load_whole(LAYOUT.whole, found["checkpoint"], beside=())
     LAYOUT.cast(whole, device, dtype)
     tokenizer = load_tokenizer(found.get("tokenizer", found["checkpoint"]))
     vocabulary = own_vocabulary(tokenizer, whole.lm_head)

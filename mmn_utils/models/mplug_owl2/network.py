@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from transformers import DynamicCache
+from transformers import DynamicCache, GenerationConfig
 from transformers.modeling_outputs import CausalLMOutputWithPast
 from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
@@ -28,6 +28,7 @@ class MplugOwl2ForCausalLM(nn.Module):
         self.model = MplugOwl2Model(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.image_span: tuple[int, int] | None = None
+        self.generation_config = GenerationConfig()  # of which only the ids of an end are looked at
 
     def get_input_embeddings(self) -> nn.Embedding:
         """Return the table that reads tokens."""

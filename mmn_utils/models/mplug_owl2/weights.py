@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from mmn_utils.models.folders import write_facts
-from mmn_utils.models.hub import read_config, read_tensors, weight_files
+from mmn_utils.models.hub import read_config, read_ends
 from mmn_utils.models.mplug_owl2.abstractor import grid_embedding, line_embedding
 from mmn_utils.models.mplug_owl2.config import MplugOwl2Config
 from mmn_utils.models.mplug_owl2.network import MplugOwl2ForCausalLM
 from mmn_utils.models.mplug_owl2.system import NAME, MplugOwl2
+from mmn_utils.models.weights import read_tensors, weight_files
 
 
 def network_of(
@@ -30,7 +31,11 @@ def network_of(
         network = MplugOwl2ForCausalLM(MplugOwl2Config.from_dict(read_config(folder)))
     state = text_weights(_read(text, device, dtype))
     state.update(_read(weight_files(folder), device, dtype))
-    load_weights(network, state)
+    try:
+        load_weights(network, state)
+    except ValueError as error:
+        raise ValueError(f"{folder}: {error}") from error
+    network.generation_config = read_ends(folder)
     return network
 
 
@@ -147,6 +152,8 @@ def save_mplug_owl2(
     save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
     config = json.dumps(model.language_model.config.to_dict(), indent=2)
     (folder / "config.json").write_text(config + "\n", encoding="utf-8")
+    if (ends := model.language_model.generation_config).eos_token_id is not None:
+        ends.save_pretrained(folder)
     write_facts(folder, NAME, model.facts, elsewhere)
     model.tokenizer.save_pretrained(folder)
     return folder

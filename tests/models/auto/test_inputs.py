@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from functools import partial
 
 import pytest
 import torch
+from tokenizers.processors import TemplateProcessing
 from torch import nn
 
+from mmn_utils.models import load_model
 from mmn_utils.models.auto.building import build_auto
 from mmn_utils.models.auto.inputs import AutoFacts, _side, token_grid
 from mmn_utils.models.base import ImageTokens
+from mmn_utils.neurons.captions import as_caption, generate
 from tests.models.auto.families import llava, qwen2_vl, system
 from tests.tiny import END, tiny_images
 
@@ -72,10 +76,102 @@ def test_facts_that_change_the_prompt_change_the_revision():
 def test_a_caption_may_end_with_another_token():
     model, processor, _ = llava()
     built = build_auto("llava", model, processor, end="<image>", check=False)
-    assert built.tokenizer.eos_token == "<image>"
-    assert processor.tokenizer.eos_token == END  # the processor's own is left alone
+    more = processor.tokenizer.convert_tokens_to_ids("<image>")
+    assert built.end_tokens == {0, more}
+    assert processor.tokenizer.eos_token == END
+    model.generation_config.eos_token_id = [7, 8]
+    assert build_auto("llava", model, processor, check=False).end_tokens == {0, 7, 8}
+    model.generation_config.eos_token_id = None
+    model.config.text_config.eos_token_id = 9
+    assert build_auto("llava", model, processor, check=False).end_tokens == {0, 9}
     with pytest.raises(ValueError, match="end = '<stop>' is no token"):
         build_auto("llava", model, processor, end="<stop>", check=False)
+
+
+@torch.no_grad()
+def test_captions_end_where_the_models_own_generate_does():
+    model, processor, facts = llava()
+    said = generate(system("llava"), system("llava").prompt(tiny_images(2)), 8)
+    model.generation_config.eos_token_id = [0, said[0].ids[3]]
+    built = build_auto("llava", model, processor, **facts)
+    inputs = built.reader(tiny_images(2))
+    out = model.generate(**inputs, max_new_tokens=8, do_sample=False, pad_token_id=0)
+    own = [as_caption(built, row) for row in out[:, len(built.ids) :].tolist()]
+    assert generate(built, built.prompt(tiny_images(2)), 8) == own
+    assert len(own[0].ids) <= 3
+
+
+@pytest.mark.parametrize("alone", [True, False])
+@pytest.mark.parametrize("special", ["$A {0}", "{0} $A {0}"])
+def test_no_end_of_text_stands_behind_the_prompt(special, alone):
+    model, processor, _ = llava()
+    template = "A picture <image> of"
+    plain = build_auto("llava", model, processor, template=template, check=False)
+    processor.tokenizer.backend_tokenizer.post_processor = TemplateProcessing(
+        single=special.format(END), special_tokens=[(END, 0)]
+    )
+    given = processor.tokenizer if alone else processor
+    built = build_auto("llava", model, given, template=template)
+    start = special.count("{0}") - 1
+    assert list(built.ids) == [0] * start + list(plain.ids)
+    assert built.prefix == " of"
+    mine, _ = built.forward(built.prompt(tiny_images(2)), last_only=False)
+    torch.testing.assert_close(mine, built.own_logits(tiny_images(2)), atol=2e-5, rtol=1e-4)
+    said = build_auto("llava", model, given, template=template + END, check=False)
+    assert list(said.ids) == [*built.ids, 0], "one that the template asks for stays"
+
+
+def test_a_chat_template_can_be_given_as_text_or_file(tmp_path):
+    model, processor, _ = llava()
+    own = processor.chat_template
+    other = own.replace("USER: ", "Someone says: ")
+    (tmp_path / "chat.jinja").write_text(other)
+    (tmp_path / "chat.json").write_text(json.dumps({"chat_template": other}))
+    expected = build_auto("llava", model, processor, check=False)
+    assert "USER: " in expected.reader.text
+    for given in (other, str(tmp_path / "chat.jinja"), str(tmp_path / "chat.json")):
+        found = build_auto("llava", model, processor, chat_template=given, check=False)
+        assert found.reader.text == expected.reader.text.replace("USER: ", "Someone says: ")
+    processor.chat_template = None
+    found = build_auto("llava", model, processor, chat_template=own, check=False)
+    assert found.reader.text == expected.reader.text
+    (tmp_path / "none.json").write_text("{}")
+    for given, says in {
+        "chat.jinja": "neither a file nor a template",
+        str(tmp_path / "none.json"): "no key chat_template",
+        "{{ raise_exception('no pictures') }}": "does not take a picture and a text: no pictures",
+        "{% for %}": "does not take",
+        "{{ 1 }}": "with <image> in it once",
+    }.items():
+        with pytest.raises(ValueError, match=says):
+            build_auto("llava", model, processor, chat_template=given)
+    with pytest.raises(ValueError, match="miniature has a prompt of its own"):
+        load_model("miniature", chat_template=own)
+
+
+def test_a_file_of_settings_names_the_model_and_what_it_is_told(tmp_path):
+    model, processor, _ = llava()
+    template = processor.chat_template.replace("USER: ", "Someone says: ")
+    processor.chat_template = None
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "llava")
+    (tmp_path / "chat.jinja").write_text(template)
+    file = tmp_path / "mine.yaml"
+    file.write_text(f"model: {tmp_path / 'llava'}\nchat_template: chat.jinja\nquestion: What?\n")
+    found = load_model(file, dtype="float64")
+    assert found.dtype == torch.float64
+    assert found.reader.text.startswith("Someone says: ")
+    assert "What?" in found.reader.text
+    assert "What?" not in load_model(file, question="Who?").reader.text
+    for text, says in {
+        "- a": "a mapping with the key model",
+        "model: a/b\ndtype: float32": "give dtype elsewhere",
+    }.items():
+        file.write_text(text)
+        with pytest.raises(ValueError, match=says):
+            load_model(file)
+    with pytest.raises(ValueError, match="no such file of settings"):
+        load_model(tmp_path / "none.yaml")
 
 
 def test_a_tokenizer_alone_needs_a_template():

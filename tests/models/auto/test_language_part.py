@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from mmn_utils.models.auto.inputs import _squares
-from mmn_utils.models.auto.language_part import GivenPrompt
 from mmn_utils.models.auto.sums import accepted
 from tests.models.auto.families import system, untouched, wide_gemma3
 from tests.tiny import END, tiny_images
@@ -82,7 +83,7 @@ def seen_by_first(model, change: int, caption: int = 0) -> float:
         prompt = prompt.extend(torch.zeros(1, caption, 32))
     moved = prompt.embeds.clone()
     moved[0, change] += 1.0
-    other = GivenPrompt(moved, prompt.mask, prompt.positions, prompt.given)
+    other = replace(prompt, embeds=moved)
     first = model.image_tokens.start
     one, two = (model.forward(p, last_only=False)[0][0, first] for p in (prompt, other))
     return float((one - two).abs().max())

@@ -6,11 +6,13 @@ import pytest
 import torch
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from mmn_utils.models import load_model
 from mmn_utils.models.auto import load_auto
 from mmn_utils.models.auto.building import build_auto
 from mmn_utils.models.auto.modules import Unsupported
 from mmn_utils.models.hub import MissingParts
 from tests.models.auto.families import TEXT, llava
+from tests.models.auto.families.table import made, system_of
 from tests.tiny import tiny_images
 
 
@@ -65,3 +67,17 @@ def test_weights_that_are_absent_are_not_made_up(tmp_path):
     save_file({k: v for k, v in state.items() if k != gone}, file, metadata={"format": "pt"})
     with pytest.raises(ValueError, match=r"lacks 1 weights of AutoModel.*, among .*down_proj"):
         load_auto(tmp_path)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["blip-2", "instructblip", "janus", "perception_lm", "mistral3"])
+def test_a_folder_as_on_the_hub_loads(name, tmp_path):
+    model, processor, facts = made(name)
+    model.save_pretrained(tmp_path)
+    processor.save_pretrained(tmp_path)
+    loaded, built = load_model(tmp_path, **facts), system_of(name)
+    images = tiny_images(1)
+    expected = built.forward(built.prompt(images))[0]
+    mine = loaded.forward(loaded.prompt(images))[0]
+    torch.testing.assert_close(mine, expected, atol=1e-6, rtol=1e-5)
+    assert loaded.image_tokens == built.image_tokens

@@ -3,80 +3,96 @@
 from __future__ import annotations
 
 import copy
-from functools import partial
+from dataclasses import replace
 
 import pytest
+import torch
 from torch import nn
-from transformers import (
-    Gemma2Config,
-    GraniteConfig,
-    LlamaConfig,
-    LlamaForCausalLM,
-    MixtralConfig,
-    Phi3Config,
-    T5Config,
-    T5ForConditionalGeneration,
-)
+from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from mmn_utils.models.auto.building import _compare, build_auto
 from mmn_utils.models.auto.modules import Unsupported
-from tests.models.auto.families import (
-    TEXT,
-    idefics3,
-    llava,
-    paligemma,
-    qwen3_vl,
-    system,
-    text_size,
-    tokenizer_with,
-)
+from tests.models.auto.families import TEXT, idefics3, llava, system
+from tests.models.auto.families.members import MEMBERS
+from tests.models.auto.families.small import build
 from tests.tiny import tiny_images, tiny_tokenizer
 
 
-def text_of(kind, **facts):
-    return kind(**text_size(tokenizer_with("<image>")), **facts)
+class Odd(nn.Module):
+    """An MLP of an unknown build: what it writes is multiplied by what another map gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two, self.three = nn.Linear(32, 48), nn.Linear(48, 32), nn.Linear(32, 32)
+
+    def forward(self, x):
+        return self.two(self.one(x).relu()) * self.three(x)
+
+
+class OddExperts(nn.Module):
+    """Experts whose parameters have the usual names and whose gate is another function."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gate_up_proj = nn.Parameter(torch.randn(2, 96, 32))
+        self.down_proj = nn.Parameter(torch.randn(2, 32, 48))
+        self.act_fn = nn.SiLU()
+
+    def forward(self, tokens, index, weights):
+        gate, up = (tokens @ self.gate_up_proj[0].T).chunk(2, dim=-1)
+        return (gate.tanh() * up) @ self.down_proj[0].T
+
+
+class OddBlock(nn.Module):
+    """A router before them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.experts, self.router = OddExperts(), nn.Linear(32, 2)
+
+    def forward(self, x):
+        weights, index = self.router(x.flatten(0, 1)).topk(1)
+        return self.experts(x.flatten(0, 1), index, weights).view(x.shape)
 
 
 UNKNOWN = {
-    "experts": (
-        partial(text_of, MixtralConfig, num_local_experts=2),
-        r"model.language_model.layers.0.* is a Mixtral\w+ \(.*MLP of no known shape",
-    ),
-    "fused gate": (
-        partial(text_of, Phi3Config),
-        r"model.language_model.layers.0.mlp is a Phi3MLP \(gate_up_proj.*no known shape",
-    ),
-    "scaled residual": (
-        partial(text_of, GraniteConfig, residual_multiplier=0.5),
-        r"layers.0 of Llava.*adds more, or other.*residual_multiplier = 0.5",
-    ),
-    "scaled embeddings": (
-        partial(text_of, GraniteConfig, embedding_multiplier=3.0),
-        r"changes its embeddings before .*layers.0.*embedding_multiplier = 3.0",
-    ),
+    "build": (Odd, r"layers.0.mlp is a Odd \(one: Linear, two: Linear, three.*no known shape"),
+    "experts": (OddBlock, r"layers.0.mlp is a OddBlock \(experts: OddExperts.*no known shape"),
 }
 
 
 @pytest.mark.parametrize("name", list(UNKNOWN))
 def test_an_unknown_part_is_named_with_class_and_module(name):
-    text, message = UNKNOWN[name]
-    model, processor, _ = llava(text())
+    kind, message = UNKNOWN[name]
+    model, processor, _ = llava()
+    for layer in model.model.language_model.layers:
+        layer.mlp = kind()
     with pytest.raises(Unsupported, match=message):
         build_auto("unknown", model, processor)
 
 
-def test_capped_logits_are_named_once_the_norms_are_folded():
-    model, processor, facts = paligemma(partial(Gemma2Config, final_logit_softcapping=2.0))
-    with pytest.raises(Unsupported, match="post_feedforward_layernorm of PaliGemma"):
-        build_auto("paligemma2", model, processor, **facts)
-    with pytest.raises(Unsupported, match=r"logits after lm_head .final_logit_softcapping = 2.0"):
-        build_auto("paligemma2", model, processor, **facts, fold_norms=True)
+def test_layers_that_mix_tokens_otherwise_are_named():
+    """Qwen3.5 as it is: linear attention in three of four layers."""
+    family = replace(MEMBERS["qwen3_5"], config={"text_config.num_hidden_layers": 4})
+    model, tokenizer, _ = build("qwen3_5", replace(family, processor=None))
+    with pytest.raises(Unsupported, match=r"DecoderLayer \(linear_attn, mlp.*\(self_attn, mlp"):
+        build_auto("qwen3_5", model, tokenizer)
 
 
-def test_pictures_that_also_enter_later_layers_are_refused():
-    model, processor, facts = qwen3_vl()
-    with pytest.raises(Unsupported, match=r"not those of .*Qwen3VL.*own generate"):
-        build_auto("qwen3_vl", model, processor, **facts)
+def test_a_picture_that_reaches_no_decoder_is_refused():
+    model, processor, _ = llava()
+    with torch.no_grad():
+        for parameter in model.model.multi_modal_projector.parameters():
+            parameter.zero_()
+    with pytest.raises(Unsupported, match=r"nothing that the decoder .* depends on the picture"):
+        build_auto("llava", model, processor)
+
+
+def test_what_ends_inside_the_models_own_code_is_said():
+    model, processor, _ = llava()
+    model.model.vision_tower = None
+    with pytest.raises(Unsupported, match="LlavaForConditionalGeneration"):
+        build_auto("llava", model, processor)
 
 
 def test_layers_that_differ_are_refused():
@@ -90,7 +106,9 @@ def test_layers_that_differ_are_refused():
 
 def test_models_without_image_tokens_are_refused():
     text = LlamaForCausalLM(LlamaConfig(**{**TEXT, "vocab_size": 40}))
-    with pytest.raises(Unsupported, match="LlamaForCausalLM has no get_image_features"):
+    with pytest.raises(
+        Unsupported, match="LlamaForCausalLM nor its processor names an image token"
+    ):
         build_auto("text", text, tiny_tokenizer())
     small = T5Config(vocab_size=40, d_model=8, d_ff=8, num_layers=1, num_heads=1, d_kv=8)
     with pytest.raises(Unsupported, match=r"T5.* is an encoder with a decoder"):

@@ -111,6 +111,13 @@ def test_the_authors_format_has_the_papers_prompt_and_its_own_revision(tmp_path)
         save_llava(model, tmp_path / "copy")
 
 
+def test_the_authors_format_says_where_a_turn_ends(tmp_path):
+    home, _, _ = original_parts(tmp_path, eos_token_id=5)
+    assert load_llava(home).end_tokens == {0, 5}
+    (home / "generation_config.json").write_text('{"eos_token_id": [6, 7]}')
+    assert load_llava(home).end_tokens == {0, 6, 7}
+
+
 def test_keys_and_shapes_of_the_papers_checkpoint():
     width, units, layers, rows = 5120, 13824, 40, 32000
     shapes = {"model.embed_tokens.weight": (rows, width), "lm_head.weight": (rows, width)}
@@ -156,7 +163,7 @@ def test_keys_and_shapes_of_the_papers_checkpoint():
         broken = {key: value for key, value in state.items() if key != name}
         if shape is not None:
             broken[name] = torch.empty(shape, device="meta")
-        with pytest.raises(ValueError, match=rf"(?s)fit its config\.json.*{name}"):
+        with pytest.raises(ValueError, match=rf"(?s)fit config\.json.*{name}"):
             read_original(config, broken)
 
 

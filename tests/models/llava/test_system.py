@@ -160,7 +160,7 @@ def test_what_lies_beyond_the_square_is_not_seen(tiny):
     mask = Image.new("L", (3 * SIDE, SIDE), 0)
     mask.paste(255, (SIDE, 0, 2 * SIDE, SIDE))
     assert np.asarray(to_square(mask, SIDE, "crop", "nearest")).min() == 255
-    for bad in ({"fit": "pad"}, {"resample": "lanczos"}):
+    for bad in ({"fit": "stretch"}, {"resample": "lanczos"}):
         with pytest.raises(ValueError, match="choose from"):
             to_square(mask, SIDE, **bad)
 

@@ -94,15 +94,26 @@ def test_transformers_own_folder_has_the_published_facts(tmp_path):
         load_llava(tmp_path, vision_tower=tmp_path)
 
 
+def test_a_folder_says_where_a_turn_ends(tmp_path):
+    whole = tiny_whole(5)
+    whole.generation_config.eos_token_id = [0, 7]
+    whole.save_pretrained(tmp_path / "hub")
+    words().save_pretrained(tmp_path / "hub")
+    model = load_llava(tmp_path / "hub")
+    assert model.end_tokens == {0, 7}
+    save_llava(model, tmp_path / "saved")
+    assert load_llava(tmp_path / "saved").end_tokens == {0, 7}
+
+
 # --- what is missing --------------------------------------------------------------------
 
 
 @pytest.mark.usefixtures("offline")
 def test_offline_every_missing_part_is_listed_with_its_source():
     with pytest.raises(MissingParts, match=r"hf download llava-hf/llava-1\.5-7b-hf"):
-        load_model("llava")
+        load_model("llava15")
     with pytest.raises(MissingParts) as error:
-        load_model("llava", checkpoint=PAPER_CHECKPOINT, tokenizer="a/tokenizer")
+        load_model("llava", tokenizer="a/tokenizer")
     for phrase in (
         f"hf download {PAPER_CHECKPOINT}",
         "pass checkpoint=FOLDER",

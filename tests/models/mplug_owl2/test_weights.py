@@ -145,6 +145,15 @@ def test_the_published_layout_is_read_in_float16(tmp_path):
     assert wide.revision == system.revision
 
 
+def test_the_published_layout_says_where_a_turn_ends(tmp_path):
+    hub_folder(tmp_path / "hub", network(seed=5))
+    (tmp_path / "hub" / "generation_config.json").write_text('{"eos_token_id": [2, 7]}')
+    system = load_mplug_owl2(tmp_path / "hub")
+    assert system.end_tokens == {2, 7}
+    save_mplug_owl2(system, tmp_path / "owl")
+    assert load_mplug_owl2(tmp_path / "owl").end_tokens == {2, 7}
+
+
 @pytest.mark.parametrize(
     ("break_it", "says"),
     [
