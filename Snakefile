@@ -2,25 +2,31 @@
 
     snakemake --cores all --config preset=miniature
     snakemake --cores all --config preset="miniature ci"
+    snakemake --workflow-profile profiles/slurm --config preset=limber shards=8
 
 Which exhibits there are, and so which notebooks, says notebooks/exhibits.yaml. A notebook
 runs again when it, a module, its resolved parameters or the miniature's files changed. Its
-executed copy is the rule's log, so it stays to be read when a cell fails.
+executed copy is the rule's log, so it stays to be read when a cell fails. With shards, the
+heavy stages of each notebook are computed by as many jobs before it.
 """
 
 import json
-import os
 import sys
 from pathlib import Path
 
 sys.path.insert(0, str(Path(workflow.basedir)))
-from mmn_utils.exhibits.entries import figures_root, load_exhibits
-from mmn_utils.presets import load_preset, resolve
+from mmn_utils.exhibits.entries import load_exhibits
+from mmn_utils.presets import resolve
+from mmn_utils.running.order import (
+    drop_stale_records, given_variables, gpus_of, is_small, read_presets, record, report, shards_of,
+    sources,
+)
 
-PRESETS = [load_preset(name) for name in str(config.get("preset", "miniature")).split()]
+PRESETS = read_presets(str(config.get("preset", "miniature")))
 NOTEBOOKS = sorted({exhibit.notebook for exhibit in load_exhibits().values()})
 JOBS = [(preset, notebook) for preset in PRESETS for notebook in preset.chosen(NOTEBOOKS)]
-RUNS = [preset.name for preset in PRESETS]
+SHARDS = shards_of(JOBS, int(config.get("shards", 1)))
+RUNS, ADDRESSES = [one.name for one in PRESETS], [one.address for one in PRESETS]
 
 # Seconds on one core, beside another notebook. None waits for another: what two of them need they
 # share through the cache, batch by batch. The longest first is merely the fastest, and of as long
@@ -31,17 +37,11 @@ SECONDS = {
     "07_neuron_browser": 110,
 }
 
-# Rooms that one notebook reads; a change there is no reason to run another.
-READ_BY = {"miniature": ["00_miniature"], "browser": ["07_neuron_browser"]}
 ATLAS = "07_neuron_browser"  # with whose parameters an atlas is made
 
-
-def sources(notebook):
-    """List the modules that a notebook may read, and the browser's scripts."""
-    front = Path("mmn_utils/browser/front")
-    paths = [*Path("mmn_utils").rglob("*.py"), *front.glob("*.js"), *front.glob("*.css")]
-    return sorted(str(p) for p in paths if notebook in READ_BY.get(p.parts[1], [notebook]))
-
+# Without a shared folder, snakemake looks for outputs in a copy of its own.
+AWAY = workflow.storage_settings.default_storage_provider
+KEPT = " && python -m mmn_utils.running.order {output:q}" if AWAY else ""
 
 # The pictures are named by the annotations beside them; watching those is enough.
 DATA = [
@@ -51,40 +51,18 @@ DATA = [
 ]
 
 
-def record(run, notebook):
-    """Path of the resolved parameters, which stand for a notebook that ran."""
-    return f"build/{run}/parameters/{notebook}.json"
-
-
-def report(run):
-    """Path of a run's report."""
-    return os.path.relpath(figures_root() / run / "report.html")
-
-
-def is_small(preset):
-    """Whether a preset's system is a miniature on the CPU, of which several fit a machine."""
-    model = str(preset.settings.get("model", ""))
-    return model.startswith("miniature") and preset.settings.get("device", "cpu") == "cpu"
-
-
 def threads_of(preset):
     """Share the cores out among the notebooks of small systems; a large one has them all."""
-    return max(1, workflow.cores // len(JOBS)) if is_small(preset) else workflow.cores
+    cores = workflow.cores or 8
+    return max(1, cores // len(JOBS)) if is_small(preset) else cores
 
 
-def drop_stale_records():
-    """Let a notebook run again when exhibits that it had made are gone, or its page."""
-    for preset, notebook in JOBS:
-        path = Path(record(preset.name, notebook))
-        if not path.exists():
-            continue
-        made = [f"{id}.json" for id in json.loads(path.read_text()).get("exhibits", [])]
-        made += [f"notebooks/{notebook}.html", *(["browser.html"] if notebook == ATLAS else [])]
-        if any(not (figures_root() / preset.name / name).exists() for name in made):
-            path.unlink()
+drop_stale_records(JOBS, ATLAS)
 
 
-drop_stale_records()
+# where a profile's jobs find folders that are not their own machine's
+envvars:
+    *given_variables(),
 
 
 rule all:
@@ -103,6 +81,7 @@ for place, (preset, notebook) in enumerate(JOBS):
             texts=[str(path) for path in Path("notebooks/texts").glob(f"{notebook}.yaml")],
             sources=sources(notebook),
             data=DATA if is_small(preset) else [],
+            shards=[one.record for one in SHARDS if (one.preset, one.notebook) == (preset, notebook)],
         output:
             record(preset.name, notebook),
         log:
@@ -111,14 +90,35 @@ for place, (preset, notebook) in enumerate(JOBS):
             # the values themselves: another comment in the preset is no reason to run
             resolved=json.dumps(resolve(notebook, preset), sort_keys=True),
             notebook=notebook,
-            preset=preset.name,
+            preset=preset.address,
         # snakemake hands them to OMP_NUM_THREADS and its like
         threads: threads_of(preset)
+        resources:
+            gpu=gpus_of(preset),
         priority: len(PRESETS) * (1 + SECONDS.get(notebook, 60)) - PRESETS.index(preset)
         message:
             f"notebook {notebook} on {preset.name} ({place + 1} of {len(JOBS)})"
         shell:
-            "python -m mmn_utils.running {params.notebook} --preset {params.preset} --lines"
+            "python -m mmn_utils.running {params.notebook} --preset {params.preset:q} --lines" + KEPT
+
+
+for shard in SHARDS:
+
+    rule:
+        name: f"shard_{shard.name}"
+        input:
+            needs=shard.needs,
+            sources=[path for path in sources(shard.notebook) if path.endswith(".py")],
+        output:
+            shard.record,
+        params:
+            resolved=json.dumps(resolve(shard.notebook, shard.preset), sort_keys=True),
+            what=shard.arguments,
+        threads: threads_of(shard.preset)
+        resources:
+            gpu=gpus_of(shard.preset),
+        shell:
+            "python -m mmn_utils.running shard {params.what}" + KEPT
 
 
 # All at once, since each links to the others.
@@ -131,7 +131,7 @@ rule reports:
     output:
         [report(run) for run in RUNS],
     shell:
-        "python -m mmn_utils.exhibits report {RUNS}"
+        "python -m mmn_utils.exhibits report {RUNS}" + KEPT
 
 
 # Not among all: it is asked for by name; notebook 07 makes what it lacks by itself.
@@ -144,4 +144,4 @@ rule atlas:
     params:
         resolved=lambda _: json.dumps([resolve(ATLAS, one) for one in PRESETS], sort_keys=True),
     shell:
-        "python -m mmn_utils.browser atlas {RUNS}"
+        "python -m mmn_utils.browser atlas {ADDRESSES:q}" + KEPT

@@ -33,7 +33,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
+from mmn_utils.memory import Fit
 from mmn_utils.presets import data_path
+from mmn_utils.shards import end_of_shard, mine_of
 
 Value = TypeVar("Value")
 
@@ -219,25 +221,12 @@ def clear(kind: str, root: str | Path | None = None) -> None:
 # --- one result per image --------------------------------------------------------------
 
 
-def shard_slice(total: int, shard: tuple[int, int]) -> slice:
-    """Return the part of ``total`` items that shard ``(index, shards)`` owns.
-
-    A pure function; the shards are contiguous, disjoint, cover all items, and their
-    sizes differ by one at most.
-    """
-    index, shards = shard
-    if shards < 1 or not 0 <= index < shards:
-        raise ValueError(f"shard = {shard!r} must be (index, shards) with 0 <= index < shards")
-    return slice(index * total // shards, (index + 1) * total // shards)
-
-
 def per_image(
     kind: str,
     key: dict[str, Any],
     image_ids: Sequence[str],
     compute_batch: Callable[[list[str]], pd.DataFrame],
     batch_size: int = 16,
-    shard: tuple[int, int] = (0, 1),
     progress: bool = True,
     *,
     root: str | Path | None = None,
@@ -249,8 +238,9 @@ def per_image(
     ``compute_batch(ids)`` returns rows with a column ``image``; each batch becomes one
     parquet file, written atomically, so a killed run resumes. The images are not part
     of the key: more images later reuse the earlier ones, and processes that run at the
-    same time take turns batch by batch. Returns the rows of this shard's images, in the
-    order of ``image_ids``.
+    same time take turns batch by batch. Where memory is out, a batch is computed in halves.
+    Returns the images' rows, in the order of ``image_ids``; inside ``only_shard`` of this kind
+    it computes that shard's batches and does not return.
 
     Raises ValueError for a batch with rows of other images, and, unless ``empty_ok``,
     for an image without rows. The merged table covers the images exactly, or raises.
@@ -261,19 +251,19 @@ def per_image(
     folder = _folder(kind, root) / f"{sha256(identity.encode()).hexdigest()[:24]}.images"
     with atomic(folder / "key.json") as temporary:
         temporary.write_text(identity + "\n", encoding="utf-8")
-    mine = ids[shard_slice(len(ids), shard)]
-    if not mine:  # more shards than images: nothing to do, and no schema to know
-        return pd.DataFrame({"image": pd.Series(dtype=str)})
+    mine = mine_of(kind, ids, batch_size)
     files: dict[str, Path] = {}
+    fit = Fit(batch_size)
     # Closed at once if a batch fails, so that nobody waits for it.
     turns = contextlib.closing(_turns(folder, mine, batch_size, files))
     with turns as turns, bar(kind, len(mine), progress) as shown:
         for batch in turns:
             shown.update(sum(image in files for image in mine) - shown.n)
-            _write_batch(folder, batch, compute_batch(list(batch)), empty_ok)
+            _write_batch(folder, batch, _joined(fit.run(compute_batch, batch)), empty_ok)
             shown.update(len(batch))
         shown.update(len(mine) - shown.n)
-    return _merge(files, mine)
+    end_of_shard(kind)
+    return _merge(files, ids)
 
 
 def _turns(
@@ -411,12 +401,15 @@ def _merge(files: dict[str, Path], ids: list[str]) -> pd.DataFrame:
     """Return the rows of ``ids``, in their order, from the files that cover them."""
     needed = dict.fromkeys(files[image] for image in ids)
     order = {image: place for place, image in enumerate(ids)}
-    frames = [pq.read_table(path).to_pandas() for path in needed]
-    full = [frame for frame in frames if len(frame)]  # an empty one may have lost its types
-    rows = pd.concat(full or frames[:1], ignore_index=True)
+    rows = _joined([pq.read_table(path).to_pandas() for path in needed])
     place = rows["image"].map(order)
     rows = rows[place.notna()]
     return rows.loc[place.dropna().sort_values(kind="stable").index].reset_index(drop=True)
+
+
+def _joined(frames: list[pd.DataFrame]) -> pd.DataFrame:
+    full = [frame for frame in frames if len(frame)]  # an empty one may have lost its types
+    return pd.concat(full or frames[:1], ignore_index=True)
 
 
 # What ``bar`` leaves on a line. Which bars there are depends on what the cache had before.

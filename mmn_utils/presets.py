@@ -16,10 +16,9 @@ Paths are taken from the repository's root, never from the current directory.
 from __future__ import annotations
 
 import ast
-import difflib
 import io
 import json
-import math
+import os
 import random
 import re
 import tokenize
@@ -29,7 +28,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
+
+from mmn_utils.plain_yaml import load_yaml
+from mmn_utils.values import check_allowed, check_choices, conform, refuse_unknown, suggest
 
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = ROOT / "notebooks"
@@ -40,6 +41,7 @@ COMMON = {"preset": "", "run": "", "model": "", "seed": 0, "n_images": 1}
 REQUIRED = tuple(COMMON)
 INJECTED = "# Parameters"  # how the cell begins that papermill puts in
 PRESET_KEYS = ("name", "description", "only", "settings", "notebooks")
+SUFFIXES = (".yaml", ".yml")
 FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -67,6 +69,13 @@ class Preset:
     notebooks: dict[str, dict[str, Any]] = field(default_factory=dict)
     description: str = ""
     only: tuple[str, ...] = ()
+    path: Path | None = None
+
+    @property
+    def address(self) -> str:
+        """What ``load_preset`` finds it by from anywhere: its name, or its file's whole path."""
+        here = self.path is None or self.path.parent == PRESETS
+        return self.name if here else str(self.path)
 
     def chosen(self, notebooks: Iterable[str]) -> list[str]:
         """Return those of the stems that the preset runs, in their order.
@@ -74,7 +83,7 @@ class Preset:
         ValueError where ``only`` names one that is not among them.
         """
         stems = list(notebooks)
-        _refuse_unknown(self.only, stems, f"a notebook (in only of preset {self.name})")
+        refuse_unknown(self.only, stems, f"a notebook (in only of preset {self.name})")
         return list(filter(self.runs, stems))
 
     def runs(self, notebook: str) -> bool:
@@ -88,8 +97,11 @@ def data_path(*parts: str | Path) -> Path:
 
 
 def from_root(path: str | Path) -> Path:
-    """Return ``path`` resolved against the repository's root, not the current directory."""
-    return (ROOT / Path(path).expanduser()).resolve()
+    """Return ``path`` against the repository's root, variables of the environment filled in."""
+    place = os.path.expandvars(path)
+    if "$" in place:
+        raise ValueError(f"{path} is not set in the environment; set it, or give another path")
+    return (ROOT / Path(place).expanduser()).resolve()
 
 
 def notebook_path(notebook: str | Path) -> Path:
@@ -100,7 +112,7 @@ def notebook_path(notebook: str | Path) -> Path:
         if candidate.suffix == ".ipynb" and candidate.is_file():
             return candidate.resolve()
     known = sorted(p.stem for p in NOTEBOOKS.glob("*.ipynb"))
-    raise ValueError(f"no notebook {str(notebook)!r}; {_suggest(path.stem, known)}")
+    raise ValueError(f"no notebook {str(notebook)!r}; {suggest(path.stem, known)}")
 
 
 # --- the parameters cell ---------------------------------------------------------------
@@ -155,19 +167,8 @@ def _literal(node: ast.expr, where: str) -> Any:
         value = ast.literal_eval(node)
     except ValueError:
         raise ValueError(f"{where} is not a literal; derive it in the next cell") from None
-    _check_allowed(where, value)
+    check_allowed(where, value)
     return value
-
-
-def _check_allowed(where: str, value: Any) -> None:
-    if isinstance(value, list | dict):
-        for item in value if isinstance(value, list) else value.values():
-            _check_allowed(where, item)
-    elif not isinstance(value, bool | int | float | str):
-        raise ValueError(
-            f"{where} = {value!r}: a default must be a bool, int, float, str, list or dict, "
-            "so that its type can be checked"
-        )
 
 
 def _comments_by_line(source: str) -> dict[int, str]:
@@ -175,138 +176,63 @@ def _comments_by_line(source: str) -> dict[int, str]:
     return {t.start[0]: t.string.lstrip("# ") for t in tokens if t.type == tokenize.COMMENT}
 
 
-# --- types -----------------------------------------------------------------------------
-
-
-def conform(name: str, value: Any, default: Any) -> Any:
-    """Return ``value`` in the type of ``default``, or refuse it.
-
-    An int is welcome where a float is meant; nothing else is converted: no text for a
-    number, no truth value for an int. Lists are checked item by item, dicts key by key
-    (keys left out keep their default).
-    """
-    if type(default) is float and type(value) in (int, float):
-        if not math.isfinite(value):
-            raise ValueError(f"{name} = {value!r} must be finite")
-        return float(value)
-    if type(value) is not type(default):
-        raise ValueError(
-            f"{name} = {value!r} is of type {type(value).__name__}, but must be of type "
-            f"{type(default).__name__} like its default {default!r}{_type_hint(value, default)}"
-        )
-    if isinstance(default, list):
-        return _conform_list(name, value, default)
-    if isinstance(default, dict):
-        return _conform_dict(name, value, default)
-    return value
-
-
-def _conform_list(name: str, value: list, default: list) -> list:
-    if not default:
-        for item in value:
-            _check_allowed(name, item)
-        return list(value)
-    example = next((item for item in default if type(item) is float), default[0])
-    return [conform(f"{name}[{i}]", item, example) for i, item in enumerate(value)]
-
-
-def _conform_dict(name: str, value: dict, default: dict) -> dict:
-    if not default:
-        _check_allowed(name, value)
-        return dict(value)
-    _refuse_unknown(value, default, f"a key of {name}")
-    return {
-        key: conform(f"{name}[{key!r}]", value[key], default[key]) if key in value else default[key]
-        for key in default
-    }
-
-
-def _type_hint(value: Any, default: Any) -> str:
-    if isinstance(value, str) and type(default) is float:
-        return "; YAML takes 1e-3 for text, write 1.0e-3"
-    return ""
-
-
-def read_value(name: str, text: str, default: Any) -> Any:
-    """Read the text of a command-line argument in the type of ``default``.
-
-    Text stays text where a str is meant (``-p run 007`` is the run ``007``); anything
-    else is read as YAML and must then have the right type.
-    """
-    if isinstance(default, str):
-        return text
-    if type(default) is float:
-        try:
-            return conform(name, float(text), default)
-        except ValueError:
-            raise ValueError(f"{name} = {text!r} is not a finite number") from None
-    try:
-        value = yaml.safe_load(text)
-    except yaml.YAMLError:
-        value = text
-    return conform(name, value, default)
-
-
-def _refuse_unknown(names: Iterable[str], known: Iterable[str], what: str) -> None:
-    known = list(known)
-    for name in names:
-        if name not in known:
-            raise ValueError(f"{name!r} is not {what}; {_suggest(str(name), known)}")
-
-
-def _suggest(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    listed = f"known: {', '.join(known) or 'none'}"
-    return f"did you mean {close[0]!r}? ({listed})" if close else listed
-
-
 # --- presets ---------------------------------------------------------------------------
 
 
-class _StrictLoader(yaml.SafeLoader):
-    """YAML's safe loader, except that a key given twice is an error."""
-
-    def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=deep) for key, _ in node.value]
-        twice = {key for key in keys if keys.count(key) > 1}
-        if twice:
-            raise yaml.constructor.ConstructorError(
-                None, None, f"key given twice: {sorted(map(str, twice))}", node.start_mark
-            )
-        return super().construct_mapping(node, deep=deep)
-
-
-def load_yaml(path: str | Path) -> Any:
-    """Read a YAML file; ValueError names the file where it is no YAML or repeats a key."""
-    try:
-        return yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_StrictLoader)
-    except yaml.YAMLError as error:
-        raise ValueError(f"{path} cannot be read as YAML: {error}") from error
-
-
 def load_preset(name_or_path: str | Path) -> Preset:
-    """Read a preset by its name (``miniature``) or by the path of its YAML file."""
-    path = Path(name_or_path)
-    if path.suffix != ".yaml":
-        path = PRESETS / f"{name_or_path}.yaml"
-    if not path.is_file():
-        known = sorted(p.stem for p in PRESETS.glob("*.yaml"))
-        raise ValueError(f"no preset {str(name_or_path)!r}; {_suggest(path.stem, known)}")
+    """Read a preset by its name (``miniature``) or by the path of its YAML file.
+
+    A path is taken from the current directory, or else from the repository's root. ValueError
+    for a file elsewhere that is called like a preset of the repository: its run would be
+    written over.
+    """
+    path = _preset_path(name_or_path)
     content = load_yaml(path) or {}
     if not isinstance(content, dict):
         raise ValueError(f"{path} must be a mapping with the keys {', '.join(PRESET_KEYS)}")
-    _refuse_unknown(content, PRESET_KEYS, f"a key of a preset (in {path.name})")
+    refuse_unknown(content, PRESET_KEYS, f"a key of a preset (in {path.name})")
     name = content.get("name")
     if name != path.stem:
         raise ValueError(f"{path}: name is {name!r}, but must be the file's: {path.stem!r}")
-    notebooks = {stem: values or {} for stem, values in (content.get("notebooks") or {}).items()}
+    notebooks = _mapping(content, "notebooks", path)
     return Preset(
-        name,
-        content.get("settings") or {},
-        notebooks,
+        check_run_name(name),
+        _mapping(content, "settings", path),
+        {stem: _mapping(notebooks, stem, path) for stem in notebooks},
         content.get("description", ""),
         _only(content, path),
+        path,
     )
+
+
+def _preset_path(name_or_path: str | Path) -> Path:
+    """Find a preset's file; ValueError where there is none, or where its name is taken."""
+    given = Path(name_or_path).expanduser()
+    if given.suffix not in SUFFIXES:
+        path = PRESETS / f"{name_or_path}.yaml"
+    else:
+        path = (given if given.is_file() else from_root(given)).resolve()
+    if not path.is_file():
+        known = sorted(p.stem for p in PRESETS.glob("*.yaml"))
+        raise ValueError(
+            f"no preset {str(name_or_path)!r}; {suggest(path.stem, known)}; one of your own "
+            "is given by the path of its .yaml file"
+        )
+    taken = PRESETS / f"{path.stem}.yaml"
+    if path != taken and taken.is_file():
+        raise ValueError(
+            f"{path}: {path.stem} is a preset of the repository, whose run would be written over; "
+            "give the file, and name in it, another name"
+        )
+    return path
+
+
+def _mapping(content: Mapping[str, Any], key: str, path: Path) -> dict[str, Any]:
+    """Read a key that holds names and values, none where it is left out or empty."""
+    found = content.get(key) or {}
+    if not isinstance(found, dict):
+        raise ValueError(f"{path}: {key} = {found!r} must be a mapping of names to values")
+    return found
 
 
 def _only(content: Mapping[str, Any], path: Path) -> tuple[str, ...]:
@@ -332,8 +258,8 @@ def resolve(
     Later wins: the cell's defaults, the preset's settings, the preset's values for this
     notebook, ``overrides``. ``preset`` and ``run`` become the preset's name unless
     ``run`` is given. ValueError for a name that the notebook (or, for the preset's
-    settings, any notebook beside it) does not have, for a wrong type, for no images and for a
-    negative seed.
+    settings, any notebook beside it) does not have, for a wrong type, for a value that is none of
+    the parameter's (``choices.yaml``), for no images and for a negative seed.
     """
     path = notebook_path(notebook)
     preset = preset if isinstance(preset, Preset) else load_preset(preset)
@@ -343,7 +269,7 @@ def resolve(
     settings = {name: value for name, value in preset.settings.items() if name in parameters}
     values = {"preset": preset.name, "run": preset.name}
     for source in (settings, preset.notebooks.get(path.stem, {}), overrides or {}):
-        _refuse_unknown(source, parameters, f"a parameter of {path.name}")
+        refuse_unknown(source, parameters, f"a parameter of {path.name}")
         values.update(source)
     if values["preset"] != preset.name:
         raise ValueError(f"preset = {values['preset']!r}: choose the preset, do not override it")
@@ -351,7 +277,7 @@ def resolve(
         name: conform(name, values.get(name, parameter.default), parameter.default)
         for name, parameter in parameters.items()
     }
-    _check_common(resolved)
+    _check_values(path, resolved)
     return resolved
 
 
@@ -365,12 +291,12 @@ def begin(notebook: str | Path, names: dict[str, Any]) -> np.random.Generator:
     path = notebook_path(notebook)
     parameters = read_parameters(path)
     _require_common(path.name, parameters)
-    _refuse_unknown(_given(names), parameters, f"a parameter of {path.name}")
+    refuse_unknown(_given(names), parameters, f"a parameter of {path.name}")
     absent = [name for name in parameters if name not in names]
     if absent:
         raise ValueError(f"{', '.join(absent)}: no value; run the parameters cell of {path.name}")
     values = {name: conform(name, names[name], parameters[name].default) for name in parameters}
-    _check_common(values)
+    _check_values(path, values)
     names.update(values)
     return seed_everything(values["seed"])
 
@@ -397,7 +323,8 @@ def _assigned_names(source: str) -> list[str]:
     return [target.id for target in targets if isinstance(target, ast.Name)]
 
 
-def _check_common(values: Mapping[str, Any]) -> None:
+def _check_values(path: Path, values: Mapping[str, Any]) -> None:
+    check_choices(values, path.parent)
     for name, example in COMMON.items():
         conform(name, values[name], example)
     check_run_name(values["run"])
@@ -415,10 +342,10 @@ def _require_common(name: str, parameters: Mapping[str, Parameter]) -> None:
 def _check_preset_names(preset: Preset, path: Path) -> None:
     beside = {p.stem: p for p in sorted(path.parent.glob("*.ipynb"))}
     preset.chosen(beside)
-    _refuse_unknown(preset.notebooks, beside, f"a notebook (in preset {preset.name})")
+    refuse_unknown(preset.notebooks, beside, f"a notebook (in preset {preset.name})")
     anywhere = {name for notebook in beside.values() for name in read_parameters(notebook)}
     what = f"a parameter of any notebook (in preset {preset.name})"
-    _refuse_unknown(preset.settings, sorted(anywhere), what)
+    refuse_unknown(preset.settings, sorted(anywhere), what)
 
 
 def check_run_name(name: str) -> str:

@@ -55,6 +55,11 @@ def test_what_was_given_gets_the_types_of_the_defaults(notebook):
         ({"sizes": {"tiny": 1}}, r"'tiny' is not a key of sizes"),
         ({"n_images": 0}, r"n_images = 0: give 1 or more"),
         ({"run": "../x"}, r"run = '../x' cannot name a folder"),
+        ({"run": 7}, r"run = 7 .*write it in quotes, and give it to papermill by -r"),
+        ({"n_images": "1:30"}, r"n_images = '1:30' .*plain digits"),
+        ({"n_images": 1e3}, r"n_images = 1000.0 is of type float"),
+        ({"quantile": float("inf")}, r"must be finite"),
+        ({"sizes": "{small: 1}"}, r"papermill's -p takes no lists"),
     ],
 )
 def test_an_ill_typed_parameter_is_refused(notebook, values, message):

@@ -18,14 +18,13 @@ from mmn_utils.presets import (
     PRESETS,
     ROOT,
     Preset,
-    conform,
     load_preset,
     parse_parameters,
     read_parameters,
-    read_value,
     resolve,
     seed_everything,
 )
+from mmn_utils.values import conform, read_value
 from tests.notebook_tools import COMMON, write_notebook
 
 EXTRA = """\
@@ -186,6 +185,10 @@ def test_the_preset_is_not_overridden_and_the_run_is_a_folder_name(notebook):
         ("true", "x", "true"),
         ("false", True, False),
         ("[1, 2]", [0], [1, 2]),
+        ("[1e-3, 2]", [0.5], [0.001, 2.0]),
+        ("010", 0.5, 10.0),
+        ("1_000", 0.5, 1000.0),
+        ("010", "x", "010"),
         ("{small: 3}", {"small": 1}, {"small": 3}),
     ],
 )
@@ -197,7 +200,23 @@ def test_command_line_text_is_read_in_the_parameters_type(text, default, value):
 
 @pytest.mark.parametrize(
     ("text", "default"),
-    [("abc", 1), ("1.5", 1), ("0", False), ("x", 0.5), ("nan", 0.5), ("1", [0]), ("[a: b", 1)],
+    [
+        ("abc", 1),
+        ("1.5", 1),
+        ("0", False),
+        ("x", 0.5),
+        ("nan", 0.5),
+        ("1", [0]),
+        ("[a: b", 1),
+        ("010", 1),
+        ("1_000", 1),
+        ("1:30", 1),
+        ("1:30", 0.5),
+        ("[010]", [1]),
+        ("[1_000]", [1]),
+        ("yes", True),
+        ("1e400", 0.5),
+    ],
 )
 def test_command_line_text_of_the_wrong_type_is_refused(text, default):
     with pytest.raises(ValueError, match="x"):
@@ -260,6 +279,53 @@ def test_bad_preset_files_are_refused(tmp_path, text, message):
     path.write_text(text)
     with pytest.raises(ValueError, match=message):
         load_preset(path)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("settings: {n_images: 010}", "010 begins with a zero; write 10"),
+        ("settings: {n_images: 1_000}", r"n_images = '1_000' .*plain digits, without '_'"),
+        ("settings: {n_images: 1:30}", r"n_images = '1:30' .*plain digits"),
+        ("settings: {n_images: 1e3}", "must be of type int"),
+        ("settings: {normalise: yes}", "normalise = 'yes' .*write true or false"),
+        ("settings: {target: 7}", "target = 7 .*write it in quotes"),
+        ("settings: [1]", r"settings = \[1\] must be a mapping"),
+        ("notebooks: {tiny: 3}", "tiny = 3 must be a mapping"),
+    ],
+)
+def test_values_that_are_not_what_they_look_like_are_refused(notebook, tmp_path, text, message):
+    with pytest.raises(ValueError, match=message):
+        resolve(notebook, only_preset(tmp_path, text))
+
+
+def test_numbers_and_merges_of_a_preset_are_what_they_say(notebook, tmp_path):
+    text = "settings: &s {quantile: 1e-3}\nnotebooks: {tiny: {<<: *s, thresholds: [1e-5, 2]}}\n"
+    resolved = resolve(notebook, only_preset(tmp_path, text))
+    assert (resolved["quantile"], resolved["thresholds"]) == (0.001, [1e-5, 2.0])
+
+
+def test_a_preset_by_path_is_found_from_here_and_from_the_root(notebook, tmp_path, monkeypatch):
+    only_preset(tmp_path, "settings: {seed: 3}\n")
+    monkeypatch.chdir(tmp_path)
+    for path in ("some.yaml", "./some.yaml", str(tmp_path / "some.yaml"), Path("some.yaml")):
+        preset = load_preset(path)
+        assert resolve(notebook, path)["seed"] == 3
+        assert preset.address == str(tmp_path / "some.yaml")
+        assert load_preset(preset.address) == preset
+    assert load_preset("notebooks/presets/ci.yaml").address == "ci"
+    assert load_preset("ci").address == "ci"
+
+
+def test_a_preset_that_would_write_over_a_run_of_the_repository_is_refused(tmp_path):
+    (tmp_path / "miniature.yaml").write_text("name: miniature\n")
+    with pytest.raises(ValueError, match=r"miniature is a preset of the repository.*another name"):
+        load_preset(tmp_path / "miniature.yaml")
+    (tmp_path / "my preset.yaml").write_text("name: my preset\n")
+    with pytest.raises(ValueError, match="cannot name a folder"):
+        load_preset(tmp_path / "my preset.yaml")
+    with pytest.raises(ValueError, match="one of your own is given by the path of its"):
+        load_preset(tmp_path / "absent")
 
 
 def only_preset(tmp_path, text: str):

@@ -1,6 +1,8 @@
 """Run one notebook headless on a preset.
 
     python -m mmn_utils.running 02_attribution --preset miniature -p n_images 100 -p run small
+    python -m mmn_utils.running plan PRESET          what it needs of this machine, before a run
+    python -m mmn_utils.running shard NOTEBOOK ...   a share of one of its heavy stages
 
 The parameters are resolved, checked and recorded in
 ``build/<run>/parameters/NAME.json`` before a kernel starts. The executed copy is
@@ -15,11 +17,15 @@ import argparse
 import os
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from mmn_utils.presets import load_preset, read_parameters, read_value
+from mmn_utils.presets import load_preset, read_parameters
 from mmn_utils.running.run import check, execute
+from mmn_utils.values import read_value
+
+COMMANDS = {"plan": "mmn_utils.running.planning", "shard": "mmn_utils.running.stages"}
 
 
 def read_overrides(notebook: str | Path, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
@@ -58,7 +64,10 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a notebook from the command line; 2 for bad parameters, 1 for a failed cell."""
-    chosen = _arguments(arguments)
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if words[:1] and words[0] in COMMANDS:
+        return import_module(COMMANDS[words[0]]).main(words[1:])
+    chosen = _arguments(words)
     try:
         preset = load_preset(chosen.preset)
         overrides = read_overrides(chosen.notebook, chosen.parameter)

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import json
 import os
 import re
 import sys
@@ -27,9 +28,10 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 
 from mmn_utils.cache import BAR
-from mmn_utils.exhibits.entries import figures_root, load_exhibits
+from mmn_utils.exhibits.entries import exhibits_of, figures_root, load_exhibits
 from mmn_utils.exhibits.formats import compress_png, png_size, write_bytes, write_text
 from mmn_utils.exhibits.pages import NOTEBOOKS, TEMPLATES, forget_page
+from mmn_utils.exhibits.provenance import caveats
 from mmn_utils.presets import PRESETS, check_run_name, from_root, load_preset
 from mmn_utils.running.prose import headings, markdown, python
 
@@ -53,6 +55,13 @@ class Page:
     sections: list[tuple[str, str]] = field(default_factory=list)
     pictures: dict[str, bytes] = field(default_factory=dict)
     exhibits: set[str] = field(default_factory=set)
+
+    @property
+    def caveats(self) -> list[str]:
+        """What is to be said of its numbers first, as the exhibits that it made record it."""
+        paths = [self.folder / f"{one.id}.json" for one in exhibits_of(self.name)]
+        there = [path for path in paths if path.is_file()]
+        return caveats(json.loads(path.read_text(encoding="utf-8")) for path in there)
 
     @property
     def neighbours(self) -> list[tuple[str, str]]:

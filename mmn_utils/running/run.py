@@ -76,11 +76,15 @@ def check(
 ) -> dict[str, Any]:
     """Return the resolved parameters; ValueError where a kernel must not be started.
 
-    That is what ``resolve`` refuses, and a parameter that papermill would not see.
+    That is what ``resolve`` refuses, a variable that the environment does not have, and a
+    parameter that papermill would not see.
     """
     papermill = load_papermill()
     path = notebook_path(notebook)
     parameters = resolve(path, preset, overrides)
+    for value in parameters.values():
+        if isinstance(value, str) and "$" in value:
+            from_root(value)  # a variable that is not set is an error now
     seen = papermill.inspect_notebook(str(path))
     hidden = [name for name in parameters if name not in seen]
     if hidden:
