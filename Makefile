@@ -4,6 +4,8 @@
 #   make test                    the whole test suite
 #   make figures PRESET=limber   the notebooks of another preset
 #   make figures PRESET="a b"    those of several presets, side by side
+#   make figures PRESET=my.yaml  a preset of one's own, by the path of its file
+#   make figures PROFILE=slurm SHARDS=8    by the scheduler of a cluster (profiles/)
 #   make test ARGS='-k cache'    some tests
 
 SHELL := /bin/bash
@@ -13,7 +15,11 @@ SHELL := /bin/bash
 PYTHON ?= $(firstword $(shell command -v python3.11 || command -v python3 || echo python3))
 VENV   ?= .venv
 PRESET ?= miniature miniature-llava miniature-instructblip miniature-mplug_owl2
-CORES  ?= all
+# How the notebooks are scheduled (profiles/), in how many shards their heavy stages; with another
+# profile than local, CORES is the profile's own.
+PROFILE ?= local
+SHARDS ?= 1
+CORES  ?= $(if $(filter local,$(PROFILE)),all)
 ARGS   ?=
 
 BIN := $(VENV)/bin
@@ -21,7 +27,11 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed-$(shell cksum < requirements.lock | cut -d ' ' -f 1)
 RUN := PATH="$(abspath $(BIN)):$$PATH" $(BIN)/python -m mmn_utils.running.environment
 
-.PHONY: help env figures atlas page browser report site test lab lint miniature variants lock readme \
+SNAKEMAKE = $(RUN) $(BIN)/snakemake --workflow-profile profiles/$(PROFILE) \
+	$(if $(CORES),--cores $(CORES))
+RUNS = $(basename $(notdir $(PRESET)))  # a preset may be given by the path of its file
+
+.PHONY: help env plan figures atlas page browser report golden site test lab lint miniature variants lock readme \
 	clean
 
 help:  ## this list
@@ -40,14 +50,15 @@ $(STAMP): requirements.lock
 	@rm -f $(VENV)/.installed-*
 	@touch $@
 
+plan: $(STAMP)  ## say what PRESET needs of this machine: operations, memory, disk, time
+	@$(RUN) $(BIN)/python -m mmn_utils.running plan $(PRESET) $(ARGS)
+
 figures: $(STAMP)  ## run the notebooks that changed, then build the report
-	@$(RUN) $(BIN)/snakemake --cores $(CORES) --config preset="$(PRESET)" \
-		--rerun-incomplete --nolock --quiet host progress reason rules
-	@printf 'Report: %s\n' $(PRESET:%="$(CURDIR)/figures/%/report.html")
+	@$(SNAKEMAKE) --config preset="$(PRESET)" shards=$(SHARDS)
+	@printf 'Report: %s\n' $(RUNS:%="$(CURDIR)/figures/%/report.html")
 
 atlas: $(STAMP)  ## write data/atlas/PRESET: every neuron of the preset's system, to be asked
-	@$(RUN) $(BIN)/snakemake atlas --cores $(CORES) --config preset="$(PRESET)" \
-		--rerun-incomplete --nolock --quiet host progress reason rules
+	@$(SNAKEMAKE) atlas --config preset="$(PRESET)"
 
 page: atlas  ## write the browser's page of PRESET; STANDALONE=1: another, with its pictures inside
 	@$(RUN) $(BIN)/python -m mmn_utils.browser page $(PRESET) $(if $(STANDALONE),--standalone)
@@ -56,13 +67,24 @@ browser: $(STAMP)  ## explore the neurons of a preset's system, without a notebo
 	@$(RUN) $(BIN)/python -m mmn_utils.running.serve $(firstword $(PRESET)) $(ARGS)
 
 report: $(STAMP)  ## build the reports again; STANDALONE=1: and pages that are one file each
-	@$(BIN)/python -m mmn_utils.exhibits report $(PRESET) $(if $(STANDALONE),--standalone)
+	@$(BIN)/python -m mmn_utils.exhibits report $(RUNS) $(if $(STANDALONE),--standalone)
+
+golden: $(STAMP)  ## say which reading of decode and of BERTScore gives back PRESET's paper's lists
+	@$(RUN) $(BIN)/python -m mmn_utils.studies.golden --preset $(firstword $(PRESET)) $(ARGS)
 
 site: $(STAMP)  ## build the static site in build/site from what is there
 	@$(RUN) $(BIN)/python docs/build.py
 
-test: $(STAMP)  ## run the test suite
+# Without ARGS in two halves side by side, as the browser's tests wait more than they compute.
+test: $(STAMP)  ## run the test suite; ARGS='-k cache' some of it
+ifeq ($(strip $(ARGS)),)
+	@mkdir -p build
+	@$(RUN) $(BIN)/python -m pytest tests/browser > build/tests-browser.log 2>&1 & browser=$$!; \
+	$(RUN) $(BIN)/python -m pytest --ignore=tests/browser; rest=$$?; \
+	wait $$browser; half=$$?; cat build/tests-browser.log; exit $$((rest | half))
+else
 	@$(RUN) $(BIN)/python -m pytest $(ARGS)
+endif
 
 lab: $(STAMP)  ## read and edit the notebooks in JupyterLab
 	@$(RUN) $(BIN)/jupyter lab notebooks --ServerApp.ip=127.0.0.1

@@ -1,7 +1,8 @@
 """What somebody's own script needs: one picture, one system, and a function for each question.
 
 A ``picture`` is a ``PIL.Image``, the path of one, or a ``Photograph`` of a data set. ``neurons``
-are a neuron table, or neurons, or their addresses such as ``"L7.u15772"``.
+are a neuron table, or neurons, or their addresses such as ``"L7.u15772"``, or ``"L7.e3.u120"``
+in a mixture of experts.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from mmn_utils.neurons import captions, decoding, receptive_fields
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.methods import METHODS
-from mmn_utils.neurons.table import Neuron, unique_neurons
+from mmn_utils.neurons.table import Neuron, address, neuron_at, unique_neurons
 from mmn_utils.neurons.targets import Target, caption_targets
 
 Picture = Image.Image | str | Path | Photograph
@@ -48,7 +49,9 @@ def example(place: int = 0) -> Image.Image:
 
 def caption(system: VisionLanguageModel, picture: Picture, max_new_tokens: int = 20) -> Caption:
     """Caption a picture greedily: ``text`` and token ``ids``."""
-    return captions.caption_images(system, [_opened(picture)], max_new_tokens)[0]
+    return captions.caption_images(
+        system, [_opened(picture)], max_new_tokens, names=[_named(picture)]
+    )[0]
 
 
 def targets(
@@ -99,16 +102,16 @@ def decode(system: VisionLanguageModel, neurons: Neurons, k: int = 5) -> pd.Data
         pairs = decoding.signed(neurons)
         words = decoding.decoded_words(system, pairs, k)
         columns = {
-            "neuron": [str(neuron) for neuron, _ in pairs],
+            "neuron": [address(system, neuron) for neuron, _ in pairs],
             "score": neurons["score"].to_numpy(),
             "sign": [decoding.SIGN[sign] for _, sign in pairs],
             "writes": [_in_one_line(words[pair]) for pair in pairs],
         }
         return pd.DataFrame(columns).drop_duplicates(["neuron", "sign"], ignore_index=True)
-    some = _neurons(neurons)
+    some = _neurons(system, neurons)
     ends = decoding.both_ends(system, some, k)
     texts = {name: ends[name].map(_in_one_line) for name in ("writes", "suppresses")}
-    return pd.DataFrame({"neuron": list(map(str, some)), **texts})
+    return pd.DataFrame({"neuron": [address(system, neuron) for neuron in some], **texts})
 
 
 def heat_map(
@@ -119,7 +122,7 @@ def heat_map(
     The mean of the neurons, (height, width) float32, or each of them, (neurons, height, width).
     ``ValueError`` for a system whose image tokens have no place in the picture.
     """
-    opened, some = _opened(picture), _neurons(neurons)
+    opened, some = _opened(picture), _neurons(system, neurons)
     if not some:
         raise ValueError("a heat map of no neurons shows nothing; give at least one")
     maps = receptive_fields.activation_maps(system, [opened], some)[0]
@@ -135,7 +138,7 @@ def ablate(
     The receipt has ``caption_before``, ``caption_after``, ``logit_change`` and what was touched.
     ``options`` as ``Ablation`` takes them: ``positions``, ``value``.
     """
-    what = ablation.Ablation(tuple(_neurons(neurons)), **options)
+    what = ablation.Ablation(tuple(_neurons(system, neurons)), **options)
     with ablation.ablate(system, what, prompt=system.prompt([_opened(picture)])) as receipt:
         return receipt
 
@@ -194,12 +197,20 @@ def _opened(picture: Picture) -> Image.Image:
     return read_image(Path(picture).expanduser())
 
 
-def _neurons(neurons: Neurons) -> list[Neuron]:
+def _named(picture: Picture) -> str:
+    """Name a picture in an error: by its id or file where it has one."""
+    if isinstance(picture, Photograph):
+        return picture.id
+    return NAME if isinstance(picture, Image.Image) else str(picture)
+
+
+def _neurons(system: VisionLanguageModel, neurons: Neurons) -> list[Neuron]:
     """Return neurons in their order, each once."""
     if isinstance(neurons, pd.DataFrame):
         return unique_neurons(neurons)
     some = [neurons] if isinstance(neurons, Neuron | str) else neurons
-    return list(dict.fromkeys(Neuron.parse(n) if isinstance(n, str) else n for n in some))
+    read = (neuron_at(system, n) if isinstance(n, str) else n for n in some)
+    return list(dict.fromkeys(read))
 
 
 def _target(system: VisionLanguageModel, picture: Picture, word: str | None) -> Target:

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,12 +16,14 @@ from types import SimpleNamespace
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
 from mmn_utils import cache
-from mmn_utils.cache import atomic, cached, canonical, clear, code_version, per_image, shard_slice
+from mmn_utils.cache import atomic, cached, canonical, clear, code_version, per_image
 from mmn_utils.presets import ROOT
+from mmn_utils.shards import only_shard
 
 json_values = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text()
@@ -234,26 +237,19 @@ def test_more_images_reuse_the_earlier_ones_and_fewer_cut_them(tmp_path):
     pd.testing.assert_frame_equal(few, table(["8", "3"]))
 
 
-def test_shards_merge_to_the_whole(tmp_path):
-    for index in range(3):
-        part = run(Counter(), root=tmp_path, shard=(index, 3))
-        pd.testing.assert_frame_equal(part, table(IDS[shard_slice(len(IDS), (index, 3))]))
-    merged = run(Counter(fail_at=0), root=tmp_path)
-    pd.testing.assert_frame_equal(merged, table(IDS))
+def test_a_batch_that_does_not_fit_is_computed_in_halves_and_kept_as_one(tmp_path, capsys):
+    sizes = []
 
+    def compute(batch):
+        sizes.append(len(batch))
+        if len(batch) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return table(batch)
 
-@given(st.integers(0, 500), st.integers(1, 40))
-def test_shards_cover_exactly_and_evenly(total, shards):
-    parts = [range(total)[shard_slice(total, (index, shards))] for index in range(shards)]
-    assert [i for part in parts for i in part] == list(range(total))
-    sizes = [len(part) for part in parts]
-    assert max(sizes) - min(sizes) <= 1
-
-
-@pytest.mark.parametrize("shard", [(0, 0), (3, 3), (-1, 2)])
-def test_bad_shards_are_refused(shard):
-    with pytest.raises(ValueError, match="shard"):
-        shard_slice(10, shard)
+    pd.testing.assert_frame_equal(run(compute, root=tmp_path, batch_size=4), table(IDS))
+    assert sizes == [4, 2, 1, 1, 1, 1, 1, 1, 1]
+    assert "out of memory with 4 pictures at a time; going on with 2" in capsys.readouterr().err
+    assert len(list(tmp_path.glob("*/*/*.parquet"))) == 2
 
 
 @given(
@@ -268,10 +264,8 @@ def test_whatever_happened_before_the_table_is_the_same(
     root = tmp_path_factory.mktemp("cache")
     ids = [str(i) for i in range(total)]
     for index in range(shards):
-        try:
-            run(Counter(fail_at), ids=ids, root=root, batch_size=batch_size, shard=(index, shards))
-        except KeyboardInterrupt:
-            continue
+        with suppress(KeyboardInterrupt), only_shard("scores", (index, shards)):
+            run(Counter(fail_at), ids=ids, root=root, batch_size=batch_size)
     files = {}
     cache._cover(next((root / "scores").iterdir()), files)
     done = len(files)

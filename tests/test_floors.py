@@ -15,6 +15,10 @@ PACKAGE = ROOT / "mmn_utils"
 FLOORS = {
     "compat": 0,
     "presets": 0,
+    "plain_yaml": 0,
+    "memory": 0,
+    "shards": 0,
+    "values": 0,
     "cache": 0,
     "datasets": 1,
     "models": 2,
@@ -27,6 +31,7 @@ FLOORS = {
     "running": 7,
     "miniature": 7,
     "face": 8,
+    "__main__": 8,
 }
 GROUND = 0  # its files may use each other
 LONGEST_FILE, LONGEST_FUNCTION = 450, 50  # lines

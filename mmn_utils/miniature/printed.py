@@ -77,5 +77,8 @@ def _texts(values: Iterable[float], form: str, missing: str = "") -> list[str]:
 
 
 def _intervals(table: pd.DataFrame, form: str) -> list[str]:
+    """Write intervals; a whole number that every redraw gives, as a layer's, is no interval."""
     pairs = zip(_texts(table["ci_low"], form), _texts(table["ci_high"], form), strict=True)
-    return [f"{low} to {high}" if low else "" for low, high in pairs]
+    same = table["ci_low"] == table["ci_high"]
+    texts = [f"{low} to {high}" if low else "" for low, high in pairs]
+    return ["the same in every redraw" if s else text for s, text in zip(same, texts, strict=True)]

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import yaml
+from mmn_utils.plain_yaml import load_yaml
 
 WORLD_FILE = Path("data/miniature/concepts.yaml")
 WORK = Path("data/cache/miniature")  # checkpoints, and what is computed once for several
@@ -95,7 +95,7 @@ def _concept(card: dict) -> Concept:
 
 def load_world(path: str | Path = WORLD_FILE) -> World:
     """Read the world from a YAML file of concept cards and backgrounds."""
-    cards = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    cards = load_yaml(path)
     names = [card["name"] for card in cards["concepts"]]
     if len(set(names)) != len(names):
         raise ValueError(f"{path}: concept names must be distinct")

@@ -12,7 +12,6 @@ from functools import partial
 
 import pandas as pd
 import torch
-import torch.nn.functional as F
 
 from mmn_utils.models.base import Prompt
 from mmn_utils.models.capture import capture, spare_last
@@ -47,7 +46,8 @@ def attribution(
     """Score neurons by Z times dy/dZ at image patches (paper A, Eq. 2); top ``k`` per target.
 
     Z is the pre-activation, y the logit (or ``probability``) of each target's token at the
-    step that predicts it; ``images[i]`` belongs to ``targets[i]``. One backward pass serves
+    step that predicts it, as the model emits it: behind a soft cap where it has one.
+    ``images[i]`` belongs to ``targets[i]``. One backward pass serves
     the batch and reaches activations only; targets of one caption share its forward pass.
     ``rank_by``: ``max``, units by their maximum over patches, ``patch`` where it lies;
     ``sum`` over patches, ``patch`` -1; ``pair``, the (unit, patch) pairs themselves, as in
@@ -175,7 +175,7 @@ def backward_by_turns(
         final_norm_reads(model, "output") as normed,
     ):
         model.forward(prompt)
-        y = objective(F.linear(normed[-1][rows, places], *model.unembedding), targets, target)
+        y = objective(model.read_out(normed[-1][rows, places]), targets, target)
         lowest = seen.values[min(seen.values)]
         turns = _turns(where)
         for turn in turns:

@@ -7,18 +7,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from mmn_utils.memory import in_batches
 from mmn_utils.models.base import Prompt
 from mmn_utils.models.capture import spare_last
+from mmn_utils.models.finite import refuse
 
 
 @dataclass(frozen=True)
 class Caption:
-    """A caption: its text without outer blanks, and its token ids without end of text."""
+    """A caption: its text without outer blanks, and its token ids without the one that ended it."""
 
     text: str
     ids: tuple[int, ...]
@@ -31,24 +34,28 @@ def generate(
     max_new_tokens: int = 20,
     begun: tuple[Tensor, Any] | None = None,
     kept: Callable[[list[int]], None] | None = None,
+    images: Sequence[str] | None = None,
 ) -> list[Caption]:
-    """Continue each row greedily until end of text or ``max_new_tokens`` tokens.
+    """Continue each row greedily until one of ``end_tokens`` or ``max_new_tokens`` tokens.
 
     What follows a row's end is not kept; when half of the rows have ended, the others go on
     without them, and ``kept`` is told which of the present rows those are. ``begun`` hands
     over the logits (B, V) and the cache of a pass over the prompt that has been made.
-    ``ValueError`` where the caption might not fit into the model's positions.
+    ``ValueError`` where the caption might not fit into the model's positions, and, with the
+    picture's id in ``images`` or its row, where its logits are not finite.
     """
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens = {max_new_tokens}: a caption has at least one token")
     logits, past = begun or _begin(model, prompt)
-    end, rows = model.tokenizer.eos_token_id, list(range(len(prompt)))
+    ends, rows = model.end_tokens, list(range(len(prompt)))
     ids: list[list[int]] = [[] for _ in rows]
     for step in range(1, max_new_tokens + 1):
-        tokens = logits.argmax(dim=-1)
-        for row, token in zip(rows, tokens.tolist(), strict=True):
+        tokens, finite = _likeliest(logits)
+        for row, token, fine in zip(rows, tokens.tolist(), finite, strict=True):
+            if not fine and ends.isdisjoint(ids[row]):
+                refuse(model, row, images)
             ids[row].append(token)
-        going = [place for place, row in enumerate(rows) if end not in ids[row]]
+        going = [place for place, row in enumerate(rows) if ends.isdisjoint(ids[row])]
         if not going or step == max_new_tokens:
             break
         prompt = prompt.extend(model.embed(tokens[:, None]))
@@ -67,23 +74,40 @@ def _begin(model, prompt: Prompt) -> tuple[Tensor, Any]:
         return model.forward(prompt, use_cache=True)
 
 
+def _likeliest(logits: Tensor) -> tuple[Tensor, list[bool]]:
+    """Find the most probable token of each row of (B, V), and whether its logit is finite.
+
+    Where any logit is no number, ``argmax`` takes that one.
+    """
+    tokens = logits.argmax(dim=-1)
+    return tokens, logits.gather(1, tokens[:, None])[:, 0].isfinite().tolist()
+
+
 def as_caption(model, ids: Sequence[int]) -> Caption:
-    """Cut token ids at the end of text and decode them."""
-    end, ids = model.tokenizer.eos_token_id, list(ids)
-    if end in ids:
-        ids = ids[: ids.index(end)]
+    """Cut token ids at the first that ends a caption, and decode them."""
+    ends = model.end_tokens
+    ids = list(takewhile(lambda token: token not in ends, ids))
     text = model.tokenizer.decode(ids, clean_up_tokenization_spaces=False)
     return Caption(text.strip(), tuple(ids))
 
 
 def caption_images(
-    model, images: Sequence, max_new_tokens: int = 20, batch_size: int = 20
+    model,
+    images: Sequence,
+    max_new_tokens: int = 20,
+    batch_size: int = 20,
+    names: Sequence[str] | None = None,
 ) -> list[Caption]:
-    """Caption pictures with the system's own prefix, ``batch_size`` at a time."""
-    if batch_size < 1:
-        raise ValueError(f"batch_size = {batch_size}: give at least 1")
-    captions: list[Caption] = []
-    for start in range(0, len(images), batch_size):
-        prompt = model.prompt(images[start : start + batch_size])
-        captions += generate(model, prompt, max_new_tokens)
-    return captions
+    """Caption pictures with the system's own prefix, ``batch_size`` at a time.
+
+    ``names`` are what errors call the pictures by, their places among ``images`` by default.
+    """
+    names = [str(place) for place in range(len(images))] if names is None else names
+
+    def compute(some: range) -> list[Caption]:
+        batch = slice(some.start, some.stop)
+        prompt = model.prompt(images[batch])
+        return generate(model, prompt, max_new_tokens, images=names[batch])
+
+    parts = in_batches(compute, range(len(images)), batch_size)
+    return [caption for part in parts for caption in part]

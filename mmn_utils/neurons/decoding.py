@@ -2,7 +2,8 @@
 
 Paper A, section 2.2: decoder(W_out^k) = softmax(W_d w_k), where w_k is the write vector
 of the neuron. The paper leaves open whether the final norm and the unembedding's bias
-belong to the decoder; as printed they do not.
+belong to the decoder; as printed they do not. Where a norm stands behind the MLPs, w_k is what
+of the write vector reaches the residual stream (``written_vectors``).
 
 What a neuron writes has a sign: its activation times its write vector, so that one with a
 negative activation pushes against the tokens of its vector and for those at the vector's
@@ -59,13 +60,28 @@ def write_vectors(model, neurons: Sequence[Neuron | Signed]) -> torch.Tensor:
 
     Of a pair (neuron, sign) the vector times the sign; ``ValueError`` for others than 1, -1.
     """
+    return _gathered(model, neurons, reached=False)
+
+
+def written_vectors(model, neurons: Sequence[Neuron | Signed]) -> torch.Tensor:
+    """Gather what of their write vectors neurons add to the residual stream: (N, d).
+
+    The write vectors, except where a norm or factors stand between (``models.stream``). This
+    is what is decoded.
+    """
+    return _gathered(model, neurons, reached=True)
+
+
+def _gathered(model, neurons: Sequence[Neuron | Signed], reached: bool) -> torch.Tensor:
+    """Gather the vectors of neurons as written, or as they reach the residual stream."""
     neurons, signs = _apart(neurons)
     check_neurons(neurons, model.sizes.layers, model.sizes.units)
     gathered = torch.empty(len(neurons), model.sizes.width, device=model.device, dtype=model.dtype)
     for layer in by_layer(neurons):
         rows = [row for row, neuron in enumerate(neurons) if neuron.layer == layer]
         units = torch.tensor([neurons[row].unit for row in rows], device=model.device)
-        gathered[rows] = model.write_vectors(layer)[units].detach().to(gathered)
+        vectors = model.write_vectors(layer)[units].detach()
+        gathered[rows] = (model.reached(layer, vectors) if reached else vectors).to(gathered)
     return gathered * torch.tensor(signs).to(gathered)[:, None]
 
 
@@ -141,7 +157,7 @@ def decode(
     (int32), token (int64), text (with its leading blank), probability (float32).
     """
     ids, probabilities = decode_vectors(
-        model, write_vectors(model, neurons), k, decode_norm, decode_bias
+        model, written_vectors(model, neurons), k, decode_norm, decode_bias
     )
     return _rows(model, neurons, ids, probabilities)
 
@@ -157,7 +173,7 @@ def decode_layer(
     """Decode every neuron of a layer, ``chunk`` at a time; rows as from ``decode``."""
     check_neurons([Neuron(layer, 0)], model.sizes.layers, model.sizes.units)
     ids, probabilities = decode_vectors(
-        model, model.write_vectors(layer), k, decode_norm, decode_bias, chunk
+        model, model.written_vectors(layer), k, decode_norm, decode_bias, chunk
     )
     return _rows(model, [Neuron(layer, unit) for unit in range(len(ids))], ids, probabilities)
 
@@ -194,9 +210,22 @@ def decoded_words(
     Each different one once, by what was given.
     """
     neurons = list(dict.fromkeys(neurons))
-    ids, _ = decode_vectors(model, write_vectors(model, neurons), k, decode_norm, decode_bias)
+    ids, _ = decode_vectors(model, written_vectors(model, neurons), k, decode_norm, decode_bias)
     strings = model.token_strings
     return {n: [strings[i] for i in row] for n, row in zip(neurons, ids.tolist(), strict=True)}
+
+
+def suppressed_words(
+    model, units: Sequence[Signed], k: int = WORDS, decode_norm: str = "none",
+    decode_bias: bool = False,
+) -> dict[Signed, list[str]]:  # fmt: skip
+    """Name the ``k`` tokens at the other end of what each (neuron, sign) pair writes.
+
+    Keyed by what was given, the most suppressed first.
+    """
+    opposite = {unit: (unit[0], -unit[1]) for unit in units}
+    words = decoded_words(model, list(opposite.values()), k, decode_norm, decode_bias)
+    return {unit: words[other] for unit, other in opposite.items()}
 
 
 def both_ends(
@@ -212,7 +241,7 @@ def both_ends(
     vector and ``suppresses`` those of the negated one, lists of texts: what the neuron writes
     and suppresses where its activation is positive, and the reverse where it is negative.
     """
-    vectors = write_vectors(model, neurons)
+    vectors = written_vectors(model, neurons)
     if decode_norm == "none" and not decode_bias:
         ends = extreme_tokens(model, vectors, k)
     else:  # a norm's shift and a bias do not turn with the vector

@@ -6,11 +6,13 @@ Each neuron ablated alone, and integrated gradients, whose sum is all that is lo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 import torch
 
+from mmn_utils.memory import in_batches
 from mmn_utils.models.capture import replace
 from mmn_utils.neurons.ranking import TopK, scored
 from mmn_utils.neurons.table import NO_PATCH, Neuron, check_neurons
@@ -46,13 +48,14 @@ def exact_ablation(
         raise ValueError(f"positions={positions!r}: give 'all' or 'image'")
     where = slice(None) if positions == "all" else positions_of(model, prompt, None)
     prompt = teacher_forced(model, prompt, [target.prefix])
-    lost = []
-    for start in range(0, len(neurons), batch_size):
-        rows = list(neurons[start : start + batch_size])
+
+    def compute(rows: Sequence[Neuron]) -> list[float]:
         with replace(model, _one_each(rows, where)):
             logits, _ = model.forward(prompt.repeat(len(rows) + 1))
         y = objective(logits, [target] * (len(rows) + 1), of)
-        lost += (y[-1] - y[:-1]).tolist()
+        return (y[-1] - y[:-1]).tolist()
+
+    lost = list(chain.from_iterable(in_batches(compute, neurons, batch_size, "neurons")))
     layers, units = np.array([[n.layer for n in neurons]]), np.array([[n.unit for n in neurons]])
     return scored([target], layers, units, np.full_like(units, NO_PATCH), np.array([lost]))
 

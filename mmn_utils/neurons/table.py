@@ -28,6 +28,7 @@ NO_PATCH = -1  # value of `patch` in a row that is not about one patch
 TOP, RANDOM = "multimodal", "random"  # conditions, called as the palette calls them
 
 _ADDRESS = re.compile(r"L(\d+)\.u(\d+)")
+_OF_EXPERT = re.compile(r"L(\d+)\.(?:e(\d+)|shared)\.u(\d+)")
 
 
 @dataclass(frozen=True, order=True)
@@ -47,6 +48,30 @@ class Neuron:
         if match is None:
             raise ValueError(f"{address!r} is no neuron; write layer and unit as in 'L7.u15772'")
         return cls(int(match[1]), int(match[2]))
+
+
+def address(model, neuron: Neuron) -> str:
+    """Write where a neuron is: ``L7.u15772``, in a mixture of experts ``L7.e3.u120``.
+
+    A shared expert's is ``L7.shared.u120``.
+    """
+    experts = model.architecture.experts
+    return str(neuron) if experts is None else f"L{neuron.layer}.{experts.name(neuron.unit)}"
+
+
+def neuron_at(model, text: str) -> Neuron:
+    """Read what ``address`` writes, and the plain form, which counts all units of a layer.
+
+    ``ValueError`` for what is no address, and for an expert where the model has none.
+    """
+    match = _OF_EXPERT.fullmatch(text.strip())
+    if match is None:
+        return Neuron.parse(text)
+    experts = model.architecture.experts
+    if experts is None:
+        raise ValueError(f"{text!r} names an expert, but {model.name} has none; write 'L7.u15772'")
+    expert = None if match[2] is None else int(match[2])
+    return Neuron(int(match[1]), experts.unit(expert, int(match[3])))
 
 
 def neuron_table(rows: Iterable[Mapping] | Mapping[str, Sequence] | pd.DataFrame) -> pd.DataFrame:

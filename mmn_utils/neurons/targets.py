@@ -14,7 +14,7 @@ from functools import partial
 import torch
 
 from mmn_utils.models.base import Prompt
-from mmn_utils.models.capture import replace
+from mmn_utils.models.capture import after_mlps, replace
 from mmn_utils.neurons.text import nouns
 
 Positions = Sequence[int] | slice | None
@@ -77,7 +77,10 @@ def target_tokens(targets: Sequence[Target], vocabulary: int, device) -> torch.T
 
 
 def objective(logits: torch.Tensor, targets: Sequence[Target], target: str = "logit"):
-    """Read y_c of each row: logits (B, V) to the logit or probability of its token, (B) float32."""
+    """Read y_c of each row: logits (B, V) to the logit or probability of its token, (B) float32.
+
+    Logits as the model emits them, scaled and capped where it does so.
+    """
     tokens = target_tokens(targets, logits.shape[-1], logits.device)
     logits = logits.float()
     chosen = logits.gather(1, tokens[:, None])[:, 0]
@@ -128,12 +131,15 @@ def at_steps(
     consume: Consume | Mapping[str, Consume],
     *,
     activation: str = "gated",
+    scales: dict[int, torch.Tensor] | None = None,
 ) -> torch.Tensor:
     """Run each caption once and hand over the activations that predict its targets.
 
     ``consume`` takes a layer and (targets, units) float32, in the order of ``targets``;
     nothing else of the pass is kept. Several readings come off one pass: give a function for
-    each, {activation: consume}. Returns what the final norm reads there, the residual stream
+    each, {activation: consume}. ``scales``, if given, gets what the norm behind a layer's MLP
+    divides each target's token by (targets,) before the layer is handed over, and stays empty
+    where there is no such norm. Returns what the final norm reads there, the residual stream
     (targets, d) float32. ``ValueError`` for an unknown ``activation``.
     """
     takers = consume if isinstance(consume, Mapping) else {activation: consume}
@@ -141,13 +147,24 @@ def at_steps(
         if reading not in ACTIVATIONS:
             raise ValueError(f"activation={reading!r}: give one of {', '.join(ACTIVATIONS)}")
     prompt, rows, places = shared_captions(model, images, targets)
+    late = scales is not None and model.architecture.mlp_norm is not None
+    held: dict[str, torch.Tensor] = {}
 
-    def at_places(taker: Consume, layer: int, values: torch.Tensor) -> None:
-        taker(layer, values[rows, places].float())
+    def at_places(reading: str, layer: int, values: torch.Tensor) -> None:
+        held[reading] = values[rows, places].float()
+        if not late:
+            takers[reading](layer, held.pop(reading))
+
+    def hand_over(layer: int, written: torch.Tensor) -> None:
+        scales[layer] = model.mlp_scale(layer, written[rows, places])
+        for reading, taker in takers.items():
+            taker(layer, held.pop(reading))
 
     with ExitStack() as stack:
-        for reading, taker in takers.items():
-            stack.enter_context(watch(model, partial(at_places, taker), ACTIVATIONS[reading]))
+        for reading in takers:
+            stack.enter_context(watch(model, partial(at_places, reading), ACTIVATIONS[reading]))
+        if late:
+            stack.enter_context(after_mlps(model, hand_over))
         residual = stack.enter_context(final_norm_reads(model))
         model.forward(prompt)
         return residual[-1][rows, places].float()

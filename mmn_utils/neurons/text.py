@@ -31,8 +31,8 @@ WORD = re.compile(
     r"|[^\W\d_]+(?:-[^\W\d_]+)*|\d+|\S"
 )
 ENDS = (".", "!", "?")
-PLURALS = (("", ""), ("", "s"), ("", "es"), ("y", "ies"), ("f", "ves"), ("fe", "ves"))
 INCOMPLETE = "\ufffd"  # what a decoder prints for a character whose bytes are still to come
+PLURALS = (("", ""), ("", "s"), ("", "es"), ("y", "ies"), ("f", "ves"), ("fe", "ves"))
 
 
 @dataclass(frozen=True)
@@ -65,10 +65,10 @@ def nouns(caption: Caption, model: Any) -> list[Noun]:
     other noun. ``model`` is anything with a ``tokenizer``. An empty list when there is
     no noun. ValueError when the caption's text and ids disagree.
     """
-    text, starts = _decode(caption, model.tokenizer)
+    said = _Decoded.of(caption, model.tokenizer)
     found: list[Noun] = []
-    for word, place in noun_places(text):
-        step = _step_at(place, starts)
+    for word, place in noun_places(said.text):
+        step = said.step_at(place)
         if not found or step > found[-1].step:
             found.append(Noun(word, step, int(caption.ids[step])))
     return found
@@ -93,11 +93,11 @@ def word_in(caption: Caption, word: str, model: Any) -> Noun | None:
 
     With its own step and token, as of ``nouns``; None where the caption does not have it.
     """
-    text, starts = _decode(caption, model.tokenizer)
-    found = whole_word(word.strip()).search(text) if word.strip() else None
+    said = _Decoded.of(caption, model.tokenizer)
+    found = whole_word(word.strip()).search(said.text) if word.strip() else None
     if found is None:
         return None
-    step = _step_at(found.start(), starts)
+    step = said.step_at(found.start())
     return Noun(found.group(), step, int(caption.ids[step]))
 
 
@@ -151,29 +151,52 @@ def _tagger() -> HanoverTagger.HanoverTagger:
     return HanoverTagger.HanoverTagger("morphmodel_en.pgz")
 
 
-def _decode(caption: Caption, tokenizer: Any) -> tuple[str, list[int]]:
-    """Return the text of the ids and, for each id, the index of its first character.
+@dataclass(frozen=True)
+class _Decoded:
+    """A caption's text, and the text of each beginning of its ids, the whole one last.
 
     Ids are decoded cumulatively: only so do pieces of a character and tokenizers that
-    drop or add a leading blank come out right. A piece that prints nothing of its own
-    (an end-of-text token) starts past the end of the text.
+    drop or add a leading blank come out right.
     """
-    text, starts = "", []
-    for count in range(1, len(caption.ids) + 1):
-        longer = _plain_decode(tokenizer, caption.ids[:count], skip_special_tokens=True)
-        prints = len(longer) > len(text) or longer.endswith(INCOMPLETE)
-        starts.append(len(text) if prints else -1)
-        text = longer.rstrip(INCOMPLETE)
-    # A caption may or may not spell out special tokens; both are its text.
-    whole = [
-        _plain_decode(tokenizer, caption.ids, skip_special_tokens=skip) for skip in (True, False)
-    ]
-    if _without_blanks(caption.text) not in map(_without_blanks, whole):
-        raise ValueError(
-            f"the caption's ids decode to {text!r}, its text is {caption.text!r}: "
-            "decode it with the tokenizer that made it"
+
+    ids: tuple[int, ...]
+    tokenizer: Any
+    texts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, caption: Caption, tokenizer: Any) -> _Decoded:
+        """Decode a caption; ``ValueError`` where its ids are not those of its text."""
+        ids = tuple(caption.ids)
+        texts = [_plain_decode(tokenizer, ids[:count], True) for count in range(len(ids) + 1)]
+        # A caption may or may not spell out special tokens; both are its text.
+        whole = (texts[-1], _plain_decode(tokenizer, ids, False))
+        if _without_blanks(caption.text) not in map(_without_blanks, whole):
+            raise ValueError(
+                f"the caption's ids decode to {texts[-1]!r}, its text is {caption.text!r}: "
+                "decode it with the tokenizer that made it"
+            )
+        return cls(ids, tokenizer, tuple(texts))
+
+    @property
+    def text(self) -> str:
+        """The whole text, without special tokens and a character that is cut off at its end."""
+        return self.texts[-1].rstrip(INCOMPLETE)
+
+    def step_at(self, place: int) -> int:
+        """Return the step of the piece that begins the character at ``place`` of the text.
+
+        The character is there with the first beginning that agrees with the text up to it. Where
+        its bytes are spread over several pieces, the last of those that bring it by themselves
+        is its first: bytes before it that belong to no character are not looked at.
+        """
+        upto = self.text[: place + 1]
+        count = next(n for n, text in enumerate(self.texts) if text.startswith(upto))
+        brought = self.texts[count][place:]
+        return next(
+            step
+            for step in reversed(range(count))
+            if _plain_decode(self.tokenizer, self.ids[step:count], True).endswith(brought)
         )
-    return text, starts
 
 
 def _plain_decode(tokenizer: Any, ids: Sequence[int], skip_special_tokens: bool) -> str:
@@ -186,15 +209,6 @@ def _plain_decode(tokenizer: Any, ids: Sequence[int], skip_special_tokens: bool)
 
 def _without_blanks(text: str) -> str:
     return "".join(text.split())
-
-
-def _step_at(place: int, starts: Sequence[int]) -> int:
-    """Return the step of the piece that holds the character at ``place``.
-
-    Of several pieces that start there (bytes of one character) it is the first.
-    """
-    before = [start for start in starts if 0 <= start <= place]
-    return starts.index(max(before))
 
 
 # --- dictionary words ------------------------------------------------------------------

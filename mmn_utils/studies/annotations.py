@@ -102,8 +102,8 @@ def example_of_each(subjects: Subjects, n: int) -> dict[str, str]:
 
     The first subject whose noun names an object of it; where there is none, the first
     that shows one. No image is chosen twice. The supercategories with most photographs
-    come first, so the choice follows from the sample and from no eye. ValueError where
-    no photograph has an annotated object.
+    come first, so the choice follows from the sample and from no eye. Where no photograph
+    has an annotated object: {noun: image}, the first subject of each noun, the commonest first.
     """
     shown: dict[str, dict[str, bool]] = {}  # supercategory: image: does its noun name it?
     for photograph, target in zip(subjects.photographs, subjects.targets, strict=True):
@@ -112,7 +112,10 @@ def example_of_each(subjects: Subjects, n: int) -> dict[str, str]:
             named = same_word(target.noun, one.category)
             images[photograph.id] = images.get(photograph.id, False) or named
     if not shown:
-        raise ValueError("no photograph has an annotated object; there is nothing to show")
+        nouns = [target.noun.lower() for target in subjects.targets]
+        first = dict(reversed(list(zip(nouns, subjects.ids, strict=True))))
+        common = sorted(first, key=lambda noun: (-nouns.count(noun), nouns.index(noun)))
+        return {noun: first[noun] for noun in common[:n]}
     chosen: dict[str, str] = {}
     for name in sorted(shown, key=lambda name: (-len(shown[name]), name))[:n]:
         used = set(chosen.values())

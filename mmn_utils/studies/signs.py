@@ -88,7 +88,7 @@ def interpretable_ends(model) -> Readable:
     {1: along the write vector, -1: along its opposite}, bool (layers, units) each.
     """
     word = torch.tensor([is_dictionary_word(text) for text in model.token_strings])
-    ends = [extreme_tokens(model, model.write_vectors(i)) for i in range(model.sizes.layers)]
+    ends = [extreme_tokens(model, model.written_vectors(i)) for i in range(model.sizes.layers)]
     readable = [[word[ids].sum(1) >= WORDS_NEEDED for ids in layer] for layer in ends]
     pairs = zip((1, -1), zip(*readable, strict=True), strict=True)
     return {sign: torch.stack(layers).numpy() for sign, layers in pairs}

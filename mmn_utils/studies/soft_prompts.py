@@ -17,6 +17,7 @@ from mmn_utils.datasets import Photograph
 from mmn_utils.datasets.published import published
 from mmn_utils.measures import estimates
 from mmn_utils.measures.estimates import Estimate
+from mmn_utils.memory import in_batches
 from mmn_utils.neurons.decoding import nearest_tokens
 from mmn_utils.studies.agreement import listed, other_images
 from mmn_utils.studies.annotations import human_nouns
@@ -63,16 +64,16 @@ def nearest_to_patches(
     The soft prompts themselves are not kept: a thousand photographs of them would fill a
     machine. ValueError for no photographs.
     """
-    ids, cosines = [], []
-    for start in range(0, len(photographs), batch_size):
-        batch = photographs[start : start + batch_size]
-        with torch.no_grad():
-            soft = model.soft_prompt([photograph.open() for photograph in batch])
-        found = nearest_tokens(model, soft.flatten(0, 1), k)
-        ids.append(found[0].unflatten(0, soft.shape[:2]).numpy())
-        cosines.append(found[1].unflatten(0, soft.shape[:2]).numpy())
-    if not ids:
+    if not photographs:
         raise ValueError("no photographs; give at least one")
+
+    def compute(some: Sequence[Photograph]) -> list[np.ndarray]:
+        with torch.no_grad():
+            soft = model.soft_prompt([photograph.open() for photograph in some])
+        found = nearest_tokens(model, soft.flatten(0, 1), k)
+        return [part.unflatten(0, soft.shape[:2]).numpy() for part in found]
+
+    ids, cosines = zip(*in_batches(compute, photographs, batch_size), strict=True)
     return nearest(model, np.concatenate(ids), np.concatenate(cosines))
 
 
@@ -113,19 +114,20 @@ def five_kinds(
 
     ``random``: as many lists as the photograph has patches. ``shuffled``: the prompts' lists
     of another photograph. ``captions``: generated ones. ``coco``: up to ``n_nouns`` nouns of
-    the human captions, as one text.
+    the human captions, as one text; none where a photograph has no caption.
     """
     count = prompts.texts.shape[1]
     order = rng.permuted(np.tile(np.arange(count), (len(subjects), 1)), axis=1)
     drawn = rng.integers(0, len(random.texts), (len(subjects), count))
     partner = other_images(len(subjects), rng)
+    told = all(photograph.captions for photograph in subjects.photographs)
     mine = np.take_along_axis(prompts.texts, order, axis=1).tolist()
     lists = (
         random.texts[drawn].tolist(),
         mine,
         [mine[i] for i in partner],
         [[caption.text] for caption in subjects.captions],
-        [[listed(human_nouns(p, n_nouns, rng))] for p in subjects.photographs],
+        [[listed(human_nouns(p, n_nouns, rng))] if told else [] for p in subjects.photographs],
     )
     return Texts(dict(zip(KINDS, lists, strict=True)), order)
 
@@ -197,7 +199,8 @@ class Apart:
 def distances(means: pd.DataFrame, largest: pd.DataFrame, seed: int = 0) -> dict[str, Apart]:
     """Test the prompts' distribution against others (paper A, Figure 3), by the test's name.
 
-    ``means`` over a picture's patches and ``largest`` of them, by kind of text.
+    ``means`` over a picture's patches and ``largest`` of them, by kind of text; a kind that
+    they lack has no test.
     """
     tests = {
         "mean over patches: prompts, random": (means, "random"),
@@ -209,11 +212,16 @@ def distances(means: pd.DataFrame, largest: pd.DataFrame, seed: int = 0) -> dict
     return {
         name: Apart(*estimates.ks_of(wide["prompts"], wide[other], seed))
         for name, (wide, other) in tests.items()
+        if other in wide
     }
 
 
 def score_columns(means: pd.DataFrame, largest: pd.DataFrame) -> pd.DataFrame:
-    """Lay the scores of Figure 3 out, one row per photograph: the means, and the ``best_`` ones."""
+    """Lay the scores of Figure 3 out, one row per photograph: the means, and the ``best_`` ones.
+
+    NaN for a kind of text that there is not.
+    """
+    means = means.reindex(columns=list(KINDS))
     best = largest[["random", "prompts", "shuffled"]].add_prefix("best_")
     return means.join(best).reset_index()
 

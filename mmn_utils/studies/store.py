@@ -86,6 +86,7 @@ def model_identity(model) -> dict[str, Any]:
         "dtype": str(model.dtype),
         "prefix": model.prefix,
         "vocabulary": model.sizes.vocabulary,
+        "ends": sorted(model.end_tokens),
         # text before the picture, pixels: what an adapter knows beside the weights
         "facts": asdict(model.facts) if is_dataclass(getattr(model, "facts", None)) else None,
     }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -70,15 +70,11 @@ class Subjects:
         lists = (self.photographs, self.captions, self.every)
         return Subjects(*([values[place[image]] for image in ids] for values in lists))
 
-    def batches(self, size: int) -> Iterator[tuple[list, list[Target]]]:
-        """Open the pictures ``size`` at a time: (a picture for each of all targets, targets)."""
-        if size < 1:
-            raise ValueError(f"batch_size = {size}: give at least 1")
-        for start in range(0, len(self), size):
-            rows = range(start, min(start + size, len(self)))
-            opened = {row: self.photographs[row].open() for row in rows}
-            pairs = [(opened[row], target) for row in rows for target in self.every[row]]
-            yield [picture for picture, _ in pairs], [target for _, target in pairs]
+    def opened(self) -> tuple[list, list[Target]]:
+        """Open the pictures, once each: a picture for each of all targets, and the targets."""
+        pictures = [photograph.open() for photograph in self.photographs]
+        pairs = [(p, t) for p, some in zip(pictures, self.every, strict=True) for t in some]
+        return [picture for picture, _ in pairs], [target for _, target in pairs]
 
     def frame(self) -> pd.DataFrame:
         """List image, caption, its first noun with step and token: one row per photograph."""
@@ -141,9 +137,10 @@ def captions_of(
 
     def compute(rows: list[int]) -> pd.DataFrame:
         images = [photographs[row].open() for row in rows]
-        found = caption_images(model, images, longest, batch_size)
+        names = [photographs[row].id for row in rows]
+        found = caption_images(model, images, longest, batch_size, names)
         columns = {"text": [c.text for c in found], "ids": [list(c.ids) for c in found]}
-        return pd.DataFrame({"image": [photographs[row].id for row in rows], **columns})
+        return pd.DataFrame({"image": names, **columns})
 
     table = per_photograph(
         "captions", model, photographs, compute, {"max_new_tokens": longest},

@@ -16,7 +16,7 @@ import pandas as pd
 from mmn_utils.datasets.published import published
 from mmn_utils.measures import estimates
 from mmn_utils.measures.estimates import Estimate
-from mmn_utils.neurons.decoding import SIGN, Signed, decoded_words, signed
+from mmn_utils.neurons.decoding import SIGN, Signed, decoded_words, signed, suppressed_words
 from mmn_utils.neurons.table import RANDOM, TOP, neurons_of
 from mmn_utils.neurons.text import is_dictionary_word, is_interpretable
 from mmn_utils.studies.agreement import listed, writes_noun
@@ -126,12 +126,19 @@ def words_among_tokens(model) -> float:
 
 
 def pairs(
-    model, subjects: Subjects, *, n: int = 20, target: str = "logit", **decoder
+    model,
+    subjects: Subjects,
+    *,
+    n: int = 20,
+    target: str = "logit",
+    both_ends: bool = False,
+    **decoder,
 ) -> pd.DataFrame:
     """List the ``n`` best pairs of unit and patch of each subject, decoded (paper A, Table S.1).
 
     Columns image, target, neuron, patch, sign (of the activation there, + or −; what the unit
-    wrote there is decoded), interpretable, writes noun, top five tokens, score.
+    wrote there is decoded), interpretable, writes noun, top five tokens, score; with
+    ``both_ends`` also suppresses, five tokens of the other end.
     """
     table = top_neurons(model, subjects, k=n, target=target, rank_by="pair")
     units = signed(table)
@@ -144,6 +151,9 @@ def pairs(
         "writes noun": [writes_noun(words[unit], noun) for unit, noun in named],
         "top five tokens": [listed(words[unit][:5]) for unit in units],
     }
+    if both_ends:
+        other = suppressed_words(model, units, **decoder)
+        columns["suppresses"] = [listed(other[unit][:5]) for unit in units]
     order = ["image", "target", "neuron", "patch", *list(columns)[1:], "score"]
     return table.assign(**columns)[order]
 

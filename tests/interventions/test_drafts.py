@@ -60,6 +60,16 @@ def test_an_unchanged_model_says_its_drafts_without_generating(
     assert len(differences) == 5
 
 
+def test_a_draft_that_an_end_of_turn_ended_stands(system, photographs, said, monkeypatch):
+    config = system.language_model.generation_config
+    monkeypatch.setattr(config, "eos_token_id", [said[0].ids[2], said[1].ids[3]])
+    ended = caption_images(system, [p.open() for p in photographs], TOKENS)
+    assert len(ended[0].ids) <= 2
+    drafts = drafts_of(system, photographs, ended, max_new_tokens=TOKENS)
+    monkeypatch.setattr(room, "generate", None)
+    assert captions_now(system, drafts)[0] == ended
+
+
 @pytest.mark.parametrize("sigma", [0.05, 2.0])
 @pytest.mark.parametrize("layer", [0, 1])
 def test_a_changed_model_says_what_generation_says(system, photographs, said, layer, sigma):

@@ -12,7 +12,7 @@ from mmn_utils.interventions import sweeps
 from mmn_utils.interventions.ablation import Ablation, ablate
 from mmn_utils.interventions.receipts import NothingTouched
 from mmn_utils.interventions.sweeps import sweep
-from mmn_utils.neurons.captions import generate
+from mmn_utils.neurons.captions import as_caption, generate
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.neurons.targets import Target, objective, teacher_forced
 from tests.interventions.rows import IMAGES, ROWS, TARGET
@@ -83,6 +83,27 @@ def test_probabilities_alone_need_no_caption(model, prompt):
     )
     assert not result.changed.any()
     assert result.captions[0].ids == ()
+
+
+def test_rows_end_where_a_turn_ends(model, prompt, monkeypatch):
+    before = sweep(model, prompt, TARGET, ROWS, 6)
+    turns = [before.unablated.ids[3], before.captions[2].ids[1]]
+    monkeypatch.setattr(model.language_model.generation_config, "eos_token_id", turns)
+    ended = sweep(model, prompt, TARGET, ROWS, 6)
+    assert ended.unablated == generate(model, prompt, 6)[0]
+    assert list(ended.captions) == [as_caption(model, c.ids) for c in before.captions]
+    assert [len(c.ids) for c in ended.captions] != [len(c.ids) for c in before.captions]
+
+
+def test_captions_that_differ_in_their_end_token_alone_are_not_changed(model, monkeypatch):
+    monkeypatch.setattr(model.language_model.generation_config, "eos_token_id", [0, 9])
+    run = sweeps._Rows(
+        torch.zeros(3, 1), torch.zeros(3, 1), [[5, 0], [5, 9], [7, 0]],
+        [torch.zeros(2)] * 3, torch.zeros(2, 400), torch.zeros(3),
+    )  # fmt: skip
+    found = sweeps._gather(model, [run], [0, 1, 2], 0.1, True)
+    assert list(found.changed) == [False, False, True]
+    assert list(np.isnan(found.margin)) == [True, True, False]
 
 
 def test_a_sweep_is_for_one_image(model):

@@ -103,6 +103,8 @@ def test_quality_is_printed_with_intervals_in_one_cell():
     table = printed.quality(TABLE)
     assert list(table["value"]) == ["2", "2", "", "0.25"]
     assert list(table["95 % interval"]) == ["1 to 3", "", "", "0.2 to 0.3"]
+    same = printed.quality(TABLE.assign(ci_low=2.0, ci_high=2.0))
+    assert set(same["95 % interval"]) == {"the same in every redraw"}
 
 
 def test_colours_are_printed_a_row_an_encoder():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmn_utils.neurons.captions import Caption, caption_images, generate
+from mmn_utils.neurons.captions import Caption, as_caption, caption_images, generate
 from tests.tiny import tiny_images, tiny_limber
 
 
@@ -77,6 +77,37 @@ def test_rows_end_by_themselves_and_the_batch_with_the_last(model, monkeypatch):
     captions = generate(model, model.prompt(tiny_images(2)), 10)
     assert captions == [Caption("horse.", (horse, dot)), Caption("boat", (boat,))]
     assert [len(ids) for ids in passes] == [2, 2, 1]
+
+
+@pytest.mark.parametrize("listed", [True, False])
+def test_an_end_of_turn_ends_a_caption_of_two_words(model, monkeypatch, listed):
+    horse, boat, turn = (model.tokenizer.encode(text)[0] for text in (" horse", " boat", " dog"))
+    config = model.language_model.generation_config
+    monkeypatch.setattr(config, "eos_token_id", [0, turn] if listed else turn)
+    script = [[horse, boat, turn, horse, horse], [boat, 0, horse], [horse] * 5]
+    scripted(model, monkeypatch, script)
+    captions = generate(model, model.prompt(tiny_images(3)), 5)
+    assert captions[0] == Caption("horse boat", (horse, boat)) == as_caption(model, script[0])
+    assert captions[1] == Caption("boat", (boat,)), "the tokenizer's end of text ends it, too"
+    assert captions[2].ids == (horse,) * 5
+
+
+def test_captions_end_where_transformers_own_generation_ends(model, monkeypatch):
+    prompt = model.prompt(tiny_images(4, seed=1))
+    before = generate(model, prompt, 12)
+    turns = [caption.ids[4] for caption in before[:2]]
+    monkeypatch.setattr(model.language_model.generation_config, "eos_token_id", turns)
+    out = model.language_model.generate(
+        inputs_embeds=prompt.embeds, attention_mask=prompt.mask, max_new_tokens=12,
+        do_sample=False, pad_token_id=0,
+        suppress_tokens=list(range(model.sizes.vocabulary, model.sizes.vocabulary + 6)),
+    )  # fmt: skip
+    ends = {0, *turns}
+    cut = [tuple(row[: next(i for i, t in enumerate([*row, 0]) if t in ends)])
+           for row in out.tolist()]  # fmt: skip
+    found = generate(model, prompt, 12)
+    assert [caption.ids for caption in found] == cut
+    assert [len(caption.ids) < 5 for caption in found[:2]] == [True, True]
 
 
 def test_few_rows_go_on_without_the_many_that_have_ended(model, monkeypatch):

@@ -127,6 +127,42 @@ def test_characters_of_several_bytes_keep_the_alignment():
     assert words_and_steps(found) == [("cat", 1), ("éclair", 10)]
 
 
+STRAY = {
+    "a lead byte": ["Ã"],
+    "a byte of no beginning": ["©"],
+    "two bytes of one character's three": ["â", "Ĥ"],
+    "three of no character": ["Ã", "â", "ÿ"],
+}
+
+
+@pytest.mark.parametrize("bytes_", STRAY.values(), ids=STRAY)
+@pytest.mark.parametrize(
+    "noun", [[" dog"], ["dog"], [" d", "og"], [" Ã", "©", "clair"]], ids="".join
+)
+def test_bytes_of_no_character_are_no_nouns_token(bytes_, noun):
+    model = byte_level(" a", " cat", " on", *noun)
+    made = caption(model, [" a", *bytes_, *noun, " on", *bytes_, " cat"])
+    spelt = model.tokenizer.decode(pieces_of(model, noun)).strip()
+    steps = (1 + len(bytes_), 2 + 2 * len(bytes_) + len(noun))
+    pairs = zip((spelt, "cat"), steps, strict=True)
+    found = [Noun(word, step, made.ids[step]) for word, step in pairs]
+    assert [word_in(made, one.word, model) for one in found] == found
+    assert found[1] in nouns(made, model)
+    assert spelt != "dog" or nouns(made, model) == found
+
+
+def test_fallback_bytes_of_no_character_are_no_nouns_token():
+    vocabulary = {piece: i for i, piece in enumerate(["<unk>", "<0xC3>", "<0xE2>", "▁a", "▁dog"])}
+    tokenizer = Tokenizer(tokenizer_models.WordLevel(vocab=vocabulary, unk_token="<unk>"))
+    tokenizer.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(),
+         decoders.Strip(" ", 1, 0)]
+    )  # fmt: skip
+    model = SimpleNamespace(tokenizer=PreTrainedTokenizerFast(tokenizer_object=tokenizer))
+    made = caption(model, ["▁a", "<0xC3>", "<0xE2>", "▁dog"])
+    assert nouns(made, model) == [Noun("dog", 3, 4)]
+
+
 def test_end_of_text_and_other_silent_tokens_are_no_nouns_token():
     pieces = [" a", "<|endoftext|>", " dog", "<|endoftext|>"]
     model = byte_level(*pieces)

@@ -101,8 +101,13 @@ def test_without_a_fitting_noun_the_first_that_shows_an_object_stands_in():
     assert annotations.example_of_each(subjects, 6) == {"animal": "1", "vehicle": "2"}
     alone = Subjects(photographs[:1], [], nouns[:1])
     assert annotations.example_of_each(alone, 6) == {"animal": "1"}
-    with pytest.raises(ValueError, match="annotated object"):
-        annotations.example_of_each(Subjects(photographs[2:], [], nouns[2:]), 6)
+
+
+def test_without_annotated_objects_the_first_of_each_noun_is_shown():
+    rows = [an_image(str(i), noun) for i, noun in enumerate(["sky", "dog", "Dog", "cat", "dog"])]
+    photographs, nouns = map(list, zip(*rows, strict=True))
+    subjects = Subjects(photographs, [], nouns)
+    assert list(annotations.example_of_each(subjects, 2).items()) == [("dog", "1"), ("sky", "0")]
 
 
 def test_patches_on_an_object_are_covered_by_half():

@@ -192,14 +192,10 @@ def test_what_decides_the_top_neurons_is_in_their_key(model, chosen, monkeypatch
         study.top_neurons(model, chosen, **{"k": 5, **change}, **QUIET)
 
 
-def test_batches_open_each_picture_once_and_hand_out_each_target(tmp_path):
+def test_each_picture_is_opened_once_and_each_target_handed_out(tmp_path):
     some = subjects_of_texts(tiny_limber(), tmp_path)
-    found = list(some.batches(2))
-    assert [len(targets) for _, targets in found] == [4, 2]
-    assert [t for _, targets in found for t in targets] == some.all_targets
-    pictures, targets = found[0]
-    assert len({id(p) for p in pictures}) == 2
+    pictures, targets = some.opened()
+    assert targets == some.all_targets
+    assert len({id(p) for p in pictures}) == len(some) < len(pictures)
     assert pictures[0] is pictures[1]
     assert targets[0].image == "scene-0"
-    with pytest.raises(ValueError, match="batch_size = 0"):
-        next(some.batches(0))

@@ -142,6 +142,17 @@ def test_pairs_are_the_tables_own_decoded(sample):
         assert row["top five tokens"] == ", ".join(token.strip() for token in words[:5])
 
 
+def test_pairs_show_what_a_unit_suppresses_on_request(sample):
+    system = TinyGated()
+    pairs = translation.pairs(system, sample, n=5, both_ends=True)
+    assert list(pairs.columns)[-2:] == ["suppresses", "score"]
+    for sign, text in ((1, "+"), (-1, "−")):
+        row = pairs[pairs["sign"] == text].iloc[0]
+        (words,) = decoded_words(system, [(row["neuron"], -sign)]).values()
+        assert row["suppresses"] == ", ".join(token.strip() for token in words[:5])
+    assert pairs.drop(columns="suppresses").equals(translation.pairs(system, sample, n=5))
+
+
 def test_different_values_are_averaged_over_images():
     table = pd.DataFrame({"image": list("aaabb"), "patch": [1, 1, 2, 3, 3]})
     assert translation.different(table, "patch") == 1.5

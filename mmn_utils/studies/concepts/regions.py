@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 import numpy as np
@@ -117,7 +117,7 @@ def region_invariance(
         receipts += seen
         kept = list(targets)
         if captions == "new":
-            said = dict(zip(ids, generate(model, moved, max_new_tokens), strict=True))
+            said = dict(zip(ids, generate(model, moved, max_new_tokens, images=ids), strict=True))
             kept = _in_both(model, targets, said)
             texts += [(image, shuffle, caption.text) for image, caption in said.items()]
         places = [ids.index(t.image) for t in kept]
@@ -194,7 +194,14 @@ def shuffled(model, prompt: Prompt, orders: torch.Tensor) -> tuple[Prompt, torch
     if len(change) and not bool(change.all()):
         row = int((change == 0).nonzero()[0])
         raise NothingTouched(f"the shuffle of row {row} changed no image token: all are alike")
-    return Prompt(embeds, prompt.mask, prompt.positions), change
+    return replace(prompt, embeds=embeds, extras=_along(prompt.extras, orders)), change
+
+
+def _along(extras: Mapping[str, torch.Tensor], orders: torch.Tensor) -> dict[str, torch.Tensor]:
+    """Permute what else has a vector for each image token."""
+    per_token = [name for name, value in extras.items() if value.shape[1:-1] == orders.shape[1:]]
+    rows = torch.arange(len(orders), device=orders.device)[:, None]
+    return {**extras, **{name: extras[name][rows, orders] for name in per_token}}
 
 
 def _in_both(model, targets: Sequence[Target], captions: Mapping[str, Caption]) -> list[Target]:

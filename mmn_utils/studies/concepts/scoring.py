@@ -168,7 +168,7 @@ def per_subject(
 
     def batch(rows: list[int]) -> pd.DataFrame:
         chosen = some.select([some.ids[row] for row in rows])
-        return compute(*next(chosen.batches(len(chosen))))
+        return compute(*chosen.opened())
 
     return per_photograph(
         kind, model, some.photographs, batch, key,

@@ -15,14 +15,16 @@ from __future__ import annotations
 import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 
 import numpy as np
 import pandas as pd
 import torch
 
+from mmn_utils.memory import in_batches
 from mmn_utils.models.base import Prompt
-from mmn_utils.neurons.contribution import unembedding_rows
-from mmn_utils.neurons.decoding import decode_vectors, write_vectors
+from mmn_utils.neurons.contribution import scaled_rows, unembedding_rows
+from mmn_utils.neurons.decoding import decode_vectors, written_vectors
 from mmn_utils.neurons.final_norm import frozen_norm
 from mmn_utils.neurons.table import Neuron, check_neurons, top_k
 from mmn_utils.neurons.targets import Target, at_steps
@@ -108,17 +110,18 @@ def specificity(
         raise ValueError(f"related_by={related_by!r}: give one of {', '.join(RELATED_BY)}")
     most = _most(ms, model.sizes.vocabulary)
     norm = frozen_norm(model, contribution_norm)
-    values, residual = read_at_steps(model, images, targets, neurons, activation)
+    values, scales, residual = read_at_steps(model, images, targets, neurons, activation)
     own = values.diagonal()
-    vectors = write_vectors(model, neurons)
+    vectors = written_vectors(model, neurons)
     turned = torch.where(own < 0, -1, 1) if related_by == "activation" else torch.ones_like(own)
     related, _ = decode_vectors(model, vectors * turned[:, None].to(vectors), most)
     drawn = _draw_tokens(model.sizes.vocabulary, most, [t.image for t in targets], seed)
     parts = []
     for kind, ids in zip(KINDS, (related, drawn), strict=True):
         rows = model.unembedding[0].detach()[ids.to(model.device)].float()  # (T, m, d)
-        rows = rows if norm is None else norm.fold(rows)
+        rows = scaled_rows(model, rows, norm)
         written = torch.einsum("tmd,td->tm", rows, vectors.float())
+        written /= scales.diagonal()[:, None]
         scale = 1 if norm is None else norm.scale(residual)[:, None]
         parts.append(_rows(targets, neurons, own, kind, ids, own[:, None] * written / scale))
     return Specificity(pd.concat(parts, ignore_index=True), tuple(sorted(set(ms))))
@@ -162,13 +165,16 @@ def specificity_of(
     model, some: Subjects, table: pd.DataFrame, *, batch_size: int = 16, **options
 ) -> Specificity:
     """Measure S@m of each photograph's best neuron, in batches; as ``specificity``."""
-    parts = []
-    for pictures, targets in some.batches(batch_size):
+
+    def compute(ids: list[str]) -> Specificity:
+        pictures, targets = some.select(ids).opened()
         picture_of = {t.image: p for t, p in zip(targets, pictures, strict=True)}
         mine = table[table["image"].isin(picture_of)]
         chosen, neurons = best_neurons(mine, targets)
         images = [picture_of[t.image] for t in chosen]
-        parts.append(specificity(model, images, chosen, neurons, **options))
+        return specificity(model, images, chosen, neurons, **options)
+
+    parts = in_batches(compute, some.ids, batch_size)
     scores = pd.concat([part.scores for part in parts], ignore_index=True)
     return Specificity(scores, parts[0].ms)
 
@@ -268,11 +274,12 @@ def heat_maps_of(
     model, some: Subjects, table: pd.DataFrame, *, batch_size: int = 16, **options
 ) -> list[HeatMap]:
     """Score each concept's top neuron for all concepts of its image, in batches; ``heat_maps``."""
-    maps = []
-    for pictures, targets in some.batches(batch_size):
-        mine = table[table["image"].isin({t.image for t in targets})]
-        maps += heat_maps(model, pictures, targets, mine, **options)
-    return maps
+
+    def compute(ids: list[str]) -> list[HeatMap]:
+        mine = table[table["image"].isin(ids)]
+        return heat_maps(model, *some.select(ids).opened(), mine, **options)
+
+    return list(chain.from_iterable(in_batches(compute, some.ids, batch_size)))
 
 
 @torch.no_grad()
@@ -290,9 +297,9 @@ def score_matrix(
     Contributions as ``contribution`` has them, of these neurons alone, in one pass.
     """
     norm = frozen_norm(model, contribution_norm)
-    values, residual = read_at_steps(model, images, targets, neurons, activation)
+    values, scales, residual = read_at_steps(model, images, targets, neurons, activation)
     rows = unembedding_rows(model, targets, norm)
-    scores = values * (write_vectors(model, neurons).float() @ rows.T)
+    scores = values / scales * (written_vectors(model, neurons).float() @ rows.T)
     return scores if norm is None else scores / norm.scale(residual)
 
 
@@ -302,10 +309,15 @@ def read_at_steps(
     targets: Sequence[Target],
     neurons: Sequence[Neuron],
     activation: str = "gated",
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Read neurons at the steps of targets: (neurons, targets), and the residual stream there."""
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Read neurons at the steps of targets: (neurons, targets), and the residual stream there.
+
+    Between them what a norm behind the neuron's MLP divides the target's token by, (neurons,
+    targets), 1 where there is none.
+    """
     check_neurons(neurons, model.sizes.layers, model.sizes.units)
     values = torch.empty(len(neurons), len(targets), device=model.device)
+    divided, scales = torch.ones_like(values), {}
     places: dict[int, list[int]] = {}
     for place, neuron in enumerate(neurons):
         places.setdefault(neuron.layer, []).append(place)
@@ -314,6 +326,7 @@ def read_at_steps(
         if layer in places:
             units = torch.tensor([neurons[i].unit for i in places[layer]], device=seen.device)
             values[places[layer]] = seen[:, units].T
+            divided[places[layer]] = scales.get(layer, divided[places[layer]])
 
-    residual = at_steps(model, images, targets, read, activation=activation)
-    return values, residual
+    residual = at_steps(model, images, targets, read, activation=activation, scales=scales)
+    return values, divided, residual

@@ -15,7 +15,8 @@ import numpy as np
 import pandas as pd
 
 from mmn_utils.measures.estimates import Estimate
-from mmn_utils.neurons.decoding import SIGN
+from mmn_utils.neurons.decoding import SIGN, suppressed_words
+from mmn_utils.neurons.table import Neuron
 from mmn_utils.studies.agreement import listed, writes_noun
 from mmn_utils.studies.annotations import examples
 from mmn_utils.studies.concepts.regions import region_invariance, same_neurons
@@ -43,24 +44,38 @@ READINGS = {"": "gated", GATE: "gate"}  # the end of a column's name, and what i
 
 
 def all_words(
-    model, ranked: Mapping[str, pd.DataFrame], *, neurons: int = 10, tokens: int = 10
+    model,
+    ranked: Mapping[str, pd.DataFrame],
+    *,
+    neurons: int = 10,
+    tokens: int = 10,
+    both_ends: bool = False,
 ) -> pd.DataFrame:
     """Decode what the top neurons of each concept wrote by each method, as ``top_words``.
 
     ``ranked`` as from ``scoring.side_by_side``. Contribution's neurons are there a second time as
     ``PRINTED``, along their write vectors as they are. The column writes says whether the noun,
-    singular or plural, is among the words.
+    singular or plural, is among the words; with ``both_ends`` suppresses has the tokens at the
+    other end.
     """
     options = {"neurons": neurons, "tokens": tokens}
     printed = top_words(model, {PRINTED: ranked[OURS]}, signed=False, **options)
     words = pd.concat([top_words(model, ranked, **options), printed], ignore_index=True)
-    return with_writes(words)
+    return with_writes(with_suppressed(model, words, tokens=tokens) if both_ends else words)
 
 
 def with_writes(words: pd.DataFrame) -> pd.DataFrame:
     """Add the column writes: are the noun, singular or plural, among what the neuron writes?"""
     pairs = zip(words["words"], words["noun"], strict=True)
     return words.assign(writes=[writes_noun(some, noun) for some, noun in pairs])
+
+
+def with_suppressed(model, words: pd.DataFrame, *, tokens: int = 10) -> pd.DataFrame:
+    """Add the column suppresses: the tokens at the other end of what each neuron wrote."""
+    found = zip(map(Neuron.parse, words["neuron"]), words["sign"].tolist(), strict=True)
+    units = list(found)
+    other = suppressed_words(model, units, tokens)
+    return words.assign(suppresses=[other[unit] for unit in units])
 
 
 def writes_rows(words: pd.DataFrame) -> pd.DataFrame:
@@ -86,7 +101,8 @@ def top_neurons_exhibit(
     """Lay one concept's top neurons of every method out, as paper B's Table 2 does.
 
     ``words`` as from ``all_words``; ``sign`` is that of the activation, whose side of the write
-    vector the tokens are. Beside each method, where there is one, its reading of the gate alone.
+    vector the tokens are. With a column suppresses (``with_suppressed``) the tokens of the
+    other side follow. Beside each method, where there is one, its reading of the gate alone.
     """
     mine = words[(words["image"] == image) & (words["noun"] == noun) & (words["rank"] < neurons)]
     mine = mine.assign(
@@ -95,6 +111,9 @@ def top_neurons_exhibit(
         writes=np.where(mine["writes"], "yes", "no"),
     )
     cells = {"neuron": "neuron", "sign": "sign", "tokens": "top tokens", "writes": "writes it"}
+    if "suppresses" in mine:
+        mine["suppresses"] = [listed(some[:tokens]) for some in mine["suppresses"]]
+        cells["suppresses"] = "suppresses"
     gates = [name for name in COLUMNS if name.endswith(GATE) and (mine["method"] == name).any()]
     parts = []
     for method in PAPER_NAMES:
@@ -319,7 +338,7 @@ def shuffled_exhibit(
     if not len(kept) or n < 1:
         raise ValueError(f"{n} of {len(kept)} photographs to show; take more photographs")
     pair = examples(some.select(list(dict.fromkeys(kept))), n)
-    pictures, targets = next(pair.batches(len(pair)))
+    pictures, targets = pair.opened()
     options = {"seed": seed, "max_new_tokens": max_new_tokens}
     methods = {OURS: switched(**switches)[OURS]}
     found = region_invariance(model, pictures, targets, ks=[top], methods=methods, **options)

@@ -12,6 +12,7 @@ import torch
 from PIL import Image
 
 from mmn_utils.measures.estimates import Estimate, frame_of, shares_of
+from mmn_utils.models.pixels import cut_box
 from mmn_utils.neurons.decoding import Signed, signs_of
 from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
 from mmn_utils.neurons.table import RANDOM, TOP, Neuron, best_of, random_like
@@ -47,7 +48,8 @@ class Views:
     """Some views to show, and how well the masks of all photographs overlap the objects named.
 
     ``overlap``: one row a photograph, a column for each (condition, k), IoU. Where the system
-    has no grid, ``no_grid`` is the adapter's reason, and there is nothing else.
+    has no grid, ``no_grid`` is the adapter's reason, and there is nothing else. No overlap
+    either where no concept names an object with a mask.
     """
 
     shown: tuple[View, ...]
@@ -55,12 +57,12 @@ class Views:
     no_grid: str | None = None
 
     def levels(self, seed: int = 0) -> dict[tuple[str, int], Estimate]:
-        """Return the mean IoU of each (condition, k); none without a grid."""
+        """Return the mean IoU of each (condition, k); none without masks."""
         return {} if self.overlap is None else shares_of(self.overlap, seed)
 
     @property
     def rows(self) -> pd.DataFrame:
-        """The IoU of each photograph and k: image, k, top, random, printed; none without a grid."""
+        """The IoU of each photograph and k: image, k, top, random, printed; none without masks."""
         columns = ["image", "k", "top", RANDOM, PRINTED]
         if self.overlap is None:
             return pd.DataFrame(columns=columns)
@@ -71,6 +73,8 @@ class Views:
         """Lay the levels out, or say why there are none."""
         if self.no_grid is not None:
             return pd.DataFrame({"left out": [self.no_grid]})
+        if self.overlap is None:
+            return pd.DataFrame({"left out": ["no concept names an object with a mask"]})
         return frame_of(self.levels(seed), ["condition", "k"], "IoU")
 
 
@@ -88,15 +92,13 @@ def views(
 
     Each activation times its sign at the step that predicts the concept: high is where the neuron
     writes what it writes there. Maps of the photographs ``shown``; overlaps of ``some``, beside
-    random units of the same layers (``focus_table``). ValueError where no concept names an
-    annotated object.
+    random units of the same layers (``focus_table``).
     """
-    reason = why_no_grid(model)
-    if reason is not None:
-        return Views((), None, reason)
+    if model.no_grid is not None:
+        return Views((), None, model.no_grid)
     looks = focus_table(model, some, table, ks, quantile=quantile, seed=seed)
     if looks.empty:
-        raise ValueError("no concept names an annotated object; take more photographs")
+        return Views(tuple(_shown(model, shown, table, ks, quantile)), None)
     overlap = looks.groupby(["condition", "image", "k"])["iou"].mean().unstack(["condition", "k"])
     order = [(condition, k) for condition in CONDITIONS for k in ks]
     return Views(tuple(_shown(model, shown, table, ks, quantile)), overlap[order])
@@ -117,21 +119,12 @@ def _shown(model, shown: Subjects, table: pd.DataFrame, ks: Sequence[int], quant
             yield View(square, target.noun, one.numpy(), cut.numpy(), truth)
 
 
-def why_no_grid(model) -> str | None:
-    """Return the adapter's reason why there are no heat maps; None where there are."""
-    try:
-        model.require_grid()
-    except ValueError as error:
-        return str(error)
-    return None
-
-
 def signed_at_steps(
     model, picture, targets: Sequence[Target], lists: Sequence[Sequence[Neuron]]
 ) -> list[list[Signed]]:
     """Pair the neurons of each target's list with the sign of their activation at its step."""
     every = list(dict.fromkeys(neuron for some in lists for neuron in some))
-    values, _ = read_at_steps(model, [picture] * len(targets), targets, every)
+    values, *_ = read_at_steps(model, [picture] * len(targets), targets, every)
     signs = signs_of(values.flatten().tolist()).reshape(values.shape)
     place = {neuron: i for i, neuron in enumerate(every)}
     return [
@@ -218,10 +211,6 @@ def seen(model, picture: Image.Image) -> Image.Image:
 
 
 def _cut(model, field: np.ndarray) -> np.ndarray:
-    """Cut the middle square out of a field (h, w, ...) where the adapter does, else keep it."""
-    if getattr(getattr(model, "facts", None), "fit", "square") != "crop":
-        return field
+    """Cut out of a field (h, w, ...) over a picture what the adapter shows the encoder of it."""
     height, width = field.shape[:2]
-    side = min(height, width)
-    top, left = (height - side) // 2, (width - side) // 2
-    return field[top : top + side, left : left + side]
+    return cut_box(field, model.seen((width, height)))

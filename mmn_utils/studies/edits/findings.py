@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 
 import pandas as pd
 import torch
@@ -16,6 +17,7 @@ import torch
 from mmn_utils.datasets import Photograph
 from mmn_utils.interventions.concept import word_tokens
 from mmn_utils.interventions.edit import Edit
+from mmn_utils.memory import in_batches
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.decoding import Signed, decode_vectors, signed
@@ -153,17 +155,18 @@ def top_neurons(
     ``photographs[i]`` belongs to ``targets[i]``; an image has each noun once. ``switches`` as
     ``contribution``.
     """
-    found = []
-    for start in range(0, len(targets), batch_size):
-        batch = slice(start, start + batch_size)
+
+    def compute(rows: range) -> list[list[Signed]]:
+        batch = slice(rows.start, rows.stop)
         some = targets[batch]
         table = contribution(model, opened(photographs[batch]), some, k=n, **switches)
         top = top_k(table, n)
         best: dict[tuple[str, str], list[Signed]] = {}
         for image, noun, pair in zip(top["image"], top["target"], signed(top), strict=True):
             best.setdefault((image, noun), []).append(pair)
-        found += [best[target.image, target.noun] for target in some]
-    return found
+        return [best[target.image, target.noun] for target in some]
+
+    return list(chain.from_iterable(in_batches(compute, range(len(targets)), batch_size)))
 
 
 def opened(photographs: Sequence[Photograph]) -> list:

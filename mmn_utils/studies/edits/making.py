@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import chain
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from mmn_utils.interventions.editing import (
     pulls_of,
 )
 from mmn_utils.interventions.joint import JointSettings, joint_edit
+from mmn_utils.memory import in_batches
 from mmn_utils.studies.edits.findings import Finding, opened
 
 
@@ -45,19 +47,16 @@ def edits_of(
     if isinstance(settings, JointSettings):
         edits = [edit_of(model, finding, settings, allow_empty=True) for finding in findings]
     else:
-        edits = []
-        for some in _batches(findings, batch_size):
-            words = [finding.word for finding in some]
-            places = _places(some, words)
-            edits += make_edits(model, *places, settings, allow_empty=True)
+
+        def compute(some: Sequence[Finding]) -> list[Edit]:
+            places = _places(some, [finding.word for finding in some])
+            return make_edits(model, *places, settings, allow_empty=True)
+
+        edits = list(chain.from_iterable(in_batches(compute, findings, batch_size, "findings")))
     if findings and all(edit.empty for edit in edits):
         edit_of(model, findings[0], settings)  # says why
         raise EmptyEdit("none of the edits changes anything")
     return edits
-
-
-def _batches(findings: Sequence[Finding], size: int) -> list[Sequence[Finding]]:
-    return [findings[start : start + size] for start in range(0, len(findings), size)]
 
 
 def _places(findings: Sequence[Finding], words: list) -> tuple[list, list, list, list]:
@@ -91,10 +90,12 @@ def closed_against_steps(
     For each finding, over its neurons whose pull exceeds beta; NaN where none does. All are
     stepped at once, since neurons do not meet in the loss.
     """
-    found: list[torch.Tensor] = []
-    for some in _batches(findings, batch_size):
+
+    def compute(some: Sequence[Finding]) -> list[torch.Tensor]:
         words = [word_tokens(model, finding.word) for finding in some]
-        found += pulls_of(model, *_places(some, words), settings.activation)
+        return pulls_of(model, *_places(some, words), settings.activation)
+
+    found = list(chain.from_iterable(in_batches(compute, findings, batch_size, "findings")))
     pulls = torch.cat(found)
     numbers = (settings.beta, settings.lr, settings.epochs)
     closed, steps = closed_form(pulls, *numbers), descend(pulls, *numbers)

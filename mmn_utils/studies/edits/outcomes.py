@@ -28,6 +28,7 @@ from mmn_utils.datasets import Photograph
 from mmn_utils.interventions.concept import Concept
 from mmn_utils.interventions.edit import Edit, apply
 from mmn_utils.measures.estimates import share_of
+from mmn_utils.memory import in_batches
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.targets import teacher_forced
 from mmn_utils.neurons.text import same_word, says
@@ -144,8 +145,8 @@ def _margins(model, photographs, captions, concepts, rows: pd.DataFrame, batch_s
     tokens = {concept.source: concept.tokens[0] for concept in concepts}
     margins = np.full(len(rows), np.nan)
     spoken = np.flatnonzero(rows["step"] >= 0)
-    for start in range(0, len(spoken), batch_size):
-        batch = spoken[start : start + batch_size]
+
+    def compute(batch: np.ndarray) -> None:
         some = rows.iloc[batch]
         indices = [place[image] for image in some["image"]]
         prompt = model.prompt([photographs[i].open() for i in indices])
@@ -154,6 +155,8 @@ def _margins(model, photographs, captions, concepts, rows: pd.DataFrame, batch_s
         pairs = torch.tensor([some["source"].map(tokens).tolist(), some["token"].tolist()])
         target, source = logits.float().cpu().gather(1, pairs.T).T
         margins[batch] = (target - source).numpy()
+
+    in_batches(compute, spoken, batch_size)
     return margins
 
 

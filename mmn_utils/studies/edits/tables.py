@@ -30,9 +30,7 @@ ROWS = ("image", "source", "target", "role", "after")
 ROWS += ("swapped", "exact", "kept", "unchanged", "norm")
 
 
-def edited(
-    model, ground: Ground, findings: Sequence[Finding], settings: Settings
-) -> pd.DataFrame:
+def edited(model, ground: Ground, findings: Sequence[Finding], settings: Settings) -> pd.DataFrame:
     """Try the edit of each finding on its own photograph: the rows of paper B's Table 6.
 
     ``g`` is the largest pull; ``dw`` the mean length of what is added over that of the write
@@ -76,6 +74,13 @@ def _with_sign(pair: Signed) -> str:
     return f"{neuron}{SIGN[sign]}"
 
 
+def _reached(model, neurons, vectors: torch.Tensor) -> torch.Tensor:
+    """Turn vectors (n, d) that neurons write into what of them reaches the residual stream."""
+    vectors = vectors.to(model.device)
+    rows = zip(neurons, vectors, strict=True)
+    return torch.stack([model.reached(n.layer, row[None])[0] for n, row in rows]).cpu()
+
+
 def written(model, finding: Finding, edit: Edit, k: int = 5) -> pd.DataFrame:
     """Name the tokens that each neuron of an edit raises most where it was found, and with it.
 
@@ -83,7 +88,8 @@ def written(model, finding: Finding, edit: Edit, k: int = 5) -> pd.DataFrame:
     """
     vectors = write_vectors(model, finding.neurons).float().cpu()
     signs = torch.tensor([[float(sign)] for _, sign in finding.signed])
-    before, after = (tokens_of(model, signs * some, k) for some in (vectors, vectors + edit.deltas))
+    ends = (_reached(model, finding.neurons, some) for some in (vectors, vectors + edit.deltas))
+    before, after = (tokens_of(model, signs * some, k) for some in ends)
     return pd.DataFrame(
         {
             "neuron": [str(neuron) for neuron in finding.neurons],
@@ -190,7 +196,8 @@ def _use(model, what: str, edit: Edit, finding: Finding, max_new_tokens: int) ->
     options = {"max_new_tokens": max_new_tokens, "allow_empty": edit.empty}
     with apply(model, edit, prompt=prompt, **options) as receipt:
         pass
-    before, undone = receipt.caption_before[0], generate(model, prompt, max_new_tokens)[0].text
+    again = generate(model, prompt, max_new_tokens, images=[finding.photograph.id])[0]
+    before, undone = receipt.caption_before[0], again.text
     return {
         "edit": what,
         "concept": ARROW.join(finding.concept),

@@ -127,6 +127,16 @@ class Ground:
         lengths = [float(edit.norms.mean()) for edit in edits]
         return judged(rows, *texts, margins).assign(norm=lengths)
 
+    def _elsewhere(self, n_images: int) -> pd.DataFrame:
+        """Return ``thinned`` rows; ValueError where there are none."""
+        rows = thinned(self.rows, n_images)
+        if rows.empty:
+            raise ValueError(
+                f"edits were found on each of the {len(self.rows)} photographs, which leaves none "
+                "to try them on; take more photographs, or fewer concepts"
+            )
+        return rows
+
     def _asked(self, rows: pd.DataFrame) -> list[tuple[int, int, int] | None]:
         """Ask for the logits of target and source at each row's step, where it has one."""
         tokens = {(c.source, c.target): c.tokens[0] for c in self.before.concepts}
@@ -154,9 +164,10 @@ class Ground:
 
         On up to ``n_images`` of them (``thinned``): each way's edits of ``findings``, one for
         each concept; and where one of ``places`` lies on a photograph with a source word, also
-        an edit found there, as a trial of efficacy.
+        an edit found there, as a trial of efficacy. ``ValueError`` where every photograph is one
+        that an edit was found on.
         """
-        rows, at = thinned(self.rows, n_images), {one.photograph.id: one for one in places}
+        rows, at = self._elsewhere(n_images), {one.photograph.id: one for one in places}
         there = rows[(rows["role"] == SAME) & rows["image"].isin(at)].assign(role=EDITED)
         own, both, parts = [at[image] for image in there["image"]], pd.concat([rows, there]), []
         with bar("ways of editing", len(ways), progress, unit="tried") as shown:
@@ -178,9 +189,10 @@ class Ground:
     ) -> pd.DataFrame:
         """Try edits of the first so many neurons, times so much: ``trials`` with both.
 
-        On up to ``n_images`` photographs; the columns are ``neurons`` and ``strength``.
+        On up to ``n_images`` photographs; the columns are ``neurons`` and ``strength``. Errors
+        as ``compared``.
         """
-        rows, parts = thinned(self.rows, n_images), []
+        rows, parts = self._elsewhere(n_images), []
         for count, strength in product(counts, strengths):
             cut = [edit.first(count).scaled(strength) for edit in edits]
             parts.append(self.dealt(model, cut, rows).assign(neurons=count, strength=strength))

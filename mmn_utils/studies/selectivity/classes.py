@@ -70,7 +70,8 @@ def _caption_and_score(model, photographs, known, k, target, rank_by, max_new_to
     ):
         logits, past = model.forward(prompt, use_cache=True)
         fields = dict(sorted(seen.values.items()))
-    captions = generate(model, prompt, max_new_tokens, (logits.detach(), _branch(past)))
+    begun, names = (logits.detach(), _branch(past)), [p.id for p in photographs]
+    captions = generate(model, prompt, max_new_tokens, begun, images=names)
     for caption in captions:
         if caption.ids not in known:
             known[caption.ids] = next(iter(nouns(caption, model)), None)

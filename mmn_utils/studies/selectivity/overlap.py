@@ -13,6 +13,7 @@ from PIL import Image
 from mmn_utils.datasets import Photograph
 from mmn_utils.datasets.published import published
 from mmn_utils.measures.estimates import difference_of, share_of
+from mmn_utils.memory import in_batches
 from mmn_utils.neurons.receptive_fields import (
     QUANTILE,
     activation_maps,
@@ -130,10 +131,11 @@ def unit_thresholds(
     neurons, levels = sorted(set(neurons)), {}
     for start in range(0, len(neurons), at_once):
         some = neurons[start : start + at_once]
-        parts = [
-            activation_maps(model, [p.open() for p in photographs[i : i + batch_size]], some).cpu()
-            for i in range(0, len(photographs), batch_size)
-        ]
+
+        def compute(few: Sequence[Photograph], some=some) -> torch.Tensor:
+            return activation_maps(model, [one.open() for one in few], some).cpu()
+
+        parts = in_batches(compute, photographs, batch_size)
         found = dataset_thresholds(torch.cat(parts), quantile).tolist()
         levels.update(zip(some, found, strict=True))
     return levels
@@ -167,6 +169,14 @@ def iou_by_image(table: pd.DataFrame, mean_mask: bool = False) -> pd.DataFrame:
     rows = table[(table["rank"] == MEAN_MASK) == mean_mask]
     means = rows.groupby(["category", "image", "condition"], sort=False)["iou"].mean()
     return means.unstack("condition")[[TOP, RANDOM]].reset_index().rename_axis(columns=None)
+
+
+def by_picture(table: pd.DataFrame) -> pd.DataFrame:
+    """Average a table of ``iou_by_image`` over each image's objects: a row per image.
+
+    What claims count as one case; a column that is true or false becomes a share.
+    """
+    return table.groupby("image", sort=False).mean(numeric_only=True)
 
 
 def add_named(table: pd.DataFrame, noun_of: Mapping[str, str]) -> pd.DataFrame:

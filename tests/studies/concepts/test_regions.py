@@ -193,7 +193,7 @@ def test_new_captions_are_compared_by_the_concepts_in_both(model, monkeypatch):
     after = [caption(" a dog and a horse"), caption(" a cat in a boat")]
     asked = []
 
-    def generate(model, prompt, max_new_tokens):
+    def generate(model, prompt, max_new_tokens, images):
         asked.append((prompt.embeds, max_new_tokens))
         return after
 
@@ -216,7 +216,7 @@ def test_new_captions_are_compared_by_the_concepts_in_both(model, monkeypatch):
 
 
 def test_captions_that_share_no_concept_give_no_ratio(model, monkeypatch):
-    monkeypatch.setattr(regions, "generate", lambda *_: [Caption("", ()), Caption("", ())])
+    monkeypatch.setattr(regions, "generate", lambda *_, images: [Caption("", ()), Caption("", ())])
     result = region_invariance(model, IMAGES, TARGETS, ks=[20], methods=OURS)
     assert result.ratios.empty
     assert result.after["contribution"][0].empty
@@ -266,7 +266,7 @@ def test_tables_that_are_known_are_not_scored_again(model, prompt, monkeypatch):
 def test_shuffled_regions_are_those_of_one_batch(model, some, monkeypatch):
     tables = scoring.top_neurons(model, some, k=12, **QUIET)
     before = {"contribution": tables["contribution"]}
-    pictures, targets = next(some.batches(10))
+    pictures, targets = some.opened()
     methods = {"contribution": scoring.switched()["contribution"]}
     expected = region_invariance(
         model, pictures, targets, ks=[3, 12], methods=methods, max_new_tokens=6
@@ -285,7 +285,7 @@ def test_shuffled_regions_are_those_of_one_batch(model, some, monkeypatch):
 
 
 def test_same_neurons_lists_both_sides(model, some):
-    pictures, targets = next(some.batches(10))
+    pictures, targets = some.opened()
     methods = {"contribution": METHODS["contribution"]}
     found = region_invariance(model, pictures, targets, ks=[4], methods=methods, captions="same")
     table = regions.same_neurons(found, top=4)

@@ -31,7 +31,7 @@ def refuse(*arguments, **named):
 
 @pytest.mark.parametrize("norm", ["none", "final"])
 def test_top_neurons_are_those_of_each_method_whatever_the_batch(model, some, monkeypatch, norm):
-    pictures, targets = next(some.batches(10))
+    pictures, targets = some.opened()
     methods = scoring.switched("gate", norm)
     expected = by_methods(model, pictures, targets, k=12, methods=methods)
     options = {"k": 12, "activation": "gate", "contribution_norm": norm, **QUIET}
@@ -48,7 +48,7 @@ def test_top_neurons_are_those_of_each_method_whatever_the_batch(model, some, mo
 
 
 def test_both_readings_come_off_the_same_passes(model, some, monkeypatch):
-    pictures, targets = next(some.batches(10))
+    pictures, targets = some.opened()
     expected = {
         reading: by_methods(model, pictures, targets, k=6, methods=scoring.switched(reading))
         for reading in ("gated", "gate")

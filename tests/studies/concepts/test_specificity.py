@@ -237,7 +237,7 @@ def test_an_m_that_was_not_asked_is_named(model):
 def test_specificity_and_heat_maps_do_not_depend_on_the_batch(model, tmp_path):
     some = subjects_of_texts(model, tmp_path)
     table = scoring.top_neurons(model, some, k=5, progress=False)["contribution"]
-    pictures, targets = next(some.batches(10))
+    pictures, targets = some.opened()
     picture_of = {t.image: p for t, p in zip(targets, pictures, strict=True)}
     chosen, neurons = best_neurons(table, targets)
     expected = specificity(model, [picture_of[t.image] for t in chosen], chosen, neurons, ms=(1, 5))

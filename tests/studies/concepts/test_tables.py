@@ -10,6 +10,7 @@ from mmn_utils.datasets import Photograph
 from mmn_utils.measures.estimates import Estimate
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.contribution import contribution
+from mmn_utils.neurons.decoding import decoded_words
 from mmn_utils.neurons.methods import METHODS
 from mmn_utils.neurons.table import Neuron, neuron_table
 from mmn_utils.neurons.targets import Target
@@ -87,6 +88,20 @@ def test_words_are_decoded_with_the_sign_and_a_second_time_without():
     assert (printed["sign"] == 1).all()
     same = [a == b for a, b in zip(signed["words"], printed["words"], strict=True)]
     assert same == (~turned).tolist()
+
+
+def test_table_2_shows_what_a_neuron_suppresses_on_request():
+    model, images = TinyGated(), tiny_images(1)
+    tables = {"contribution": contribution(model, images, [Target("a", "horse", 301, ())], k=40)}
+    words = concept_tables.all_words(model, tables, neurons=40, tokens=3)
+    ends = concept_tables.with_suppressed(model, words, tokens=3)
+    for row in ends[ends["sign"] == -1].head(3).itertuples():
+        (along,) = decoded_words(model, [Neuron.parse(row.neuron)], 3).values()
+        assert row.suppresses == along != row.words
+    asked = concept_tables.all_words(model, tables, neurons=40, tokens=3, both_ends=True)
+    assert asked["suppresses"].tolist() == ends["suppresses"].tolist()
+    table = concept_tables.top_neurons_exhibit(ends, "a", "horse", 40, 3)
+    assert table["suppresses"].iloc[0] == ", ".join(t.strip() for t in ends["suppresses"].iloc[0])
 
 
 # --- how near, how specific ------------------------------------------------------------------

@@ -10,6 +10,7 @@ import torch
 from mmn_utils.datasets import Instance, Photograph
 from mmn_utils.measures.estimates import share_of
 from mmn_utils.models.capture import capture
+from mmn_utils.models.pixels import seen_box
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.receptive_fields import activation_maps, mask, upsample
@@ -51,7 +52,7 @@ def some(model, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def table(model, some):
-    pictures, targets = next(some.batches(2))
+    pictures, targets = some.select(some.ids[:2]).opened()
     return contribution(model, pictures, targets, k=4)
 
 
@@ -110,11 +111,14 @@ def test_signs_are_those_of_the_activations_that_predict_the_concept(model, some
     assert {sign for pairs in found for _, sign in pairs} == {1, -1}
 
 
-def test_photographs_without_named_objects_are_an_error(model, some, table):
+def test_photographs_without_named_objects_have_maps_alone(model, some, table):
     bare = [Photograph(p.id, p.path, size=p.size) for p in some.photographs]
     nameless = Subjects(bare, some.captions, some.every)
-    with pytest.raises(ValueError, match="no concept names an annotated object"):
-        views(model, nameless, nameless, table, KS)
+    found = views(model, nameless, nameless, table, KS)
+    assert len(found.shown) == len(nameless.all_targets)
+    assert all(view.truth is None for view in found.shown)
+    assert (found.overlap, found.no_grid, found.levels(), len(found.rows)) == (None, None, {}, 0)
+    assert found.summary()["left out"].tolist() == ["no concept names an object with a mask"]
 
 
 def test_focus_is_the_mean_of_the_first_signed_maps(model):
@@ -145,17 +149,17 @@ def test_focus_is_compared_with_the_objects_that_concepts_name(model, tmp_path):
 
 def test_no_grid_is_the_adapters_own_reason(model, tmp_path):
     some = subjects_of_texts(model, tmp_path)
-    assert where.why_no_grid(model) is None
+    assert model.no_grid is None
     blind = TinyGated(grid=None)
-    assert "no place in the picture" in where.why_no_grid(blind)
-    with pytest.raises(ValueError, match="no place"):
+    assert blind.no_grid.endswith("have no place in the picture (they are queries)")
+    with pytest.raises(ValueError, match=r"no place in the picture .* use scores without"):
         where.focus_table(blind, some, pd.DataFrame(), [1])
 
 
 def test_a_cut_out_square_is_what_maps_lie_over(model, monkeypatch):
     picture = tiny_images(1, side=40)[0]  # 48 x 40
     assert where.seen(model, picture).size == (48, 40)
-    monkeypatch.setattr(model, "facts", type("Facts", (), {"fit": "crop"})(), raising=False)
+    monkeypatch.setattr(model, "seen", lambda size: seen_box(size, "crop"))
     square = where.seen(model, picture)
     assert square.size == (40, 40)
     assert square.getpixel((0, 0)) == picture.getpixel((4, 0))

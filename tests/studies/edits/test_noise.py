@@ -26,9 +26,7 @@ def drafts(system, photographs, captions):
 def test_the_first_photographs_with_a_noun_are_perturbed(system, photographs, drafts, said):
     known = [[], *said[1:]]  # the first caption has no noun
     weights = state_hash(system.language_model)
-    table = study.noise.table(
-        system, drafts, photographs, known, 1, n_images=2, sigma=30.0, seed=1
-    )
+    table = study.noise.table(system, drafts, photographs, known, 1, n_images=2, sigma=30.0, seed=1)
     assert state_hash(system.language_model) == weights
     assert table["image"].tolist() == ["b", "b", "c", "c"]
     assert table["condition"].tolist() == ["multimodal", "random"] * 2

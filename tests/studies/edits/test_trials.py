@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -97,6 +98,16 @@ def test_ways_are_compared_on_the_same_photographs(system, photographs, said, fi
     assert few["image"].tolist() == ["b", "b"]
     none = ground.compared(system, {"a": Settings()}, ones, [], 9, **QUIET)
     assert none["role"].tolist() == ["same", "same"]
+
+
+def test_edits_that_were_found_everywhere_can_be_tried_nowhere(system, findings, ground):
+    found = ground.rows["role"] == study.outcomes.EDITED
+    full = replace(ground, rows=ground.rows[found])
+    with pytest.raises(ValueError, match="each of the 2 photographs, which leaves none"):
+        full.compared(system, {"a": Settings()}, findings, [], 9, **QUIET)
+    made = study.making.edits_of(system, findings, Settings())
+    with pytest.raises(ValueError, match="or fewer concepts"):
+        full.sweep(system, made, counts=[1], strengths=[1.0], n_images=9)
 
 
 def test_a_photograph_that_is_tried_twice_counts_once(system, photographs, said, findings, ground):

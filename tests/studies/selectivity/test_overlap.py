@@ -98,6 +98,15 @@ def test_named_are_images_whose_noun_is_the_category():
     assert table["named"].tolist() == [True, False, True, False, True, False]
 
 
+def test_a_picture_with_several_objects_counts_once():
+    table = made_overlaps().assign(named=[True, False, True, False, True, False])
+    found = overlap.by_picture(table)
+    assert found.index.tolist() == ["1", "2", "3", "4"]
+    np.testing.assert_allclose(found[TOP], [0.4, 0.4, 0.25, 0.3])
+    np.testing.assert_allclose(found[RANDOM], [0.1, 0.1, 0.2, 0.3])
+    assert found["named"].tolist() == [1, 0.5, 0, 1]
+
+
 def test_categories_are_averaged_over_their_images():
     table = overlap.by_category(made_overlaps())
     assert table["category"].tolist() == ["cat", "pig", "dog"]
