@@ -35,6 +35,10 @@ ROOMS = {
     "running": "notebooks without a screen",
     "miniature": "how the shipped systems were made",
     "presets": "strict parameters",
+    "values": "what a parameter may be, and how text becomes it",
+    "plain_yaml": "YAML as people write it",
+    "memory": "batches that become smaller where memory is short",
+    "shards": "a table's batches, shared out",
     "cache": "compute once, keyed by content",
     "compat": "one shim",
 }
