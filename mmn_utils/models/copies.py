@@ -1,4 +1,7 @@
-"""Copies of modules in another type, to compute beside a model without a trace on it."""
+"""Modules made of weights that are there: linear maps, and copies in another type.
+
+A copy is to compute beside a model without a trace on it.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,21 @@ _HOOKS = (
     "_backward_hooks",
     "_backward_pre_hooks",
 )
+
+
+def linear_of(weight: Tensor, bias: Tensor | None = None) -> nn.Linear:
+    """Make a linear map of a weight (out, in) and a bias (out) as they are, without a copy."""
+    part = nn.Linear(weight.shape[1], weight.shape[0], bias=bias is not None, device="meta")
+    state = {"weight": weight} if bias is None else {"weight": weight, "bias": bias}
+    part.load_state_dict(state, assign=True)
+    return part
+
+
+def agree(mine: Tensor, own: Tensor) -> bool:
+    """Say whether a module written another way gives what the own one does, up to rounding."""
+    rounding = 64 * torch.finfo(own.dtype).eps
+    mine, own = mine.reshape(own.shape).double(), own.double()
+    return bool((mine - own).abs().max() <= rounding * own.abs().max())
 
 
 def precise_copy(module: nn.Module, dtype: torch.dtype) -> nn.Module:

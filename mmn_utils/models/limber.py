@@ -35,6 +35,7 @@ from transformers import AutoTokenizer, BeitModel, GPTJForCausalLM
 from mmn_utils.compat import quiet_loading
 from mmn_utils.models.architectures import GPTJ
 from mmn_utils.models.base import ImageTokens, files_hash
+from mmn_utils.models.copies import linear_of
 from mmn_utils.models.encoders import HubBeit, ImageEncoder, TimmBeit
 from mmn_utils.models.hub import Part, find_parts, load_whole, require_files, tokenizer_part
 from mmn_utils.models.joined import JoinedModel
@@ -271,6 +272,4 @@ def _linear(state: dict[str, Tensor], source: str | Path) -> nn.Linear:
         raise ValueError(
             f"{source}: weight {tuple(weight.shape)} and bias {tuple(bias.shape)} are no affine map"
         )
-    linear = nn.Linear(weight.shape[1], weight.shape[0], device="meta")
-    linear.load_state_dict({"weight": weight, "bias": bias}, assign=True)
-    return linear
+    return linear_of(weight, bias)

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmn_utils.models.architectures import Experts
+from mmn_utils.models.copies import agree, linear_of
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"  # parameters (experts, ...) of all experts
 SHARED = ("shared_expert", "shared_experts")
@@ -66,7 +67,7 @@ class SpreadExperts(nn.Module):
             torch.cat([part, more], dim=axis) if beside else part
             for part, more, axis in zip(weights, beside or weights, (0, 0, 1), strict=True)
         )
-        self.gate_proj, self.up_proj, self.down_proj = map(_linear, (gate, up, down))
+        self.gate_proj, self.up_proj, self.down_proj = map(linear_of, (gate, up, down))
         self.pre, self.act_fn = nn.Identity(), act
         self.block = _emptied(block, {place: _Routed(), **({shared: _Ones()} if shared else {})})
 
@@ -125,7 +126,7 @@ def spread_experts(block: nn.Module) -> SpreadExperts | None:
         for before in (False, True):
             try:
                 spread = SpreadExperts(block, place, weights, act, before)
-                same = _same(spread(x), block(x))
+                same = agree(_written(spread(x)), _written(block(x)))
             except (TypeError, RuntimeError, AttributeError):  # of another build
                 continue
             if same:
@@ -153,12 +154,6 @@ def _linear_weights(mlp: nn.Module) -> list[Tensor]:
     return [getattr(mlp, f"{name}_proj").weight.detach() for name in ("gate", "up", "down")]
 
 
-def _linear(weight: Tensor) -> nn.Linear:
-    part = nn.Linear(weight.shape[1], weight.shape[0], bias=False, device="meta")
-    part.load_state_dict({"weight": weight}, assign=True)
-    return part
-
-
 def _emptied(block: nn.Module, stand_ins: dict[str, nn.Module]) -> nn.Module:
     """Copy a block with some children replaced; everything else is shared."""
     new = block.__class__.__new__(block.__class__)
@@ -167,9 +162,6 @@ def _emptied(block: nn.Module, stand_ins: dict[str, nn.Module]) -> nn.Module:
     return new
 
 
-def _same(mine, own) -> bool:
-    mine, own = (value[0] if isinstance(value, tuple) else value for value in (mine, own))
-    eps = torch.finfo(own.dtype).eps
-    mine, own = mine.reshape(own.shape).double(), own.double()
-    rounding = 64 * eps
-    return bool((mine - own).abs().max() <= rounding * own.abs().max())
+def _written(out: Tensor | tuple) -> Tensor:
+    """Return what a block writes, of all that it returns."""
+    return out[0] if isinstance(out, tuple) else out

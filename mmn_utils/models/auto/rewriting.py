@@ -18,6 +18,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from mmn_utils.models.copies import agree, linear_of
+
 CROSSING = ("cross_attn",)  # attention of a layer that reads the picture, in the place of its own
 FLATTENED = ("self_attn_layer_norm", "fc1", "fc2")  # of a layer: a norm that reads rows, the maps
 ROWS = "full_text_row_masked_out_mask"  # (B, 1, T, 1): 0 at tokens that see no picture
@@ -40,11 +42,9 @@ class SplitMLP(nn.Module):
 def _rows(fused: nn.Linear, half: int) -> nn.Linear:
     """Make a linear map of one half of another's outputs, on views of its weights."""
     units = fused.out_features // 2
-    part = nn.Linear(fused.in_features, units, bias=fused.bias is not None, device="meta")
     rows = slice(half * units, (half + 1) * units)
     state = {name: value.detach()[rows] for name, value in fused.named_parameters()}
-    part.load_state_dict(state, assign=True)
-    return part.requires_grad_(False)
+    return linear_of(**state).requires_grad_(False)
 
 
 @torch.no_grad()
@@ -67,11 +67,10 @@ def split_fused(mlp: nn.Module) -> SplitMLP | None:
     split = [SplitMLP(fused, down, acts[0], gate_first) for gate_first in (True, False)]
     try:
         own = mlp(x)
-        apart = [float((one(x) - own).abs().max()) for one in split]
+        same = [agree(one(x), own) for one in split]
     except (TypeError, RuntimeError, AttributeError):  # of another build
         return None
-    rounding = 64 * torch.finfo(own.dtype).eps * float(own.abs().max())
-    return next((one for one, far in zip(split, apart, strict=True) if far <= rounding), None)
+    return next((one for one, fits in zip(split, same, strict=True) if fits), None)
 
 
 def _other(linear: list[nn.Linear], part: nn.Linear) -> int:

@@ -72,8 +72,7 @@ def with_writes(words: pd.DataFrame) -> pd.DataFrame:
 
 def with_suppressed(model, words: pd.DataFrame, *, tokens: int = 10) -> pd.DataFrame:
     """Add the column suppresses: the tokens at the other end of what each neuron wrote."""
-    found = zip(map(Neuron.parse, words["neuron"]), words["sign"].tolist(), strict=True)
-    units = list(found)
+    units = list(zip(map(Neuron.parse, words["neuron"]), words["sign"].tolist(), strict=True))
     other = suppressed_words(model, units, tokens)
     return words.assign(suppresses=[other[unit] for unit in units])
 
