@@ -8,7 +8,7 @@ from typing import Any
 from urllib.parse import quote, unquote
 
 from mmn_utils.browser.atlas.words import ENDS
-from mmn_utils.neurons.table import Neuron
+from mmn_utils.neurons.table import tidy_address
 
 View = dict[str, Any]
 EMPTY: View = {
@@ -61,7 +61,7 @@ def _quoted(text: str) -> str:
 
 def _neuron(text: str, trouble: list[str]) -> str | None:
     try:
-        return str(Neuron.parse(text))
+        return tidy_address(text)
     except ValueError as error:
         trouble.append(str(error))
         return None

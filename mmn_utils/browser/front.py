@@ -16,9 +16,7 @@ SCRIPTS = ("static", "widget")
 _IMPORT = re.compile(r'^import \{ ([\w, ]+) \} from "\./(\w+)\.js";\n', re.MULTILINE)
 _NAME = re.compile(r"^(?:export )?(?:async )?(?:function\*?|const|let|class) (\w+)", re.MULTILINE)
 _EXPORT = re.compile(r"^export (?!default)", re.MULTILINE)
-_EXPORTED = re.compile(
-    r"^export (?:async )?(?:function\*?|const|let|class) (\w+)", re.MULTILINE
-)
+_EXPORTED = re.compile(r"^export (?:async )?(?:function\*?|const|let|class) (\w+)", re.MULTILINE)
 
 
 @cache

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from PIL import Image
+
 from mmn_utils.browser.atlas.query import Atlas
 from mmn_utils.datasets import Photograph
 from mmn_utils.exhibits.figures.cards import PICTURES, Portrait
-from mmn_utils.neurons.receptive_fields import activation_maps
-from mmn_utils.neurons.table import Neuron
+from mmn_utils.neurons.receptive_fields import activation_maps, seen_picture
+from mmn_utils.neurons.table import Neuron, address
 
 
 def top_neuron(atlas: Atlas, image: str, method: str = "attribution") -> tuple[Neuron, str, float]:
@@ -45,19 +47,23 @@ def first_shown(atlas: Atlas, photographs: Sequence[Photograph]) -> Photograph:
 def portrait(
     system, atlas: Atlas, photographs: Sequence[Photograph], image: str, neuron: Neuron, title: str
 ) -> Portrait:
-    """Collect what is drawn of a neuron on one of the photographs."""
+    """Collect what is drawn of a neuron on one of the photographs: of each what is seen of it."""
     known = {one.id: one for one in photographs}
+
+    def shown(id: str) -> Image.Image:
+        return seen_picture(system, known[id].open())
+
     card, picture, reason = atlas.neuron(neuron), known[image].open(), system.no_grid
     field = None
     if reason is None:
-        field = activation_maps(system, [picture], [neuron])[0, 0].float().cpu().numpy()
+        field = activation_maps(system, [picture], [neuron], [image])[0, 0].cpu().numpy()
     sights = [
-        (one.image, known[one.image].open(), one.value, _place(atlas.facts.grid, one.patch))
+        (one.image, shown(one.image), one.value, _place(atlas.facts.grid, one.patch))
         for one in card.sights["strongest"][:PICTURES]
     ]
     return Portrait(
-        title=f"{neuron} {title}",
-        picture=picture,
+        title=f"{address(system, neuron)} {title}",
+        picture=shown(image),
         field=field,
         no_grid=reason or "",
         writes=[(token.text, token.logit) for token in card.writes],

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from mmn_utils.browser.atlas.query import Atlas
 from mmn_utils.browser.atlas.words import ENDS, NORMS
 from mmn_utils.browser.pictures import THUMB, data_uri, part_uri, size_of, thumbnail
 from mmn_utils.neurons.decoding import signs_of
-from mmn_utils.neurons.table import Neuron, check_neurons
+from mmn_utils.neurons.table import Neuron, address, check_neurons, neuron_at
 from mmn_utils.neurons.text import noun_places, whole_word
 from mmn_utils.presets import ROOT
 
@@ -70,6 +71,7 @@ class Views:
             "revision": facts.revision,
             "layers": facts.layers,
             "units": facts.units,
+            **({} if facts.experts is None else {"experts": asdict(facts.experts)}),
             "vocabulary": facts.vocabulary,
             "grid": None if facts.grid is None else list(facts.grid),
             "pixels": facts.pixels,
@@ -203,7 +205,7 @@ class Views:
             for norm in NORMS
         }
         return {
-            "address": str(card.neuron),
+            "address": address(self.atlas.facts, card.neuron),
             "interpretable": card.interpretable,
             "interpretable_suppresses": card.interpretable_suppresses,
             "generic": card.generic,
@@ -232,8 +234,10 @@ class Views:
 
     def control(self, neuron: str) -> Answer:
         """Draw another unit of the same layer, always the same for a seed and a neuron."""
-        facts, asked = self.atlas.facts, Neuron.parse(neuron)
-        return {"address": str(control_of(asked, facts.layers, facts.units, facts.seed))}
+        facts = self.atlas.facts
+        asked = neuron_at(facts, neuron)
+        control = control_of(asked, facts.layers, facts.units, facts.seed)
+        return {"address": address(facts, control)}
 
     def similar(self, neuron: str, n: int = 10) -> Answer:
         """List the neurons with the nearest write vectors, and with the most pictures shared."""

@@ -13,8 +13,8 @@ from mmn_utils.models.base import VisionLanguageModel
 from mmn_utils.models.folders import FACTS, read_record
 from mmn_utils.models.hub import MissingParts, require_files
 from mmn_utils.models.limber import MINIATURES, build_limber, load_miniature
-from mmn_utils.models.placement import PLACED
-from mmn_utils.presets import data_path, from_root, load_yaml
+from mmn_utils.models.placement import PLACED, why_absent
+from mmn_utils.presets import data_path, from_here, load_yaml
 
 __all__ = ["MissingParts", "VisionLanguageModel", "build_limber", "load_model"]
 
@@ -40,10 +40,10 @@ def load_model(
     A name may end in a revision of the hub: ``owner/repository@main``, ``limber@float16``.
     ``facts`` are those of the system's loader: for ``limber`` projection, encoder,
     language_model, tokenizer, revision. ``dtype`` may be a name such as "bfloat16".
-    ``chat_template``, its text or a file, is for models that ``auto`` loads alone. A YAML
-    file has the key ``model`` and, beside it, facts such as ``chat_template``. A folder with
-    ``facts.json`` or ``vision.json`` is a miniature; any other model is loaded as
-    ``auto.load_auto`` does. ``MissingParts`` where weights are missing, else ``ValueError``.
+    ``chat_template``, its text or a file, is for models that ``auto`` loads alone. A YAML file
+    has the key ``model`` and, beside it, facts such as ``chat_template``. A folder with
+    ``facts.json`` or ``vision.json`` is a miniature, any other is loaded as ``load_auto`` does.
+    Paths are from here or the repository. ``MissingParts`` for weights, else ``ValueError``.
     """
     name, facts = _with_revision(str(name_or_path), facts)
     if name.endswith(".yaml"):
@@ -63,7 +63,7 @@ def load_model(
         return _loader("trial")(name, **options)
     if name in _FOLDERS:
         return _load_folder(name, data_path(*name.split("/")), _FOLDERS[name], options)
-    folder = from_root(name)
+    folder = from_here(name)
     if (folder / FACTS).is_file():
         return _load_folder(name, folder, read_record(folder)["system"], options)
     if (folder / "vision.json").is_file():
@@ -84,7 +84,7 @@ def _settings(name: str) -> dict:
 
     A path in ``chat_template`` is looked up beside the file.
     """
-    path = from_root(name)
+    path = from_here(name)
     if not path.is_file():
         raise ValueError(f"model = {name!r}: there is no such file of settings")
     found = load_yaml(path)
@@ -100,7 +100,7 @@ def _settings(name: str) -> dict:
 
 
 def _require_auto(name: str) -> None:
-    folder = from_root(name)
+    folder = from_here(name)
     own = any((folder / file).is_file() for file in (FACTS, "vision.json"))
     if name in _OWN or own:
         raise ValueError(f"{name} has a prompt of its own: leave chat_template empty")
@@ -109,7 +109,7 @@ def _require_auto(name: str) -> None:
 def _with_revision(name: str, facts: dict) -> tuple[str, dict]:
     """Take a revision off a name, into the loader's facts; a folder keeps its name."""
     found = _REVISED.fullmatch(name)
-    if found is None or from_root(name).exists():
+    if found is None or from_here(name).exists():
         return name, facts
     if facts.get("revision") not in (None, found[2]):
         raise ValueError(f"model = {name!r}, but revision = {facts['revision']!r}: give one")
@@ -138,9 +138,17 @@ def _loader(system: str) -> Callable[..., VisionLanguageModel]:
 
 
 def _device(device: str, name: str) -> str:
-    """Refuse to place a system of one's own by Accelerate, which knows transformers' alone."""
+    """Refuse a device that is not here, before anything is read.
+
+    And to place a system of one's own by Accelerate, which knows transformers' alone.
+    """
     if device == PLACED and name in _OWN:
         raise ValueError(f"device = {PLACED!r}, but {name} is put as a whole: give cuda or cpu")
+    if reason := why_absent(device):
+        raise ValueError(
+            f"device = {device!r} is not here ({reason}): give device = 'cpu', or install a build "
+            "of torch that finds this machine's accelerator"
+        )
     return device
 
 

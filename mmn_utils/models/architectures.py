@@ -79,13 +79,14 @@ class Architecture:
     ``mlp_norm`` is a norm that stands between the output of ``act`` and the stream, None where
     there is none; ``also`` are further modules whose outputs a layer adds to the stream, and
     ``scales`` the factors of all that. ``experts`` says how units lie in a mixture of experts,
-    and ``positions`` that learned positions are added to the embeddings.
+    and ``positions`` that learned positions are added to the embeddings. ``attention`` is one
+    path for each layer where some mix tokens by something else, a recurrence or a convolution.
     """
 
     layers: str
     pre: str
     act: str
-    attention: str
+    attention: str | tuple[str, ...]
     norm: str
     unembed: str
     gate: str | None = None
@@ -96,6 +97,10 @@ class Architecture:
     scales: Scales = Scales()
     experts: Experts | None = None
     positions: bool = False
+
+    def attention_of(self, layer: int) -> str:
+        """Path, inside a layer, of the module whose output its attention adds, or what mixes."""
+        return self.attention if isinstance(self.attention, str) else self.attention[layer]
 
 
 GPTJ = Architecture(

@@ -13,8 +13,8 @@ import copy
 import hashlib
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -24,6 +24,7 @@ from torch import Tensor, nn
 
 from mmn_utils.models.architectures import Architecture
 from mmn_utils.models.past import roomy
+from mmn_utils.models.prompts import ImageTokens, Prompt
 from mmn_utils.models.stream import Stream
 
 _BLOB = re.compile(r"[0-9a-f]{64}")  # the hub's cache names a file by its SHA-256
@@ -37,111 +38,6 @@ class Sizes:
     units: int
     width: int
     vocabulary: int
-
-
-@dataclass(frozen=True)
-class ImageTokens:
-    """Where the image tokens lie in a prompt, and what they look at.
-
-    ``grid`` is (rows, columns) of the patches in reading order, or None where a token has
-    no place in the picture; ``pixels`` is the side of the square that the encoder sees.
-    """
-
-    start: int
-    count: int
-    grid: tuple[int, int] | None
-    pixels: int
-
-
-@dataclass(frozen=True, eq=False)
-class Prompt:
-    """Input of the language model: embeddings with their mask and positions.
-
-    ``embeds`` (B, T, d); ``positions`` (B, T) long; ``mask`` (B, S) long, 1 where a token
-    is real. S = T, except in a ``tail``, whose mask also covers what the cache holds.
-    ``extras`` (B, ...) each are what else the language model gets of the picture.
-    """
-
-    embeds: Tensor
-    mask: Tensor
-    positions: Tensor
-    extras: Mapping[str, Tensor] = field(default_factory=dict)
-
-    @classmethod
-    def of(cls, embeds: Tensor, mask: Tensor | None = None) -> Prompt:
-        """Build a prompt from embeddings (B, T, d); positions count the real tokens."""
-        if embeds.ndim != 3:
-            raise ValueError(f"embeds of shape {tuple(embeds.shape)}: give (batch, tokens, width)")
-        shape = embeds.shape[:2]
-        if mask is None:
-            mask = torch.ones(shape, dtype=torch.long, device=embeds.device)
-        if mask.shape != shape:
-            raise ValueError(f"mask of {tuple(mask.shape)} for embeddings of {tuple(shape)}")
-        mask = mask.to(embeds.device, torch.long)
-        return cls(embeds, mask, (mask.cumsum(1) - 1).clamp(min=0))
-
-    def __len__(self) -> int:
-        """Count the rows."""
-        return len(self.embeds)
-
-    @property
-    def ends(self) -> Tensor:
-        """Each row's last token whose mask is 1: (B) long, an index into ``embeds``."""
-        tokens = self.embeds.shape[1]
-        places = torch.arange(tokens, device=self.mask.device)
-        return torch.where(self.mask[:, -tokens:] > 0, places, 0).amax(dim=1)
-
-    def extend(self, embeds: Tensor, mask: Tensor | None = None) -> Prompt:
-        """Append embeddings (B, n, d); ``mask`` (B, n) is 0 where a shorter row is padded."""
-        more = Prompt.of(embeds, mask)
-        if self.mask.shape[1] != self.embeds.shape[1]:
-            raise ValueError("a tail cannot be extended; extend the whole prompt, then take tail")
-        if len(more) != len(self):
-            raise ValueError(f"{len(more)} rows to append to {len(self)}; repeat the prompt first")
-        return self.hidden(
-            torch.cat([self.mask, more.mask.to(self.mask)], dim=1),
-            torch.cat([self.embeds, more.embeds.to(self.embeds)], dim=1),
-        )
-
-    def hidden(self, mask: Tensor, embeds: Tensor | None = None) -> Prompt:
-        """Take another mask (B, T), with its positions, and other embeddings if given."""
-        new = Prompt.of(self.embeds if embeds is None else embeds, mask)
-        return replace(self, embeds=new.embeds, mask=new.mask, positions=new.positions)
-
-    def tail(self, tokens: int) -> Prompt:
-        """Keep the last tokens only, to follow a cache that holds the ones before."""
-        part = self.embeds[:, -tokens:], self.positions[:, -tokens:]
-        return replace(self, embeds=part[0], positions=part[1])
-
-    def repeat(self, rows: int) -> Prompt:
-        """Repeat each row ``rows`` times: a, a, b, b."""
-        return self._each(lambda part: part.repeat_interleave(rows, dim=0))
-
-    def select(self, rows: slice | Sequence[int] | Tensor) -> Prompt:
-        """Take rows by a slice, indices or a bool mask."""
-        if not isinstance(rows, (slice, Tensor)):
-            rows = torch.as_tensor(rows, dtype=torch.long, device=self.embeds.device)
-        return self._each(lambda part: part[rows])
-
-    def to(self, device: torch.device | str) -> Prompt:
-        """Move all parts to a device."""
-        return self._each(lambda part: part.to(device))
-
-    def join(self, others: Sequence[Prompt]) -> Prompt:
-        """Append the rows of other prompts of the same length."""
-        extras = {
-            name: torch.cat([value, *(other.extras[name] for other in others)])
-            for name, value in self.extras.items()
-        }
-        names = ("embeds", "mask", "positions")
-        parts = {n: torch.cat([getattr(one, n) for one in (self, *others)]) for n in names}
-        return replace(self, **parts, extras=extras)
-
-    def _each(self, change: Callable[[Tensor], Tensor]) -> Prompt:
-        """Change every part in the same way."""
-        parts = {name: change(getattr(self, name)) for name in ("embeds", "mask", "positions")}
-        extras = {name: change(value) for name, value in self.extras.items()}
-        return replace(self, **parts, extras=extras)
 
 
 class VisionLanguageModel(Stream, ABC):
@@ -242,6 +138,8 @@ class VisionLanguageModel(Stream, ABC):
             raise ValueError(f"layer {layer}: {self.name} has layers 0 to {self.sizes.layers - 1}")
         return self._layers[layer]
 
+    experts = property(lambda self: self.architecture.experts, doc="How units belong to experts.")
+
     def pre_module(self, layer: int) -> nn.Module:
         """Return the module whose OUTPUT is the pre-activation Z (B, T, units)."""
         return self.layer(layer).get_submodule(self.architecture.pre)
@@ -258,7 +156,7 @@ class VisionLanguageModel(Stream, ABC):
 
     def attention_module(self, layer: int) -> nn.Module:
         """Return the module whose OUTPUT attention adds to the residual stream (B, T, d)."""
-        return self.layer(layer).get_submodule(self.architecture.attention)
+        return self.layer(layer).get_submodule(self.architecture.attention_of(layer))
 
     def write_vectors(self, layer: int) -> Tensor:
         """Return what each unit writes: (units, d), a view into the weights.

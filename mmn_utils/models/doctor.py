@@ -155,8 +155,11 @@ def completeness(patient: _Patient) -> tuple[float | None, float, str]:
     ):
         logits, _ = model.forward(prompt, last_only=False)
     own = model.architecture.scales.embeddings * prompt.embeds
-    stream = model.carried(0) * (between[0] if model.architecture.positions else own)
     image = slice(model.image_tokens.start, model.image_tokens.start + model.image_tokens.count)
+    if model.architecture.positions:
+        own = between[0]
+    own[:, image] = between[0][:, image]  # features of the picture may be added there too
+    stream = model.carried(0) * own
     for layer in layers:
         if layer and layer in between:  # features of the picture, added behind a layer
             stream[:, image] += model.carried(layer) * between[layer][:, image]

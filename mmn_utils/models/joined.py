@@ -1,8 +1,8 @@
 """What adapters share that join an encoder, a projection and a language model by facts.
 
 The facts of a system are a record of its own with at least ``name``, ``prefix``, ``mean``,
-``std``, ``vocabulary`` and ``revision``; those with a token for the beginning of text have
-``bos``, and those that leave the picture's way into its square open ``fit`` and ``resample``.
+``std``, ``fit``, ``vocabulary`` and ``revision``; those with a token for the beginning of text
+have ``bos``, and those that leave to ``preprocess`` how a picture is scaled ``resample``.
 """
 
 from __future__ import annotations

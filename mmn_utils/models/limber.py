@@ -39,7 +39,6 @@ from mmn_utils.models.copies import linear_of
 from mmn_utils.models.encoders import HubBeit, ImageEncoder, TimmBeit
 from mmn_utils.models.hub import Part, find_parts, load_whole, require_files, tokenizer_part
 from mmn_utils.models.joined import JoinedModel
-from mmn_utils.models.pixels import to_pixels
 from mmn_utils.models.weights import read_pickle, weight_files
 from mmn_utils.presets import data_path
 
@@ -62,14 +61,17 @@ MINIATURES = {  # name: (weights of the encoder, weights of the projection)
 class LimberFacts:
     """What is fixed about one system of this kind.
 
-    ``mean`` and ``std`` of the pixels, ``vocabulary`` None for all rows of the
-    unembedding, ``revision`` None to hash the tensors instead of files.
+    ``mean`` and ``std`` of the pixels; ``fit`` and ``resample`` as ``pixels.to_square``.
+    ``vocabulary`` None for all rows of the unembedding, ``revision`` None to hash the tensors
+    instead of files.
     """
 
     name: str = "limber"
     prefix: str = "A picture of"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    fit: str = "square"
+    resample: str = "bilinear"
     vocabulary: int | None = None
     revision: str | None = None
 
@@ -102,13 +104,6 @@ class Limber(JoinedModel):
     def modules(self) -> tuple[nn.Module, ...]:
         """Language model, encoder, projection."""
         return (self.language_model, self.encoder, self.projection)
-
-    def preprocess(self, images: Sequence[Image.Image]) -> Tensor:
-        """Turn pictures of any mode into (B, 3, pixels, pixels) float32; see ``pixels``."""
-        return to_pixels(images, self.image_tokens.pixels, self.facts.mean, self.facts.std)
-
-    def seen(self, size: tuple[int, int]) -> tuple[int, int, int, int]:
-        return (0, 0, *size)
 
     @torch.no_grad()
     def image_features(self, images: Sequence[Image.Image]) -> Tensor:

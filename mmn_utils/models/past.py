@@ -7,11 +7,11 @@ written beside those that are there, wherever nobody else could be looking.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Container, Iterable
 
 import torch
 from torch import Tensor
-from transformers.cache_utils import DynamicCache, DynamicLayer
+from transformers.cache_utils import DynamicCache, DynamicLayer, LinearAttentionLayer
 
 ROOM = 24  # tokens at a time: a caption of the papers fits
 
@@ -90,3 +90,84 @@ def hold_still(past, layers: Iterable[int]) -> None:
     for layer in layers:
         if not isinstance(past.layers[layer], StillLayer):
             past.layers[layer] = StillLayer(past.layers[layer])
+
+
+class StateLayer(LinearAttentionLayer):
+    """States (B, ...) of a layer that mixes tokens by a recurrence or a short convolution.
+
+    They hold all that was read in one, so tokens cannot be cut off one by one: the states before
+    the last step are kept too, and ``crop`` takes back that step, whole. A step begins with its
+    convolution. Nothing is written in place, so copies can go on each by itself.
+    """
+
+    def __init__(self, number_of_states: int = 1) -> None:
+        super().__init__(number_of_states)
+        self.record_past = True  # a model then hands over every step, and writes into no state
+        self.before: tuple[int, dict] | None = None  # tokens of the last step, states before it
+
+    def __copy__(self) -> StateLayer:
+        """Share tensors, not the places where they are noted."""
+        other = StateLayer(self.number_of_states)
+        other.__dict__.update(self.__dict__, **self._noted())
+        return other
+
+    def _noted(self) -> dict:
+        return {name: dict(value) for name, value in vars(self).items() if isinstance(value, dict)}
+
+    def update_conv_state(
+        self, conv_states: Tensor, state_idx: int = 0, conv_kernel_size: int | None = None, **_
+    ) -> Tensor:
+        """Take in what a convolution reads (B, C, T); returns it behind what it needs before."""
+        if state_idx == 0:
+            self.before = conv_states.shape[-1], self._noted()
+        self.dtype, self.device = conv_states.dtype, conv_states.device
+        size = conv_kernel_size or self.conv_kernel_size[state_idx] or conv_states.shape[-1]
+        held = self.conv_states[state_idx] if self.has_previous_state[state_idx] else None
+        if held is None:
+            held = conv_states.new_zeros(*conv_states.shape[:-1], size)
+        whole = torch.cat([held, conv_states], dim=-1)
+        self.conv_states[state_idx], self.conv_kernel_size[state_idx] = whole[..., -size:], size
+        self.is_conv_states_initialized[state_idx] = self.has_previous_state[state_idx] = True
+        return whole
+
+    def update_recurrent_state(self, recurrent_states: Tensor, state_idx: int = 0, **_) -> Tensor:
+        """Take the state (B, ...) behind the tokens that were read last."""
+        self.recurrent_states[state_idx] = recurrent_states
+        self.is_recurrent_states_initialized[state_idx] = True
+        return recurrent_states
+
+    def crop(self, tokens_to_remove: int) -> None:
+        """Take back the last step; ``ValueError`` for another number of tokens than it had."""
+        last = None if self.before is None else self.before[0]
+        if last != -tokens_to_remove:
+            raise ValueError(
+                f"{-tokens_to_remove} tokens cannot be cut off a recurrent state, which knows only "
+                f"the one before its last step of {last}; read the prompt again"
+            )
+        self.__dict__.update({name: dict(states) for name, states in self.before[1].items()})
+        self.before = None
+
+    def batch_repeat_interleave(self, repeats: int) -> None:
+        """Repeat each row."""
+        self._map(lambda state: state.repeat_interleave(repeats, dim=0))
+
+    def batch_select_indices(self, indices: Tensor) -> None:
+        """Keep some rows."""
+        self._map(lambda state: state[indices])
+
+    def _map(self, function: Callable[[Tensor], Tensor]) -> None:
+        self.before = None
+        for states in (self.conv_states, self.recurrent_states):
+            states.update({i: function(state) for i, state in states.items() if state is not None})
+
+
+def with_states(config, layers: Container[int]) -> DynamicCache:
+    """Make a cache that can be cut and branched, where some layers mix tokens by a recurrence.
+
+    ``config`` is the text part's; the other layers hold keys and values of all tokens.
+    """
+    past = DynamicCache()
+    count = config.num_hidden_layers
+    states = getattr(config, "number_of_conv_states", 1)
+    past.layers = [StateLayer(states) if i in layers else DynamicLayer() for i in range(count)]
+    return past

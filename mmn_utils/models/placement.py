@@ -5,10 +5,22 @@ from __future__ import annotations
 from importlib.util import find_spec
 from pathlib import Path
 
+import torch
 from torch import nn
 
 PLACED = "auto"  # as a device: by Accelerate's map, straight from the files
 _AWAY = ("cpu", "disk", "meta")
+
+
+def why_absent(device: str) -> str:
+    """Say why torch cannot use a device, in its own words; "" where it can, and for ``PLACED``."""
+    if device == PLACED:
+        return ""
+    try:
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        return str(error).splitlines()[0]
+    return ""
 
 
 def require_accelerate() -> None:

@@ -223,5 +223,6 @@ def attributed(z: torch.Tensor, gradient: torch.Tensor, where, length: int) -> t
     image tokens out since nothing reads them there.
     """
     if z.shape[1] < length:
-        return z.new_zeros(len(z), where.stop - where.start, z.shape[2], dtype=torch.float32)
+        count = where.stop - where.start if isinstance(where, slice) else len(where)
+        return z.new_zeros(len(z), count, z.shape[2], dtype=torch.float32)
     return z[:, where].float() * gradient[:, where].float()

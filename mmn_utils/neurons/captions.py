@@ -42,8 +42,10 @@ def generate(
     without them, and ``kept`` is told which of the present rows those are. ``begun`` hands
     over the logits (B, V) and the cache of a pass over the prompt that has been made.
     ``ValueError`` where the caption might not fit into the model's positions, and, with the
-    picture's id in ``images`` or its row, where its logits are not finite.
+    picture's id in ``images``, its name in the prompt or its row, where its logits are not
+    finite.
     """
+    images = images or prompt.names
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens = {max_new_tokens}: a caption has at least one token")
     logits, past = begun or _begin(model, prompt)

@@ -3,6 +3,10 @@
 Paper A, section 3.2: a neuron's activations on the image tokens, in the shape of their
 grid, scaled to the picture's size by bilinear interpolation, cut above the 0.95
 percentile, and compared with the data set's instance masks.
+
+Maps lie over what the encoder sees of a picture, which is not all of it where its middle is cut
+out, and more where it is padded (``models.pixels``). Masks and pictures are brought there by
+``seen_truth`` and ``seen_picture``, maps back over the whole picture by ``over_picture``.
 """
 
 from __future__ import annotations
@@ -10,11 +14,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from PIL import Image
 
 from mmn_utils.models.base import Prompt
 from mmn_utils.models.capture import capture, stop_after
+from mmn_utils.models.finite import require_finite
+from mmn_utils.models.pixels import cut_box
 from mmn_utils.neurons.table import Neuron, by_layer, check_neurons
 from mmn_utils.neurons.targets import embedded
 
@@ -22,23 +30,31 @@ QUANTILE = 0.95
 
 
 @torch.no_grad()
-def activation_maps(model, images: Sequence | Prompt, neurons: Sequence[Neuron]) -> torch.Tensor:
+def activation_maps(
+    model,
+    images: Sequence | Prompt,
+    neurons: Sequence[Neuron],
+    names: Sequence[str] = (),
+) -> torch.Tensor:
     """Read the activations of neurons on the image tokens: (images, neurons, h, w) float32.
 
     On the model's device; only the layers asked for are read, and none after them is
     computed. A prompt of the images will do as well. ``ValueError`` for a model whose
-    image tokens have no place in the picture.
+    image tokens have no place in the picture, and ``NotFinite`` for activations that are not
+    finite, which names the picture as ``names`` or the prompt do.
     """
     height, width = model.require_grid()
     check_neurons(neurons, model.sizes.layers, model.sizes.units)
-    span = slice(model.image_tokens.start, model.image_tokens.start + model.image_tokens.count)
+    places = model.image_tokens.places
     if not neurons:
         return torch.empty(len(images), 0, height, width, device=model.device)
     layers, prompt = list(by_layer(neurons)), embedded(model, images)
     with capture(model, "activation", layers=layers) as seen, stop_after(model, max(layers)):
         model.forward(prompt)
-    columns = [seen.values[n.layer][:, span, n.unit].float() for n in neurons]
-    return torch.stack(columns, dim=1).unflatten(-1, (height, width))
+    columns = [seen.values[n.layer][:, places, n.unit].float() for n in neurons]
+    found = torch.stack(columns, dim=1).unflatten(-1, (height, width))
+    require_finite(model, found, names or prompt.names, "activations")
+    return found
 
 
 def upsample(maps: torch.Tensor, size: int | tuple[int, int]) -> torch.Tensor:
@@ -102,8 +118,8 @@ def dataset_thresholds(maps: torch.Tensor, quantile: float = QUANTILE) -> torch.
 def resize_truth(truth, size: int | tuple[int, int]) -> torch.Tensor:
     """Resize an instance mask (h, w) to bool (H, W), each pixel from the nearest centre.
 
-    The whole mask is squashed to ``size`` as the picture is on its way into the model.
-    A mask of a few pixels can vanish; ``iou`` then says so.
+    The whole mask is squashed to ``size``; see ``seen_truth``. A mask of a few pixels can
+    vanish; ``iou`` then says so.
     """
     truth = torch.as_tensor(truth)
     if truth.ndim != 2:
@@ -111,6 +127,39 @@ def resize_truth(truth, size: int | tuple[int, int]) -> torch.Tensor:
     size = (size, size) if isinstance(size, int) else tuple(size)
     flat = truth.bool().float()[None, None]
     return F.interpolate(flat, size=size, mode="nearest-exact")[0, 0].bool()
+
+
+def seen_part(model, field: np.ndarray) -> np.ndarray:
+    """Cut out of a field (h, w, ...) over a picture what the encoder sees; 0 where it is padded."""
+    height, width = field.shape[:2]
+    return cut_box(field, model.seen((width, height)))
+
+
+def seen_picture(model, picture: Image.Image) -> Image.Image:
+    """Return the part of a picture that the encoder sees, over which maps lie: RGB."""
+    return Image.fromarray(seen_part(model, np.asarray(picture.convert("RGB"))))
+
+
+def seen_truth(model, truth) -> torch.Tensor:
+    """Bring an instance mask (h, w) of a picture to the model's pixels: bool (H, W).
+
+    As the picture gets there; ``resize_truth`` of what the encoder sees of it.
+    """
+    return resize_truth(seen_part(model, np.asarray(truth)), model.image_tokens.pixels)
+
+
+def over_picture(model, maps: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    """Scale maps (..., h, w) to a picture of (H, W) pixels: float32 (..., H, W), ``upsample``.
+
+    NaN where the encoder sees nothing of the picture.
+    """
+    height, width = size
+    left, top, right, bottom = model.seen((width, height))
+    up = upsample(maps, (bottom - top, right - left))
+    up = up[..., max(-top, 0) :, max(-left, 0) :][..., :height, :width]
+    top, left = max(top, 0), max(left, 0)
+    below, beside = height - top - up.shape[-2], width - left - up.shape[-1]
+    return F.pad(up, (left, beside, top, below), value=torch.nan)
 
 
 def iou(masks: torch.Tensor, truth: torch.Tensor) -> torch.Tensor:

@@ -50,28 +50,38 @@ class Neuron:
         return cls(int(match[1]), int(match[2]))
 
 
-def address(model, neuron: Neuron) -> str:
+def address(system, neuron: Neuron) -> str:
     """Write where a neuron is: ``L7.u15772``, in a mixture of experts ``L7.e3.u120``.
 
-    A shared expert's is ``L7.shared.u120``.
+    A shared expert's is ``L7.shared.u120``. ``system``: a model, or what else has its
+    ``experts``, as the facts of an atlas.
     """
-    experts = model.architecture.experts
+    experts = system.experts
     return str(neuron) if experts is None else f"L{neuron.layer}.{experts.name(neuron.unit)}"
 
 
-def neuron_at(model, text: str) -> Neuron:
+def neuron_at(system, text: str) -> Neuron:
     """Read what ``address`` writes, and the plain form, which counts all units of a layer.
 
-    ``ValueError`` for what is no address, and for an expert where the model has none.
+    ``ValueError`` for what is no address, and for an expert where the system has none.
     """
     match = _OF_EXPERT.fullmatch(text.strip())
     if match is None:
         return Neuron.parse(text)
-    experts = model.architecture.experts
+    experts = system.experts
     if experts is None:
-        raise ValueError(f"{text!r} names an expert, but {model.name} has none; write 'L7.u15772'")
+        raise ValueError(f"{text!r} names an expert, and there are none here; write 'L7.u15772'")
     expert = None if match[2] is None else int(match[2])
     return Neuron(int(match[1]), experts.unit(expert, int(match[3])))
+
+
+def tidy_address(text: str) -> str:
+    """Write an address of any system without leading zeros; ``ValueError`` for what is none."""
+    match = _OF_EXPERT.fullmatch(text.strip())
+    if match is None:
+        return str(Neuron.parse(text))
+    expert = "shared" if match[2] is None else f"e{int(match[2])}"
+    return f"L{int(match[1])}.{expert}.u{int(match[3])}"
 
 
 def neuron_table(rows: Iterable[Mapping] | Mapping[str, Sequence] | pd.DataFrame) -> pd.DataFrame:

@@ -102,13 +102,15 @@ def embedded(model, images: Sequence | Prompt) -> Prompt:
 
 
 def positions_of(model, prompt, positions: Positions) -> slice | torch.Tensor:
-    """Resolve positions of the prompt, to index with: the image tokens' if None.
+    """Resolve positions of the prompt, to index with: the patches' if None.
 
     ``ValueError`` for none, and for one outside the prompt.
     """
-    image, length = model.image_tokens, prompt.embeds.shape[1]
+    length = prompt.embeds.shape[1]
     if positions is None:
-        return slice(image.start, image.start + image.count)
+        positions = model.image_tokens.places
+        if isinstance(positions, slice):
+            return positions
     if isinstance(positions, slice):
         positions = range(length)[positions]
     index = torch.as_tensor(list(positions), dtype=torch.long, device=prompt.embeds.device)

@@ -10,7 +10,7 @@ from PIL import Image
 
 from mmn_utils.browser.atlas.activity import _batch
 from mmn_utils.datasets import Photograph
-from mmn_utils.face import caption
+from mmn_utils.face import ablate, caption, heat_map
 from mmn_utils.interventions.ablation import unit_means
 from mmn_utils.interventions.drafts import captions_now, drafts_of
 from mmn_utils.interventions.sweeps import sweep
@@ -19,6 +19,7 @@ from mmn_utils.models.finite import NotFinite, require_finite_weights
 from mmn_utils.neurons.captions import Caption, caption_images, generate
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.neurons.targets import Target
+from mmn_utils.studies.selectivity.activity import unit_activations
 from mmn_utils.studies.selectivity.classes import class_table
 from mmn_utils.studies.subjects import captions_of
 from tests.models.auto.families import llava
@@ -63,6 +64,29 @@ def test_a_script_names_the_file_that_overflows(half, photographs):
     for picture, name in ((path, str(path)), (photographs[1], "bright"), (BRIGHT, "picture")):
         with pytest.raises(NotFinite, match=f"picture '{re.escape(name)}'"):
             caption(half, picture)
+
+
+def test_heat_maps_and_receipts_name_the_file_that_overflows(half, photographs):
+    path, neurons = photographs[1].path, [Neuron(0, 1)]
+    for ask in (heat_map, ablate):
+        with pytest.raises(NotFinite, match=rf"picture '{re.escape(str(path))}' .*{BFLOAT16}"):
+            ask(half, path, neurons)
+    with pytest.raises(NotFinite, match="activations of picture 'bright'"):
+        unit_activations(half, photographs, neurons, progress=False)
+
+
+def test_a_prompts_names_go_with_its_rows(half):
+    prompt = half.prompt([DARK, BRIGHT]).named(["dark", "bright"])
+    assert prompt.select([1, 0, 1]).names == ("bright", "dark", "bright")
+    assert prompt.select(slice(1, None)).repeat(2).names == ("bright", "bright")
+    assert prompt.select(torch.tensor([False, True])).names == ("bright",)
+    assert prompt.join([prompt]).names == ("dark", "bright") * 2
+    assert prompt.join([half.prompt([DARK])]).names == ()
+    assert prompt.extend(prompt.embeds).tail(1).names == ("dark", "bright")
+    with pytest.raises(ValueError, match="1 names for 2 rows"):
+        prompt.named(["one"])
+    with pytest.raises(NotFinite, match="picture 'bright'"):
+        generate(half, prompt, 3)
 
 
 def test_the_atlas_names_the_photograph_that_overflows(half, photographs):

@@ -8,9 +8,14 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from transformers.cache_utils import DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
+from transformers.cache_utils import (
+    DynamicCache,
+    DynamicLayer,
+    DynamicSlidingWindowLayer,
+    LinearAttentionLayer,
+)
 
-from mmn_utils.models.past import ROOM, RoomyLayer, roomy
+from mmn_utils.models.past import ROOM, RoomyLayer, StateLayer, roomy
 from tests.tiny import tiny_images, tiny_limber
 
 SHAPE = 2, 3, 4  # rows, heads, width
@@ -126,3 +131,50 @@ def test_a_model_goes_on_behind_it_as_behind_the_whole_prompt(tokens):
         prompt = prompt.extend(model.embed(ids))
         logits, past = model.forward(prompt.tail(tokens), past=past, use_cache=True)
         torch.testing.assert_close(logits, model.forward(prompt)[0], atol=1e-5, rtol=1e-5)
+
+
+# --- states of layers without attention -------------------------------------------------
+
+
+def read(layer: StateLayer, step: int, tokens: int, rows: int = 2) -> torch.Tensor:
+    """Let a layer take in what a convolution of 4 tokens reads, and a state of its own."""
+    generator = torch.Generator().manual_seed(step)
+    new = torch.randn(rows, 5, tokens, generator=generator)
+    whole = layer.update_conv_state(new, conv_kernel_size=4)
+    layer.update_recurrent_state(torch.randn(rows, 3, 3, generator=generator))
+    return whole
+
+
+def held(layer: StateLayer) -> list[torch.Tensor]:
+    return [layer.conv_states[0].clone(), layer.recurrent_states[0].clone()]
+
+
+@torch.no_grad()
+def test_states_are_those_that_transformers_own_layer_holds():
+    mine, own = StateLayer(), LinearAttentionLayer()
+    for step, tokens in enumerate((6, 1, 3)):
+        whole, expected = read(mine, step, tokens), read(own, step, tokens)
+        assert torch.equal(whole[..., -tokens:], expected[..., -tokens:])
+        assert all(map(torch.equal, held(mine), held(own)))
+
+
+@torch.no_grad()
+def test_the_last_step_can_be_taken_back_whole():
+    layer = StateLayer()
+    read(layer, 0, 6)
+    before = held(layer)
+    read(layer, 1, 2)
+    other = copy.copy(layer)
+    with pytest.raises(ValueError, match=r"3 tokens cannot be cut off .* its last step of 2"):
+        layer.crop(-3)
+    layer.crop(-2)
+    assert all(map(torch.equal, held(layer), before))
+    read(layer, 2, 1)  # a copy does not see what follows
+    other.crop(-2)
+    assert all(map(torch.equal, held(other), before))
+    other.batch_repeat_interleave(2)
+    other.batch_select_indices(torch.tensor([3, 0]))
+    expected = [state[[1, 0]] for state in before]
+    assert all(map(torch.equal, held(other), expected))
+    with pytest.raises(ValueError, match="cannot be cut off"):
+        other.crop(-1)

@@ -37,6 +37,13 @@ def test_a_model_in_several_places_is_refused_with_the_remedy(tmp_path, places, 
         on_one_device(mapped(**places), tmp_path)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="the device is here")
+@pytest.mark.parametrize("device", ["cuda", "cuda:1", "gpu"])
+def test_a_device_that_is_not_here_is_refused_before_anything_is_read(device):
+    with pytest.raises(ValueError, match=rf"device = '{device}' is not here \(.*\): give "):
+        load_model("limber", device=device)
+
+
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     place = tmp_path_factory.mktemp("saved")

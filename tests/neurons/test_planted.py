@@ -21,12 +21,21 @@ from mmn_utils.interventions.sweeps import sweep
 from mmn_utils.models.architectures import GPTJ
 from mmn_utils.models.base import ImageTokens, VisionLanguageModel
 from mmn_utils.models.capture import capture
+from mmn_utils.models.pixels import seen_box, to_square
 from mmn_utils.neurons.attribution import attribution
 from mmn_utils.neurons.captions import generate
 from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.decoding import decode, decoded_words, signed
 from mmn_utils.neurons.effects import exact_ablation
-from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
+from mmn_utils.neurons.receptive_fields import (
+    activation_maps,
+    iou,
+    mask,
+    over_picture,
+    resize_truth,
+    seen_truth,
+    upsample,
+)
 from mmn_utils.neurons.table import Neuron, unique_neurons
 from mmn_utils.neurons.targets import Target
 from mmn_utils.studies.ablation import ablation_rows
@@ -40,12 +49,16 @@ FILLERS = [f"w{i}" for i in range(33)]
 VOCABULARY = ["<end>", "A", "picture", "of", *WORDS, *FILLERS]
 
 
+def squares(images) -> torch.Tensor:
+    arrays = [np.asarray(image, np.float32) / 255 for image in images]
+    return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+
+
 class Colours(VisionLanguageModel):
     """An adapter whose encoder is each patch's mean colour, and whose projection is linear."""
 
     def preprocess(self, images):
-        arrays = [np.asarray(image.resize((PIXELS, PIXELS)), np.float32) / 255 for image in images]
-        return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2)
+        return squares([image.resize((PIXELS, PIXELS)) for image in images])
 
     def image_features(self, images):
         pooled = torch.nn.functional.adaptive_avg_pool2d(self.preprocess(images), GRID)
@@ -182,6 +195,29 @@ def test_the_mask_is_the_planted_region(system, word, row):
     other = Neuron(LAYER, UNITS[word] + 1)
     others = upsample(activation_maps(system, [image], [other]), PIXELS)
     assert iou(mask(others), resize_truth(region, PIXELS)).item() < 0.5
+
+
+def test_of_a_cut_out_middle_the_map_lies_where_the_system_looked(system, monkeypatch):
+    """Left and right of it are the colour, too, and nothing is seen there."""
+    side = picture({"horse": 2})
+    wide = Image.new("RGB", (3 * PIXELS, PIXELS))
+    for place, one in enumerate((side, picture({"horse": 7}), side)):
+        wide.paste(one, (place * PIXELS, 0))
+    monkeypatch.setattr(
+        type(system),
+        "preprocess",
+        lambda _, images: squares([to_square(i, PIXELS, "crop") for i in images]),
+    )
+    monkeypatch.setattr(type(system), "seen", lambda _, size: seen_box(size, "crop"))
+    maps = activation_maps(system, [wide], [planted("horse")])
+    found = over_picture(system, maps, (PIXELS, 3 * PIXELS))[0, 0]
+    middle = slice(PIXELS, 2 * PIXELS)
+    assert found[:, :PIXELS].isnan().all()
+    assert found[:, 2 * PIXELS :].isnan().all()
+    region = np.asarray(picture({"horse": 7})).any(-1)
+    assert (mask(found[:, middle]).numpy() == region).all()
+    truth = np.asarray(wide).any(-1)
+    assert iou(mask(upsample(maps, PIXELS)), seen_truth(system, truth)).item() == 1.0
 
 
 def test_ablation_removes_exactly_that_word(system):

@@ -18,7 +18,7 @@ import torch
 from mmn_utils.cache import bar, code_version
 from mmn_utils.datasets import Photograph
 from mmn_utils.models.finite import require_finite
-from mmn_utils.neurons.receptive_fields import iou, mask, resize_truth, upsample
+from mmn_utils.neurons.receptive_fields import iou, mask, seen_truth, upsample
 from mmn_utils.neurons.targets import embedded, positions_of, watch
 from mmn_utils.studies.store import per_photograph
 
@@ -158,8 +158,7 @@ def counts(field: torch.Tensor) -> torch.Tensor:
 
 
 def _truths(model, photograph: Photograph, categories: Sequence[str]) -> list[torch.Tensor]:
-    size = model.image_tokens.pixels
-    return [resize_truth(photograph.mask(name), size).to(model.device) for name in categories]
+    return [seen_truth(model, photograph.mask(name)).to(model.device) for name in categories]
 
 
 def overlaps(model, field: torch.Tensor, truths: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -165,7 +165,7 @@ def facts_of(run: str, model, found: Activity, seed: int, k: int) -> Facts:
         units=sizes.units, width=sizes.width, vocabulary=sizes.vocabulary, grid=image.grid,
         pixels=image.pixels, edges=EDGES, methods=tuple(METHODS),
         categories=tuple(sorted(found.overlaps)), exact_vectors=sizes.width <= EXACT,
-        seed=seed, k=k, caveat=model.caveat,
+        seed=seed, k=k, caveat=model.caveat, experts=model.experts,
     )  # fmt: skip
 
 

@@ -24,6 +24,7 @@ from mmn_utils.browser.atlas.activity import BELOW_ZERO, Seen
 from mmn_utils.browser.atlas.words import ENDS, NORMS, Decoded
 from mmn_utils.cache import atomic
 from mmn_utils.datasets.words import Words
+from mmn_utils.models.architectures import Experts
 from mmn_utils.neurons.decoding import signs_of
 from mmn_utils.presets import data_path
 
@@ -70,6 +71,7 @@ class Facts:
 
     ``words`` are the data set's nouns (``datasets.words``); ``origin`` is a hash of all that it was
     made from, see ``atlas.origin_of``; ``caveat`` is what the system wants said of its numbers.
+    ``experts`` say how units belong to experts, None where there are none.
     """
 
     run: str
@@ -90,6 +92,7 @@ class Facts:
     words: dict[str, str] = field(default_factory=Words().facts)
     origin: str = ""
     caveat: str = ""
+    experts: Experts | None = None
     format: int = FORMAT
 
 
@@ -148,7 +151,8 @@ def read_facts(folder: Path) -> Facts:
             f"make it again: make atlas PRESET={content.get('run')}"
         )
     lists = {name: tuple(value) for name, value in content.items() if isinstance(value, list)}
-    return Facts(**{**content, **lists})
+    experts = content.get("experts")
+    return Facts(**{**content, **lists, "experts": experts and Experts(**experts)})
 
 
 def _plain(table: pd.DataFrame) -> pa.Table:

@@ -20,7 +20,7 @@ from mmn_utils.browser.atlas.directions import Directions
 from mmn_utils.browser.atlas.files import TABLES, Facts, column_of, find_atlas, kind_of, read_facts
 from mmn_utils.browser.atlas.words import ENDS, NORMS
 from mmn_utils.neurons.decoding import written_vectors
-from mmn_utils.neurons.table import Neuron, check_neurons
+from mmn_utils.neurons.table import Neuron, address, check_neurons, neuron_at
 
 SHORTLIST = 10  # times as many neighbours as asked for get their exact cosine
 ORDERS = {"neuron": "neuron", "peak": "peak DESC", "nouns": "nouns DESC"}
@@ -303,7 +303,7 @@ class Atlas:
         )  # fmt: skip
         near = self._directions.nearest_to_each(numbers, n)
         vectors, pictures = (
-            self._addressed(table.assign(of=[str(self._address(i)) for i in table["of"]]))
+            self._addressed(table.assign(of=self._addresses(table["of"])))
             for table in (near, sharing)
         )
         return Neighbours(vectors, self.facts.exact_vectors, pictures)
@@ -322,7 +322,7 @@ class Atlas:
         """Put exact cosines into a shortlist, and sort by them."""
         self.check_model(model)
         numbers = table["neuron"].tolist()
-        some = written_vectors(model, [neuron, *map(self._address, numbers)]).float()
+        some = written_vectors(model, [neuron, *map(self._at, numbers)]).float()
         cosines = torch.cosine_similarity(some[:1], some[1:]).cpu().numpy()
         table = table.assign(cosine=cosines)
         return table.sort_values(["cosine", "neuron"], ascending=[False, True], ignore_index=True)
@@ -370,15 +370,18 @@ class Atlas:
         return tuple(Sight(self._images[i], v, p) for i, v, p in zip(*lists, strict=True))
 
     def _neuron(self, address: str | Neuron) -> Neuron:
-        neuron = address if isinstance(address, Neuron) else Neuron.parse(str(address))
+        neuron = address if isinstance(address, Neuron) else neuron_at(self.facts, str(address))
         check_neurons([neuron], self.facts.layers, self.facts.units)
         return neuron
 
     def _number(self, neuron: Neuron) -> int:
         return neuron.layer * self.facts.units + neuron.unit
 
-    def _address(self, number: int) -> Neuron:
+    def _at(self, number: int) -> Neuron:
         return Neuron(*divmod(int(number), self.facts.units))
+
+    def _addresses(self, numbers: Iterable[int]) -> list[str]:
+        return [address(self.facts, self._at(number)) for number in numbers]
 
     def _place(self, image: str) -> int:
         if image not in self._place_of:
@@ -410,8 +413,8 @@ class Atlas:
         number = table["neuron"].to_numpy(np.int64)
         layer, unit = np.divmod(number, self.facts.units)
         rest = table.drop(columns=["layer", "unit"], errors="ignore")
-        address = [f"L{a}.u{b}" for a, b in zip(layer, unit, strict=True)]
-        front = pd.DataFrame({"address": address, "layer": layer, "unit": unit}, index=table.index)
+        columns = {"address": self._addresses(number), "layer": layer, "unit": unit}
+        front = pd.DataFrame(columns, index=table.index)
         return pd.concat([front, rest.drop(columns="neuron")], axis=1)
 
     @property

@@ -1,5 +1,5 @@
 // A view as an address, such as #L7.u15772@image&noun=horse, and back.
-import { layerUnit } from "./words.js";
+import { layerUnit, tidied } from "./words.js";
 
 export const EMPTY = {
   image: null, noun: null, method: "attribution", neuron: null, chosen: [], patch: null,
@@ -30,7 +30,7 @@ export function readAddress(address) {
   const at = head.indexOf("@");
   const neuron = decoded(at < 0 ? head : head.slice(0, at), trouble);
   if (at >= 0) view.image = decoded(head.slice(at + 1), trouble) || null;
-  view.neuron = plainly(neuron);
+  view.neuron = tidied(neuron);
   if (neuron && !view.neuron) trouble.push(`${JSON.stringify(neuron)} is no neuron; one reads L7.u15772`);
   for (const piece of rest.filter(Boolean)) {
     const cut = piece.indexOf("=");
@@ -39,12 +39,6 @@ export function readAddress(address) {
     else trouble.push(`${JSON.stringify(name)} is no part of an address`);
   }
   return [view, trouble];
-}
-
-// A neuron's address without leading zeros; null for what is none.
-function plainly(address) {
-  const found = layerUnit(address);
-  return found && `L${found[0]}.u${found[1]}`;
 }
 
 function decoded(text, trouble) {
@@ -66,7 +60,7 @@ const READERS = {
   },
   chosen(view, raw, trouble) {
     const all = raw.split(",").filter(Boolean).map((one) => decoded(one, trouble));
-    view.chosen = all.map(plainly).filter(Boolean);
+    view.chosen = all.map(tidied).filter(Boolean);
     for (const one of all) if (!layerUnit(one)) trouble.push(`${JSON.stringify(one)} is no neuron`);
   },
   map(view, raw, trouble) {

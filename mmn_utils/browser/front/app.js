@@ -14,7 +14,7 @@ import { Questions, Thumbs } from "./questions.js";
 import { SearchPart } from "./search.js";
 import { ElsewherePart, SimilarPart } from "./similar.js";
 import { TablePart } from "./table.js";
-import { layerUnit } from "./words.js";
+import { haveExperts, layerUnit } from "./words.js";
 
 // source: {ask(name, args), tell(view, options), view(callback)?, state(callback)?,
 // pictures(callback)?}; a callback of view takes a view and, where it came from an address, what
@@ -42,6 +42,7 @@ class Browser {
     fill(this.root, h("p", { class: "note opening", role: "status" }, "Opening the atlas \u2026"));
     try {
       this.facts = await this.questions.ask("facts");
+      haveExperts(this.facts.experts);
     } catch (error) {
       return fill(this.root, h("p", { class: "note error", role: "alert" }, error.message));
     }

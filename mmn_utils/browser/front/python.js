@@ -1,7 +1,11 @@
 // What is shown as Python that gives the same. JSON's strings are Python's, whatever they hold.
+import { layerUnit } from "./words.js";
 
 const literal = (value) => JSON.stringify(value);
 const literals = (values) => `[${values.map(literal).join(", ")}]`;
+
+// An address as any Neuron.parse reads it: an expert's unit by its number in the layer.
+const numbered = (address) => "L" + layerUnit(address).join(".u");
 
 // app: {facts, view, shown}, where shown holds what the address does not say (norm, filters).
 export function python(kind, app) {
@@ -71,7 +75,7 @@ const SNIPPETS = {
     ];
     return [
       opened(app, imports),
-      `neurons = [mmn.Neuron.parse(address) for address in ${literals(some)}]`,
+      `neurons = [mmn.Neuron.parse(address) for address in ${literals(some.filter(Boolean).map(numbered))}]`,
       "maps = activation_maps(system, [read_image(file)], neurons)[0]  # (neurons, rows, columns)",
       mean ? "maps = maps.mean(0, keepdim=True)" : [],
       "large = upsample(maps, system.image_tokens.pixels)",

@@ -56,10 +56,27 @@ export function capital(text) {
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 
-// A neuron's address apart: [layer, unit]; null for what is none.
+// How units belong to experts: {count, units, shared}; null without any.
+let experts = null;
+export function haveExperts(some) {
+  experts = some ?? experts;
+}
+
+// A neuron's address apart: [layer, unit among all of the layer]; null for what is none.
 export function layerUnit(address) {
-  const found = /^L(\d+)\.u(\d+)$/.exec(address ?? "");
-  return found && [Number(found[1]), Number(found[2])];
+  const found = ADDRESS.exec(address ?? "");
+  if (!found) return null;
+  const [layer, expert, unit] = [found[1], found[2] ?? 0, found[4]].map(Number);
+  if (!found[2] && !found[3]) return [layer, unit];
+  const limit = found[3] ? experts?.shared : expert < experts?.count && experts.units;
+  return unit < limit ? [layer, (found[3] ? experts.count : expert) * experts.units + unit] : null;
+}
+
+const ADDRESS = /^L(\d+)\.(?:(?:e(\d+)|(shared))\.)?u(\d+)$/;
+
+// An address without leading zeros; null for what is none.
+export function tidied(address) {
+  return layerUnit(address) && address.replace(/\d+/g, (digits) => String(Number(digits)));
 }
 
 // Rows as a table of RFC 4180; numbers as they are, texts in quotes where they need them.

@@ -28,7 +28,7 @@ from mmn_utils.browser.views import QUESTIONS, SHOWN, Answer, Views, pieces
 from mmn_utils.datasets import Photograph, load_dataset
 from mmn_utils.datasets.base import read_image
 from mmn_utils.models import load_model
-from mmn_utils.neurons.table import Neuron
+from mmn_utils.neurons.table import Neuron, neuron_at
 from mmn_utils.neurons.targets import Target
 from mmn_utils.presets import ROOT, Preset, resolve
 
@@ -211,12 +211,12 @@ class Session:
 
     def maps(self, image: str, neurons: Sequence[str]) -> Answer:
         """Read the heat maps of neurons on a picture: {address: numbers}, row-major."""
-        return self.system.maps(image, [Neuron.parse(one) for one in neurons])
+        return self.system.maps(image, self._neurons(neurons))
 
     def exact(self, image: str, noun: str, neurons: Sequence[str]) -> Answer:
         """Ablate each neuron alone: {address: changes of the noun's probability and logit}."""
         target = self._target(image, noun)
-        return self.system.exact(target, [Neuron.parse(one) for one in neurons])
+        return self.system.exact(target, self._neurons(neurons))
 
     def undo(self) -> Answer:
         """Make the stack what it was before its last change; ValueError for none."""
@@ -246,6 +246,9 @@ class Session:
             "masks": [],
             "own": True,
         }
+
+    def _neurons(self, addresses: Sequence[str]) -> list[Neuron]:
+        return [neuron_at(self.atlas.facts, one) for one in addresses]
 
     def _target(self, image: str, noun: str) -> Target:
         """Make a target; ValueError where the system no longer says the atlas's noun there."""

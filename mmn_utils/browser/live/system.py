@@ -24,7 +24,7 @@ from mmn_utils.neurons.captions import Caption, generate
 from mmn_utils.neurons.decoding import signs_of
 from mmn_utils.neurons.methods import by_methods
 from mmn_utils.neurons.receptive_fields import activation_maps
-from mmn_utils.neurons.table import Neuron
+from mmn_utils.neurons.table import Neuron, address
 from mmn_utils.neurons.targets import Target, caption_targets, objective, teacher_forced
 from mmn_utils.neurons.text import word_in
 
@@ -67,7 +67,7 @@ class System:
     def prompt(self, image: str) -> Prompt:
         """Embed a picture, or take what was embedded lately."""
         if image not in self._prompts:
-            self._prompts[image] = self.model.prompt([self.opened(image)])
+            self._prompts[image] = self.model.prompt([self.opened(image)]).named([image])
             if len(self._prompts) > _PROMPTS:
                 self._prompts.popitem(last=False)
         self._prompts.move_to_end(image)
@@ -159,7 +159,8 @@ class System:
         rows, columns = self.model.require_grid()
         if not 0 <= patch < rows * columns:
             raise ValueError(f"patch {patch}: the grid has {rows * columns}, counted from 0")
-        at, prompt = [self.model.image_tokens.start + patch], self.prompt(image)
+        prompt = self.prompt(image)
+        at = [range(prompt.embeds.shape[1])[self.model.image_tokens.places][patch]]
         if target is None:
             nothing = [Target(image, "", 0, ())]
             table = activation_baseline(self.model, prompt, nothing, k=k, positions=at)
@@ -171,7 +172,8 @@ class System:
     def maps(self, image: str, neurons: Sequence[Neuron]) -> dict[str, list[float]]:
         """Read activations on the image tokens: {address: rows x columns numbers}, row-major."""
         found = activation_maps(self.model, self.prompt(image), neurons)[0].flatten(1)
-        return dict(zip(map(str, neurons), _finite(found, "activations").tolist(), strict=True))
+        names = (address(self.model, neuron) for neuron in neurons)
+        return dict(zip(names, found.tolist(), strict=True))
 
     @_alone
     @torch.no_grad()
@@ -185,7 +187,7 @@ class System:
             for kind, values in (("probability", found.probability), ("logit", found.logit))
         }
         return {
-            str(neuron): {kind: values[place] for kind, values in changes.items()}
+            address(self.model, neuron): {kind: values[place] for kind, values in changes.items()}
             for place, neuron in enumerate(neurons)
         }
 
@@ -194,7 +196,7 @@ class System:
         columns = (table[name].tolist() for name in ("layer", "unit", "score", "patch"))
         signs = signs_of(table["activation"]).tolist()
         return [
-            [str(Neuron(layer, unit)), score, patch if placed else -1, sign]
+            [address(self.model, Neuron(layer, unit)), score, patch if placed else -1, sign]
             for layer, unit, score, patch, sign in zip(*columns, signs, strict=True)
         ]
 

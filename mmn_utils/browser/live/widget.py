@@ -28,7 +28,7 @@ from mmn_utils.browser.live.panel import Panel
 from mmn_utils.browser.live.session import Session, of_preset
 from mmn_utils.browser.live.stack import Intervention
 from mmn_utils.browser.live.work import Cancelled, Done, Job, Worker
-from mmn_utils.neurons.table import Neuron, check_neurons
+from mmn_utils.neurons.table import Neuron, check_neurons, neuron_at
 from mmn_utils.presets import Preset
 
 UNSEEN = 0.3  # seconds that a computation runs before it is shown
@@ -90,7 +90,7 @@ class Browser(ipywidgets.VBox):
         found = []
         for address in some:
             with contextlib.suppress(ValueError):
-                found.append(Neuron.parse(str(address)))
+                found.append(neuron_at(self.session.atlas.facts, str(address)))
         return tuple(found)
 
     def go(self, address: str = "", **view) -> None:
@@ -270,7 +270,7 @@ def first_view(session: Session, address: str = "") -> View:
     an address that is not understood.
     """
     view, facts = _understood(address), session.atlas.facts
-    some = map(Neuron.parse, filter(None, [view["neuron"], *view["chosen"]]))
+    some = (neuron_at(facts, one) for one in filter(None, [view["neuron"], *view["chosen"]]))
     check_neurons(some, facts.layers, facts.units)
     if view["image"] is None and view["neuron"] is not None:
         view["image"] = session.atlas.neuron(view["neuron"]).sights["strongest"][0].image

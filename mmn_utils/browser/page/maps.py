@@ -12,7 +12,7 @@ import pandas as pd
 from mmn_utils.cache import code_version
 from mmn_utils.datasets import Photograph
 from mmn_utils.neurons.receptive_fields import QUANTILE, activation_maps
-from mmn_utils.neurons.table import Neuron
+from mmn_utils.neurons.table import neuron_at
 from mmn_utils.studies.store import per_photograph
 
 BYTE, WORD = np.dtype("u1"), np.dtype("<u2")
@@ -85,8 +85,9 @@ def heat_maps(
 
 
 def _of_one(model, photograph: Photograph, addresses: Sequence[str]) -> pd.DataFrame:
-    neurons = [Neuron.parse(address) for address in addresses]
-    maps = activation_maps(model, [photograph.open()], neurons)[0].flatten(1).cpu().numpy()
+    neurons = [neuron_at(model, address) for address in addresses]
+    maps = activation_maps(model, [photograph.open()], neurons, [photograph.id])[0]
+    maps = maps.flatten(1).cpu().numpy()
     made = [heat_map(values) for values in maps]
     return pd.DataFrame(
         {

@@ -12,6 +12,7 @@ import gzip
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,7 @@ import pandas as pd
 from mmn_utils.browser.page.maps import HeatMap
 from mmn_utils.browser.views import Views
 from mmn_utils.neurons.decoding import signs_of
-from mmn_utils.neurons.table import Neuron
+from mmn_utils.neurons.table import Neuron, address, neuron_at
 
 DIGITS = 3
 Maps = Mapping[str, Mapping[str, HeatMap]]
@@ -62,7 +63,7 @@ class Packer:
     def pack(self, plan: Plan) -> dict[str, Any]:
         """Return what a page of a plan holds; neurons without a card are only named by others."""
         tops = self._all[self._all["rank"] <= plan.top]
-        shown = sorted(set(tops["address"]), key=Neuron.parse)
+        shown = sorted(set(tops["address"]), key=partial(neuron_at, self.views.atlas.facts))
         carded = self._every() if plan.every else [*shown, *map(self.control, shown)]
         carded = list(dict.fromkeys(carded))
         self._gather(carded, shown)
@@ -98,7 +99,8 @@ class Packer:
 
     def _every(self) -> list[str]:
         layers, units = self.facts["layers"], self.facts["units"]
-        return [str(Neuron(layer, unit)) for layer in range(layers) for unit in range(units)]
+        every = (Neuron(layer, unit) for layer in range(layers) for unit in range(units))
+        return [address(self.views.atlas.facts, neuron) for neuron in every]
 
     def _gather(self, neurons: Sequence[str], shown: Sequence[str]) -> None:
         """Fetch the cards and neighbours that are not here yet."""
@@ -110,8 +112,8 @@ class Packer:
         for place, (table, value) in enumerate(
             ((found.vectors, "cosine"), (found.pictures, "shared"))
         ):
-            for own, address, number in table[["of", "address", value]].itertuples(index=False):
-                self._near[own][place].append([address, short(number)])
+            for own, other, number in table[["of", "address", value]].itertuples(index=False):
+                self._near[own][place].append([other, short(number)])
 
     def _tops(self, tops: pd.DataFrame, top: int, index: Mapping[str, int]) -> dict[str, Any]:
         """Lay tops out by picture, noun and method; nouns without any have none.
@@ -183,7 +185,8 @@ def mapped(views: Views, tops: pd.DataFrame, plan: Plan) -> dict[str, list[str]]
             some.add(row.address)
         if row.rank <= plan.beside:
             some.add(views.control(row.address)["address"])
-    return {image: sorted(some, key=Neuron.parse) for image, some in wanted.items()}
+    order = partial(neuron_at, views.atlas.facts)
+    return {image: sorted(some, key=order) for image, some in wanted.items()}
 
 
 def _first_of_each_noun(places: Sequence[list], most: int) -> list[list]:

@@ -1,4 +1,4 @@
-"""Any image-text-to-text model of transformers, found by walking its modules.
+"""Any model of transformers that reads pictures and text, found by walking its modules.
 
 Nothing here asks which model it has. Names of modules are data (``modules.SHAPES``
 and the tuples below it); what names cannot tell is read off one pass of the model's own
@@ -6,7 +6,8 @@ forward over a picture:
 
 ==================  ==================================================================
 decoder layers      the longest list of modules beside the input embeddings whose items
-                    all have an attention of known names
+                    all have an attention of known names, or some a recurrence or a
+                    convolution in its place
 MLP                 one of ``SHAPES``, the same in every layer
 norms behind them   a norm that reads the attention's output is what attention adds to the
                     residual stream; one that reads the MLP's output stands between write
@@ -18,7 +19,10 @@ positions           those with which the model's own forward reaches its decoder
 token types         the processor's, where the forward takes them: they say which tokens
                     of the prompt see each other both ways
 besides embeddings  what else its own forward hands the decoder: features added behind early
-                    layers, states for cross-attention; it travels with a prompt (``flow``)
+                    layers, states for cross-attention; it travels with a prompt. Where the
+                    decoder takes ids, it may put the picture among embeddings itself (``flow``)
+image tokens        from the first to the last; what ends rows or parts views counts with
+                    them, but has no place
 other MLPs          written as a plain gated one: gate and up in one map, tokens flattened
                     (``rewriting``), a mixture of experts (``experts``)
 ==================  ==================================================================
@@ -26,8 +30,8 @@ other MLPs          written as a plain gated one: gate and up in one map, tokens
 What was found must then account for everything that enters the residual stream and the
 logits, judged in float32 whatever the model's type, and the adapter's logits must be those of
 the model's own ``generate``. What is left over is refused by name (``Unsupported``): layers
-that mix tokens otherwise than by attention, layers of unlike sizes, several streams side by
-side, an encoder with a decoder.
+of unlike sizes, several streams side by side, a stream that is normalised after each addition,
+an encoder with a decoder.
 """
 
 from __future__ import annotations
@@ -36,8 +40,12 @@ from pathlib import Path
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers import AutoConfig, AutoModelForMultimodalLM, AutoProcessor
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.modeling_auto import (
+    MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES,
+    MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES,
+)
 
 from mmn_utils.compat import quiet_loading
 from mmn_utils.models.auto.adapter import AutoVisionLanguageModel
@@ -48,6 +56,12 @@ from mmn_utils.models.base import files_hash
 from mmn_utils.models.hub import WEIGHTS, MissingParts, Part, find, load_whole, weight_files
 from mmn_utils.models.placement import PLACED, on_one_device, require_accelerate
 
+# Types by what a configuration calls them; with those that hear, too, if they have pictures.
+KINDS = {
+    kind: name
+    for kind, name in MODEL_FOR_MULTIMODAL_LM_MAPPING_NAMES.items()
+    if kind in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES or kind in IMAGE_PROCESSOR_MAPPING_NAMES
+}
 PATTERNS = (*WEIGHTS, "*.jinja", "*.txt", "*.model")  # weights, processor and tokenizer
 
 
@@ -60,7 +74,7 @@ def load_auto(
     revision: str | None = None,
     **facts,
 ) -> AutoVisionLanguageModel:
-    """Load any image-text-to-text model from the hub, its cache or a folder.
+    """Load any model that reads pictures and text from the hub, its cache or a folder.
 
     ``device`` "auto" lets Accelerate load it to where it fits; ``dtype`` None keeps the files'
     own; ``revision`` is the hub's; ``facts`` as ``AutoFacts``.
@@ -86,12 +100,13 @@ def _load_model(folder: Path, dtype: torch.dtype | str, device: str) -> nn.Modul
     Converted afterwards, the frequencies of rotary positions would be rounded too.
     """
     kind = AutoConfig.from_pretrained(folder).model_type
-    if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
+    if kind not in KINDS:
         raise Unsupported(
-            f"{folder} holds a {kind!r}, which is no image-text-to-text model of transformers"
+            f"{folder} holds a {kind!r}, which is no model of transformers that reads pictures "
+            "and text"
         )
     if device != PLACED:
-        return load_whole(AutoModelForImageTextToText, folder, dtype=dtype).to(device)
+        return load_whole(AutoModelForMultimodalLM, folder, dtype=dtype).to(device)
     require_accelerate()
-    model = load_whole(AutoModelForImageTextToText, folder, dtype=dtype, device_map=PLACED)
+    model = load_whole(AutoModelForMultimodalLM, folder, dtype=dtype, device_map=PLACED)
     return on_one_device(model, folder)

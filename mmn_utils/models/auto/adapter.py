@@ -22,7 +22,7 @@ from mmn_utils.models.base import ImageTokens, Prompt, VisionLanguageModel, stat
 class AutoVisionLanguageModel(VisionLanguageModel):
     """A model of transformers behind its own processor; see the module's text."""
 
-    placeless = "are no single grid over the picture (several views, row ends or queries)"
+    placeless = "are no single grid over the picture (several views, or queries)"
     without_grid = "use scores without patches, or give grid=(rows, columns) where you know better"
 
     def __init__(
@@ -94,9 +94,8 @@ class AutoVisionLanguageModel(VisionLanguageModel):
 
     @torch.no_grad()
     def soft_prompt(self, images: Sequence[Image.Image]) -> Tensor:
-        """Project encoded pictures into the language model's input space: (B, count, d)."""
-        start, count = self.image_tokens.start, self.image_tokens.count
-        return self._flow(images).embeds[:, start : start + count].to(self.dtype)
+        """Project encoded pictures into the language model's input space: (B, patches, d)."""
+        return self._flow(images).embeds[:, self.image_tokens.places].to(self.dtype)
 
     @torch.no_grad()
     def prompt(self, images: Sequence[Image.Image], text: str | None = None) -> Prompt:
@@ -126,7 +125,7 @@ class AutoVisionLanguageModel(VisionLanguageModel):
     def _flow(self, images: Sequence[Image.Image]) -> Flow:
         """Run the own forward up to the decoder."""
         part = self.language_model
-        return flow(part.whole, part.paths.decoder, self._inputs(images))
+        return flow(part.whole, part.paths.layers, self._inputs(images))
 
     # --- the model's own way, to compare with ---
 

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from mmn_utils.models.architectures import Adds, Architecture
+from mmn_utils.models.architectures import Adds
 from mmn_utils.models.auto.modules import Unsupported
 from mmn_utils.models.frozen_norm import freeze
 
@@ -57,19 +57,23 @@ class _Sum:
 
 
 def add_up(
-    layer: nn.Module, found: Architecture, where: str, parts: Parts, stream: Tensor, out: Tensor
+    layer: nn.Module, paths: tuple[str, str], where: str, parts: Parts, stream: Tensor, out: Tensor
 ) -> Layer:
-    """Find what makes a layer's output of its stream (1, T, d); ``Unsupported`` if nothing does."""
-    for path in (found.attention, found.act):
+    """Find what makes a layer's output of its stream (1, T, d); ``Unsupported`` if nothing does.
+
+    ``paths``: of what gives attention's output in the layer, and of the MLP's second matrix.
+    """
+    for path in paths:
         if path not in parts:
             raise Unsupported(f"{where} does not call its {path}, so nothing can be read there")
-    _require_linear(layer.get_submodule(found.act), f"{where}.{found.act}", *parts[found.act])
-    attention = _behind(parts, found.attention) or found.attention
-    norm = _behind(parts, found.act)
+    mixed, act = paths
+    _require_linear(layer.get_submodule(act), f"{where}.{act}", *parts[act])
+    attention = _behind(parts, mixed) or mixed
+    norm = _behind(parts, act)
     if norm is not None:
         _require_norm(layer, norm, parts[norm][0], where)
-    terms = stream, parts[attention][1], parts[norm or found.act][1]
-    known = {attention, norm or found.act}
+    terms = stream, parts[attention][1], parts[norm or act][1]
+    known = {attention, norm or act}
     for also in ((), *((path,) for path in _others(parts, known, out))):
         added = _Sum(out, (*terms, *(parts[path][1] for path in also)))
         factors = _factors(layer, added)
@@ -77,7 +81,7 @@ def add_up(
             return Layer(attention, norm, also, _adds(factors))
     raise Unsupported(
         f"{where} ({type(layer).__name__}) adds more, or other, than its {attention} and "
-        f"{norm or found.act} give"
+        f"{norm or act} give"
     )
 
 

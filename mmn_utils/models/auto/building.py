@@ -15,7 +15,13 @@ from mmn_utils.models.auto.adapter import AutoVisionLanguageModel, placed
 from mmn_utils.models.auto.flow import TYPES, Flow, find_extras, flow
 from mmn_utils.models.auto.inputs import AutoFacts, Reader, token_grid, token_span, tower_states
 from mmn_utils.models.auto.language_part import LanguagePart, Paths
-from mmn_utils.models.auto.modules import Unsupported, crossing, find_architecture, paths_in
+from mmn_utils.models.auto.modules import (
+    Unsupported,
+    crossing,
+    find_architecture,
+    head_in,
+    mixing,
+)
 from mmn_utils.models.auto.refusals import refused
 from mmn_utils.models.auto.sums import Pass, accepted, observe
 from mmn_utils.models.base import ImageTokens
@@ -33,25 +39,39 @@ def build_auto(name: str, model: nn.Module, processor, **facts) -> AutoVisionLan
     require_finite_weights(name, model)
     model.eval().requires_grad_(False)
     found = find_architecture(model)
+    paths = Paths(head_in(found), found.layers, crossing(model, found), mixing(found))
     with refused(f"{type(model).__name__}, its processor,"):
         reader = Reader(model, processor, facts)
         pictures = [_noise(reader.pixels, seed) for seed in (0, 1)]
         one, two = (placed(reader(pictures[:n]), model.device, model.dtype) for n in (1, 2))
     ids = one["input_ids"][0]
-    start, count = token_span(model, ids, reader.image_token)
+    start, count, between = token_span(model, ids, reader.image_token)
+    count, between = _with_its_kind(model, one, start, count, between)
     with refused(f"{type(model).__name__}, its own forward,"):
         found, seen = _observed(name, model, found, one)
-        part = _language_part(model, found, one, two, seen, start + count)
+        part = _language_part(model, paths, one, two, seen, start + count)
         tower = tower_states(model, one)
-    rows = count > int((ids == reader.image_token).sum())  # with ends between
-    tokens = 0 if tower is None or rows else tower[..., 0].numel()
-    grid = token_grid(model, facts, one, tokens, count)
-    image_tokens = ImageTokens(start, count, grid, reader.pixels)
+    tokens = 0 if tower is None else tower[..., 0].numel()
+    grid = token_grid(model, facts, one, tokens, count, between)
+    image_tokens = ImageTokens(start, count, grid, reader.pixels, between)
     system = AutoVisionLanguageModel(name, part, reader, found, image_tokens, ids.tolist())
     if facts.check:
         with refused(f"{type(model).__name__}, its generate,"):
             _compare(system, pictures[:1])
     return system
+
+
+def _with_its_kind(
+    model: nn.Module, inputs: Mapping, start: int, count: int, between: frozenset[int]
+) -> tuple[int, frozenset[int]]:
+    """Let the picture end with the last token of its type, where text is of another."""
+    for name in set(TYPES) & set(accepted(model.forward, inputs)):
+        row = inputs[name][0]
+        if row[-1] != row[start]:
+            end = int((row == row[start]).nonzero()[-1]) + 1 - start
+            between |= set(range(count, end))
+            count = max(count, end)
+    return count, between
 
 
 def known_facts(facts: Mapping) -> AutoFacts:
@@ -64,21 +84,21 @@ def known_facts(facts: Mapping) -> AutoFacts:
 
 
 def _language_part(
-    model: nn.Module, found: Architecture, one: Mapping, two: Mapping, seen: Pass, end: int
+    model: nn.Module, paths: Paths, one: Mapping, two: Mapping, seen: Pass, end: int
 ) -> LanguagePart:
     """Wrap the model with what its own forward had, of one picture and of two."""
-    ids, (head, decoder) = one["input_ids"], paths_in(found)
-    part = LanguagePart(model, ids.shape[1], Paths(head, decoder, crossing(model, found)))
+    ids = one["input_ids"]
+    part = LanguagePart(model, ids.shape[1], paths)
     if seen.positions is not None:
         positions = seen.positions
         part.place(positions[:1] if positions.ndim == 2 else positions[:, 0], end)
-    own = model.get_submodule(head)
+    own = model.get_submodule(paths.head)
     for name in set(TYPES) & set(accepted(own.forward, one)):
         part.mark(name, one[name][0], end)
-    part.extras = find_extras(model, decoder, one, two)
+    part.extras = find_extras(model, paths.layers, one, two)
     if ids.shape[1] == end and any(extra.axis is not None for extra in part.extras.values()):
         raise ValueError("the template ends with the picture; put a text behind it")
-    _require_picture(model, flow(model, decoder, two))
+    _require_picture(model, flow(model, paths.layers, two))
     return part
 
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Mapping
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 
 import torch
@@ -34,7 +34,10 @@ class _Reached(Exception):
 
 @dataclass(frozen=True)
 class Flow:
-    """What reaches the decoder: embeddings (B, T, d), and other arguments, lists item by item."""
+    """What reaches the decoder: embeddings (B, T, d), and other arguments.
+
+    Lists are there item by item, as ``name.0``, and features by layer as ``name:3``.
+    """
 
     embeds: Tensor
     others: Mapping[str, Tensor]
@@ -68,27 +71,44 @@ class Extra:
 
 
 @torch.no_grad()
-def flow(model: nn.Module, decoder: str, inputs: Mapping[str, Tensor]) -> Flow:
-    """Run the own forward on ids and pixels up to its decoder, at path ``decoder``."""
-    module, taken = model.get_submodule(decoder), {}
+def flow(model: nn.Module, layers: str, inputs: Mapping[str, Tensor]) -> Flow:
+    """Run the own forward on ids and pixels up to its decoder, which has ``layers``.
+
+    Where the decoder takes ids, what its first layer reads says whether it puts the picture
+    among their embeddings itself; then nothing else of the picture is left to hand on.
+    """
+    decoder, taken, read = layers.rpartition(".")[0], {}, []
+    module = model.get_submodule(decoder)
     names = list(inspect.signature(module.forward).parameters)
 
-    def stop(_module, args, kwargs) -> None:
+    def at_decoder(_module, args, kwargs) -> None:
         taken.update(zip(names, args, strict=False), **kwargs)
+        if taken.get("inputs_embeds") is not None:
+            raise _Reached
+
+    def at_first(_module, args, kwargs) -> None:
+        read.append(args[0] if args else kwargs["hidden_states"])
         raise _Reached
 
-    handle = module.register_forward_pre_hook(stop, with_kwargs=True)
-    try:
-        with suppress(_Reached):
-            model(**accepted(model.forward, inputs))
-    finally:
-        handle.remove()
+    with ExitStack() as stack:
+        for part, hook in ((module, at_decoder), (model.get_submodule(f"{layers}.0"), at_first)):
+            stack.callback(part.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        stack.enter_context(suppress(_Reached))
+        model(**accepted(model.forward, inputs))
     if not taken:
         raise Unsupported(f"the forward of {type(model).__name__} does not call its {decoder}")
-    embeds = taken.get("inputs_embeds")
-    if embeds is None:
-        embeds = model.get_input_embeddings()(taken["input_ids"])
-    return Flow(embeds, dict(_tensors(taken)))
+    if taken.get("inputs_embeds") is not None:
+        return Flow(taken["inputs_embeds"], dict(_tensors(taken)))
+    words = model.get_input_embeddings()(taken["input_ids"])
+    if read and _has_picture(read[0], words):
+        return Flow(read[0], {})
+    return Flow(words, dict(_tensors(taken)))
+
+
+def _has_picture(read: Tensor, words: Tensor) -> bool:
+    """Say whether a stream (B, T, d) is the words' embeddings but for some before the end."""
+    same = read.shape == words.shape and torch.equal(read[:, -1], words[:, -1])
+    return same and not torch.equal(read, words)
 
 
 def _tensors(arguments: Mapping):
@@ -100,14 +120,16 @@ def _tensors(arguments: Mapping):
             yield name, value
         elif isinstance(value, (list, tuple)) and all(isinstance(one, Tensor) for one in value):
             yield from ((f"{name}.{place}", one) for place, one in enumerate(value))
+        elif isinstance(value, Mapping) and all(isinstance(one, Tensor) for one in value.values()):
+            yield from ((f"{name}:{layer}", one) for layer, one in value.items())
 
 
-def find_extras(model: nn.Module, decoder: str, one: Mapping, two: Mapping) -> dict[str, Extra]:
+def find_extras(model: nn.Module, layers: str, one: Mapping, two: Mapping) -> dict[str, Extra]:
     """Find what the decoder gets besides embeddings, from inputs of one picture and of two."""
-    alone = flow(model, decoder, one).others
+    alone = flow(model, layers, one).others
     if not alone:
         return {}
-    both, longer = (flow(model, decoder, inputs).others for inputs in (two, _longer(one)))
+    both, longer = (flow(model, layers, inputs).others for inputs in (two, _longer(one)))
     found = {}
     for name, value in alone.items():
         if value.ndim == 0 or len(both[name]) != 2 * len(value):
@@ -133,11 +155,14 @@ def _longer(inputs: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def regrouped(arguments: Mapping[str, Tensor]) -> dict[str, Tensor | list[Tensor]]:
-    """Put lists together again that ``Flow`` has item by item."""
+    """Put lists, and features by layer, together again that ``Flow`` has item by item."""
     whole: dict = {}
     for name, value in arguments.items():
         base, dot, _ = name.partition(".")
-        if dot:
+        by_layer, colon, layer = name.partition(":")
+        if colon:
+            whole.setdefault(by_layer, {})[int(layer)] = value
+        elif dot:
             whole.setdefault(base, []).append(value)
         else:
             whole[base] = value

@@ -10,7 +10,8 @@ from __future__ import annotations
 import inspect
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+import re
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -25,6 +26,7 @@ from mmn_utils.models.pixels import to_pixels, to_rgb, to_square
 
 FOUND = "found"  # the grid that count and facts of the model suggest
 IMAGE_TOKENS = ("image_token_id", "image_token_index")
+PIXELS = ("pixel_values", "image_patches", "image_pixel_values")  # beginnings of inputs' names
 RESAMPLERS = ("resampler", "perceiver", "qformer", "abstractor")  # their tokens have no place
 
 
@@ -137,7 +139,7 @@ class Reader:
         token = str(token or self.tokenizer.convert_ids_to_tokens(self.image_token))
         if token not in text and self._places_itself(text):
             return text
-        if text.count(token) != 1:
+        if len(re.findall(f"(?:{re.escape(token)})+", text)) != 1:  # some write one for each piece
             raise ValueError(f"template = {text!r}: give a text with {token} in it once")
         return text
 
@@ -261,55 +263,56 @@ def _suffice(function, inputs: Mapping) -> bool:
 
 def pixels_of(inputs: Mapping[str, Tensor]) -> Tensor:
     """Return the pixels among the inputs of a model, whatever it calls them."""
-    name = next(name for name in inputs if name.startswith(("pixel_values", "image_patches")))
+    name = next(name for name in inputs if name.startswith(PIXELS))
     return inputs[name]
 
 
-def token_span(model: nn.Module, ids: Tensor, token: int) -> tuple[int, int]:
-    """Find the image tokens in a prompt's ids (T): start and count."""
-    places = (ids == token).nonzero().flatten()
-    if len(places) == 0:
+def token_span(model: nn.Module, ids: Tensor, token: int) -> tuple[int, int, frozenset[int]]:
+    """Find the image tokens in a prompt's ids (T): start, count, and which of these are others.
+
+    Those between the first and the last that are no piece of the picture end a row, or stand
+    between two views.
+    """
+    places = (ids == token).nonzero().flatten().tolist()
+    if not places:
         raise ValueError(
             f"the prompt of {type(model).__name__} has no image token {token}; put the processor's "
             "placeholder of one image into the template"
         )
-    runs = torch.tensor_split(places, (places.diff() > 1).nonzero().flatten().cpu() + 1)
-    if len(runs) > 1 and not _are_rows(ids, runs):
-        lengths = ", ".join(str(len(run)) for run in runs)
-        raise Unsupported(
-            f"the image tokens of {type(model).__name__} are not contiguous (runs of {lengths}): "
-            "several views, or text between them; give options that ask the processor for one "
-            "view, or smaller pixels"
-        )
-    return int(places[0]), int(places[-1] - places[0]) + 1
-
-
-def _are_rows(ids: Tensor, runs: Sequence[Tensor]) -> bool:
-    """Say whether runs of image tokens are rows of one picture: as long, the same token between."""
-    between = [ids[one[-1] + 1 : other[0]].tolist() for one, other in itertools.pairwise(runs)]
-    alike = len({len(run) for run in runs}) == 1 == len({tuple(some) for some in between})
-    return alike and len(between[0]) == 1
+    start, count = places[0], places[-1] - places[0] + 1
+    return start, count, frozenset(range(count)) - {place - start for place in places}
 
 
 def token_grid(
-    model: nn.Module, facts: AutoFacts, inputs: Mapping, tower: int, count: int
+    model: nn.Module,
+    facts: AutoFacts,
+    inputs: Mapping,
+    tower: int,
+    count: int,
+    between: Collection[int] = (),
 ) -> tuple[int, int] | None:
     """Find rows and columns of the image tokens, None where they have no place.
 
-    Of merged patches where the processor tells their number; otherwise a square, if the
-    ``tower`` tokens (one more with a class token) are that square or a finer one.
+    Where others are ``between``, the square whose rows they end; of merged patches where the
+    processor tells their number; otherwise a square, if the ``tower`` tokens (one more with a
+    class token) are that square or a finer one.
     """
+    pieces = count - len(between)
     if facts.grid != FOUND:
-        if facts.grid is not None and math.prod(facts.grid) != count:
-            raise ValueError(f"grid = {facts.grid} does not hold {count} image tokens")
+        if facts.grid is not None and math.prod(facts.grid) != pieces:
+            raise ValueError(f"grid = {facts.grid} does not hold {pieces} image tokens")
         return facts.grid
+    side = math.isqrt(pieces)
+    if between:
+        ends = {row * (side + 1) - 1 for row in range(1, side)}
+        return (side, side) if side * side == pieces and set(between) == ends else None
     if "image_grid_thw" in inputs:
         time, rows, columns = inputs["image_grid_thw"][0].tolist()
         merge = math.isqrt(time * rows * columns // count)
-        return (rows // merge, columns // merge) if time == 1 else None
+        rows, columns = rows // merge, columns // merge
+        return (rows, columns) if time == 1 and rows * columns == count else None
     kinds = {type(module).__name__.lower() for module in model.modules()}
     if any(name in kind for name in RESAMPLERS for kind in kinds):
         return None
-    side = math.isqrt(count)
     finer = {(side * k) ** 2 + extra for k in range(1, 9) for extra in (0, 1)}
     return (side, side) if side * side == count and tower in finer else None

@@ -7,7 +7,8 @@ each layer by token is looked up by the ids that embeddings have.
 Sliding windows and caps inside attention change no sum; the cache keeps every token also in
 layers with a window, so that it can be cut and branched. transformers counts a window in
 places, padding included: a row with padding before a real token is refused where the prompt
-is longer than the window.
+is longer than the window, and always where layers mix tokens by a recurrence or a convolution,
+whose states keep one step to go back (``past.StateLayer``).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from mmn_utils.models.auto.flow import PER_LAYER, Extra, regrouped
 from mmn_utils.models.auto.modules import Unsupported
 from mmn_utils.models.auto.token_ids import TokenIds
 from mmn_utils.models.base import Prompt
-from mmn_utils.models.past import hold_still
+from mmn_utils.models.past import hold_still, with_states
 
 PER_LAYER_LOOKUP = "get_per_layer_inputs"  # of the module that makes it of ids
 PER_LAYER_WIDTH = "hidden_size_per_layer_input"  # of the configuration
@@ -32,14 +33,21 @@ PER_LAYER_WIDTH = "hidden_size_per_layer_input"  # of the configuration
 
 @dataclass(frozen=True)
 class Paths:
-    """Where in the whole model its language model is, "" for all of it, and that one's decoder.
+    """Where in the whole model its language model is, "" for all of it, and its decoder's layers.
 
-    ``crossing``: the layers that read the picture by cross-attention.
+    ``crossing``: the layers that read the picture by cross-attention. ``mixing``: those that mix
+    tokens by a recurrence or a convolution.
     """
 
     head: str
-    decoder: str
+    layers: str
     crossing: tuple[int, ...] = ()
+    mixing: tuple[int, ...] = ()
+
+    @property
+    def decoder(self) -> str:
+        """The path of what holds the layers."""
+        return self.layers.rpartition(".")[0]
 
 
 class LanguagePart(nn.Module):
@@ -129,7 +137,9 @@ class LanguagePart(nn.Module):
         if position_ids is None:
             position_ids = torch.arange(held, held + tokens, device=device).expand(rows, -1)
         if use_cache and past_key_values is None:
-            past_key_values = DynamicCache()  # without windows: it can be cut and branched
+            # without windows: it can be cut and branched
+            mixing = self.paths.mixing
+            past_key_values = with_states(self.config, mixing) if mixing else DynamicCache()
         with self._handing(extras, held, tokens):
             out = self.whole.get_submodule(self.paths.head)(
                 inputs_embeds=inputs_embeds,
@@ -143,6 +153,7 @@ class LanguagePart(nn.Module):
             )
         if use_cache:
             hold_still(out.past_key_values, self.paths.crossing)
+        out.logits = _kept(out.logits, logits_to_keep)
         return out
 
     @contextmanager
@@ -170,14 +181,18 @@ class LanguagePart(nn.Module):
             handle.remove()
 
     def _refuse_gaps(self, mask: Tensor) -> None:
-        """Refuse padding before a real token of a row (B, S) that is longer than the window."""
-        if self.window is None or mask.shape[1] <= self.window:
+        """Refuse padding before a real token of a row (B, S), where it would count as a token."""
+        if self.paths.mixing:
+            counts = "lets layers without attention read padding as tokens"
+        elif self.window is not None and mask.shape[1] > self.window:
+            counts = f"counts its window of {self.window} with padding"
+        else:
             return
         if ((mask[:, :-1] == 0) & (mask[:, 1:] > 0)).any():
             raise ValueError(
                 f"padding stands before real tokens in a prompt of {mask.shape[1]} places, and "
-                f"{type(self.whole).__name__} counts its window of {self.window} with padding; "
-                "pad behind the end, or give rows of one length"
+                f"{type(self.whole).__name__} {counts}; pad behind the end, or give rows of one "
+                "length"
             )
 
     def _own_positions(self, counted: Tensor) -> Tensor:
@@ -207,6 +222,20 @@ class LanguagePart(nn.Module):
             given = torch.cat([row, rest])[: mask.shape[1]].to(mask.device)
             written[name] = torch.where(mask == 2, given, later)
         return written
+
+
+def _kept(logits: Tensor, keep: int | Tensor) -> Tensor:
+    """Cut logits to the last ``keep`` positions, or those of each row (B, k), if that is not done.
+
+    Some models take no notice of what is asked, and some give (B, B, k, V), each row's logits
+    at the positions of every row.
+    """
+    if isinstance(keep, int):
+        return logits[:, -keep:]
+    rows = torch.arange(len(logits), device=logits.device)
+    if logits.ndim == 4:
+        return logits[rows, rows]
+    return logits if logits.shape[1] == keep.shape[1] else logits[rows[:, None], keep]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)

@@ -22,7 +22,7 @@ from transformers import Cache
 
 from mmn_utils.models.architectures import Adds, Architecture, Scales
 from mmn_utils.models.auto.adding import Layer, add_up, nearest, numbers
-from mmn_utils.models.auto.modules import Unsupported
+from mmn_utils.models.auto.modules import Unsupported, one_or_each
 from mmn_utils.models.copies import precise_copy
 
 SCALES = (  # of a configuration, to name what changes a sum
@@ -44,12 +44,19 @@ class Pass:
     ``positions``: those of all tokens as the decoder gets them, or None. ``layers``: how each
     adds up. ``flow``: path to what a module reads and gives at the last token, (d) each.
     ``places``: what tables of the decoder, as of learned positions, give the last token.
+    ``beside``: as ``flow``, of what else the decoder has, beside its layers.
     """
 
     positions: Tensor | None = None
     layers: list[Layer] = field(default_factory=list)
     flow: Flow = field(default_factory=dict)
     places: list[Tensor] = field(default_factory=list)
+    beside: Flow = field(default_factory=dict)
+
+    def giver(self, model: nn.Module, read: Tensor) -> str:
+        """Name what beside the layers gives just what is read (d), if something does."""
+        path = next((p for p, (_, given) in self.beside.items() if torch.equal(given, read)), None)
+        return f" ({path}, a {type(model.get_submodule(path)).__name__}, gives it)" if path else ""
 
 
 @torch.no_grad()
@@ -66,9 +73,10 @@ def observe(model: nn.Module, found: Architecture, inputs: Mapping) -> tuple[Arc
         seen.positions = kwargs.get("position_ids")
 
     def on_layer(layer: nn.Module, args, kwargs) -> None:
-        where = f"{found.layers}.{len(seen.layers)}"
+        index = len(seen.layers)
+        paths, where = (found.attention_of(index), found.act), f"{found.layers}.{index}"
         try:
-            seen.layers.append(_examine(layer, found, where, args, kwargs))
+            seen.layers.append(_examine(layer, paths, where, args, kwargs))
         except Unsupported as error:
             raise Unsupported(f"{type(model).__name__}: {error}{_suspects(model)}") from error
 
@@ -85,6 +93,8 @@ def observe(model: nn.Module, found: Architecture, inputs: Mapping) -> tuple[Arc
         paths = [f"{found.layers}.{index}" for index in range(len(layers))]
         for path in [*paths, found.norm]:
             stack.enter_context(_noted(model, path, seen.flow, _last))
+        for path in _beside(model, found):
+            stack.enter_context(_noted(model, path, seen.beside, _last))
         stack.enter_context(probe.put(model.get_submodule(found.unembed)))
         logits = model(**accepted(model.forward, inputs), logits_to_keep=1).logits
     token = model.get_input_embeddings()(inputs["input_ids"][:1, -1])[0]
@@ -95,7 +105,20 @@ def observe(model: nn.Module, found: Architecture, inputs: Mapping) -> tuple[Arc
     return replace(found, scales=scales, positions=_placed(seen, found, token)), seen
 
 
-def _examine(layer: nn.Module, found: Architecture, where: str, args, kwargs) -> Layer:
+def _beside(model: nn.Module, found: Architecture) -> Iterator[str]:
+    """Go through the modules of the decoder, and of lists in it, beside its layers."""
+    decoder = found.layers.rpartition(".")[0]
+    for name, part in model.get_submodule(decoder).named_children():
+        path = f"{decoder}.{name}".strip(".")
+        if path not in (found.layers, found.norm):
+            yield from [f"{path}.{i}" for i in range(len(part))] if _is_list(part) else [path]
+
+
+def _is_list(part: nn.Module) -> bool:
+    return isinstance(part, nn.ModuleList)
+
+
+def _examine(layer: nn.Module, paths: tuple[str, str], where: str, args, kwargs) -> Layer:
     """Run one layer in float32, or finer, on what it is about to read, and add it up."""
     stream = args[0] if args else kwargs["hidden_states"]
     if stream.ndim != 3:
@@ -114,7 +137,7 @@ def _examine(layer: nn.Module, found: Architecture, where: str, args, kwargs) ->
             stack.enter_context(_noted(module, name, parts))
         out = module.forward(*args, **kwargs)
     out = out[0] if isinstance(out, tuple) else out
-    return add_up(layer, found, where, parts, stream.to(dtype), out)
+    return add_up(layer, paths, where, parts, stream.to(dtype), out)
 
 
 def _precise(value, dtype: torch.dtype):
@@ -167,18 +190,18 @@ def _alike(model: nn.Module, found: Architecture, seen: Pass) -> Architecture:
         layer.get_submodule(found.act).weight.shape for layer in model.get_submodule(found.layers)
     ]
     for index, layer in enumerate(seen.layers):
-        here = (layer.attention, layer.mlp_norm, layer.also, units[index])
-        if here != (first.attention, first.mlp_norm, first.also, units[0]):
+        here = (layer.mlp_norm, layer.also, units[index])
+        if here != (first.mlp_norm, first.also, units[0]):
             raise Unsupported(
                 f"{found.layers}.{index} of {type(model).__name__} is not like {found.layers}.0 "
-                f"({here} against {(first.attention, first.mlp_norm, first.also, units[0])}); all "
-                "layers must be alike"
+                f"({here} against {(first.mlp_norm, first.also, units[0])}); all layers must be "
+                "alike"
             )
     adds = tuple(layer.adds for layer in seen.layers)
     plain = all(one == replace(Adds(), also=(1.0,) * len(first.also)) for one in adds)
     return replace(
         found,
-        attention=first.attention,
+        attention=one_or_each([layer.attention for layer in seen.layers]),
         mlp_norm=first.mlp_norm,
         also=first.also,
         scales=Scales(layers=() if plain and not first.also else adds),
@@ -205,7 +228,8 @@ def _begin(model: nn.Module, found: Architecture, seen: Pass, token: Tensor) -> 
     if not bool(((read - factor * token).abs() <= eps * read.abs()).all()):
         kind = type(model).__name__
         raise Unsupported(
-            f"{kind} changes its embeddings before {found.layers}.0{_suspects(model)}"
+            f"{kind} changes its embeddings before {found.layers}.0"
+            f"{seen.giver(model, seen.flow[f'{found.layers}.0'][0])}{_suspects(model)}"
         )
     return factor
 
@@ -216,7 +240,10 @@ def _passed_on(model: nn.Module, found: Architecture, seen: Pass, probe: _Probe)
     paths = [f"{found.layers}.{index}" for index in range(len(seen.layers))] + [found.norm]
     for before, after in pairwise(paths):
         if not torch.equal(flow[before][1], flow[after][0]):
-            raise Unsupported(f"{kind} changes the stream between {before} and {after}")
+            raise Unsupported(
+                f"{kind} changes the stream between {before} and {after}"
+                f"{seen.giver(model, flow[after][0])}"
+            )
     if not torch.equal(flow[found.norm][1], probe.read):
         raise Unsupported(f"{kind} has more than {found.norm} before {found.unembed}")
 
@@ -241,7 +268,7 @@ class _Probe:
             sizes[::2] *= -1
             sizes[0], sizes[1] = _LARGE, 1.0
             self.given = sizes
-            return sizes.expand(*output.shape[:-1], count)
+            return sizes.repeat(*output.shape[:-1], 1)  # a model may write into it
 
         handle = unembed.register_forward_hook(hook)
         try:
@@ -264,9 +291,11 @@ def _read_out(model, found: Architecture, scales: Scales, probe: _Probe, logits:
                 return replace(scales, logits=factor, cap=cap)
     kind = type(model).__name__
     same = int((became == given).sum()) if became.shape == given.shape else 0
+    never = int((became <= torch.finfo(logits.dtype).min / 2).sum())
+    said = f", {never} become the least number there is" if never else ""
     raise Unsupported(
         f"{kind} changes its logits after {found.unembed} in a way that is no factor and no soft "
-        f"cap ({same} of {len(given)} stay as they are){_suspects(model)}"
+        f"cap ({same} of {len(given)} stay as they are{said}){_suspects(model)}"
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from jinja2 import TemplateError
 
-from mmn_utils.presets import from_root
+from mmn_utils.presets import from_here
 
 
 def read_template(given: str) -> str:
@@ -18,7 +18,7 @@ def read_template(given: str) -> str:
     """
     if "{{" in given or "{%" in given:
         return given
-    path = from_root(given)
+    path = from_here(given)
     if not path.is_file():
         raise ValueError(
             f"chat_template = {given!r} is neither a file nor a template, which has {{{{ or {{% in "

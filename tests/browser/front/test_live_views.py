@@ -16,11 +16,11 @@ from tests.browser.front.pages import Shown, invented
 
 KERNEL = Path(__file__).parent / "kernel.js"
 READY = '.mmn [data-part="card"][data-state="ready"] .ends'
-START = """async ([data, kernel, packed, widget, view]) => {
+START = """async ([text, kernel, packed, widget, view]) => {
   const load = (text) => import(URL.createObjectURL(new Blob([text], { type: "text/javascript" })));
   const { live } = await load(kernel), { Packed } = await load(packed);
   const { default: { render } } = await load(widget);
-  Object.assign(globalThis, { model: live(data, Packed), render });
+  Object.assign(globalThis, { model: live(JSON.parse(text), Packed), render });
   model.traits.view = view;
   globalThis.leave = render({ model, el: document.getElementById("cell") });
 }"""
@@ -47,7 +47,8 @@ def opened(windows, data):
             f"data-jp-theme-light='{theme}'><div class='jp-OutputArea' id='cell'></div></body>"
         )
         texts = [KERNEL.read_text(), join(FOLDER, "packed") + "\nexport { Packed };"]
-        page.evaluate(START, [data, *texts, bundle("widget"), view or {}])
+        # as one text, or each of its values would be handed over by itself
+        page.evaluate(START, [json.dumps(data), *texts, bundle("widget"), view or {}])
         page.wait_for_selector(READY)
         return Shown(page)
 

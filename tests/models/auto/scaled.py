@@ -25,7 +25,7 @@ from transformers.models.gemma4.feature_extraction_gemma4 import Gemma4AudioFeat
 
 from mmn_utils.models.auto.building import build_auto
 from tests.models.auto.families import gemma3, lively, llava, paligemma, text_size, tokenizer_with
-from tests.models.auto.families.members import MROPE, qwen
+from tests.models.auto.families.kin import MROPE, qwen
 from tests.models.auto.families.parts import TURNS
 from tests.models.auto.families.small import build
 

@@ -74,7 +74,7 @@ def test_an_address_names_the_expert():
         with pytest.raises(ValueError, match=r"is not in this model: 4 experts of 16 units"):
             neuron_at(model, wrong)
     assert mmn.decode(model, "L1.e3.u2")["neuron"].tolist() == ["L1.e3.u2"]
-    with pytest.raises(ValueError, match="names an expert, but llava has none"):
+    with pytest.raises(ValueError, match="names an expert, and there are none here"):
         neuron_at(system_of("llava"), "L1.e3.u2")
 
 

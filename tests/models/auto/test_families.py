@@ -8,7 +8,7 @@ import pytest
 from tests.models.auto.families.table import FILE, TYPES, examine
 
 RAW = ("AttributeError:", "KeyError:", "IndexError:", "TypeError:")
-QUICK = ("mistral3", "glm4v", "janus", "qwen3_vl_moe", "t5gemma2", "minicpmv4_6")
+QUICK = ("mistral3", "glm4v", "janus", "qwen3_vl_moe", "t5gemma2", "blip")
 
 
 def table() -> pd.DataFrame:

@@ -12,10 +12,14 @@ from torch import nn
 
 from mmn_utils.models import load_model
 from mmn_utils.models.auto.building import build_auto
-from mmn_utils.models.auto.inputs import AutoFacts, _side, token_grid
+from mmn_utils.models.auto.inputs import AutoFacts, _side, token_grid, token_span
 from mmn_utils.models.base import ImageTokens
+from mmn_utils.models.capture import capture
 from mmn_utils.neurons.captions import as_caption, generate
-from tests.models.auto.families import llava, qwen2_vl, system
+from mmn_utils.neurons.receptive_fields import activation_maps
+from mmn_utils.neurons.table import Neuron
+from tests.models.auto.families import idefics3, llava, qwen2_vl, system
+from tests.models.auto.families.table import system_of
 from tests.tiny import END, tiny_images
 
 
@@ -40,6 +44,48 @@ def test_queries_have_no_grid():
     assert token_grid(model, facts, {}, tower=17, count=17) is None
     model.resampler = type("TinyPerceiver", (nn.Module,), {})()
     assert token_grid(model, facts, {}, tower=16, count=16) is None
+
+
+def test_rows_with_ends_are_a_grid_and_several_views_are_none():
+    """Of 4 x 4 tokens with an end behind each row but the last, ends have no place."""
+    model, _, _ = llava()
+    ids = torch.tensor([7, *[9, 9, 9, 9, 5] * 3, 9, 9, 9, 9, 6, 8])
+    start, count, between = token_span(model, ids, 9)
+    assert (start, count, between) == (1, 19, {4, 9, 14})
+    assert token_grid(model, AutoFacts(), {}, 0, count, between) == (4, 4)
+    places = ImageTokens(start, count, (4, 4), 32, between).places
+    assert (ids[places] == 9).all()
+    assert places[4:8] == [6, 7, 8, 9]
+    views = torch.tensor([7, 9, 9, 9, 9, 5, 9, 9, 9, 9, 8])
+    assert token_span(model, views, 9) == (1, 9, {4})
+    assert token_grid(model, AutoFacts(), {}, 0, 9, {4}) is None
+    with pytest.raises(ValueError, match="has no image token 3"):
+        token_span(model, ids, 3)
+
+
+@torch.no_grad()
+def test_several_views_are_read_without_a_heat_map():
+    model, processor, _ = idefics3()
+    found = build_auto("idefics3", model, processor, options={"do_image_splitting": True})
+    assert found.image_tokens.grid is None
+    assert found.soft_prompt(tiny_images(2)).shape == (2, 5 * 4, 32)
+    with pytest.raises(ValueError, match="several views"):
+        found.require_grid()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("name", ["mistral3", "fuyu"])
+def test_heat_maps_leave_the_ends_of_rows_out(name):
+    model, images = system_of(name), tiny_images(2)
+    rows, columns = model.require_grid()
+    with capture(model, layers=[1]) as seen:
+        model.forward(model.prompt(images))
+    grid = activation_maps(model, images, [Neuron(1, 3)])[:, 0]
+    first, step = model.image_tokens.start, columns + 1
+    for row in range(rows):
+        begin = first + row * step
+        own = seen.values[1][:, begin : begin + columns, 3]
+        torch.testing.assert_close(grid[:, row], own, atol=1e-5, rtol=1e-4)
 
 
 def test_pixels_set_the_grid_where_the_tower_takes_any_size():

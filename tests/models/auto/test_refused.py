@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from dataclasses import replace
 
 import pytest
 import torch
@@ -11,10 +10,9 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, T5Config, T5ForConditionalGeneration
 
 from mmn_utils.models.auto.building import _compare, build_auto
-from mmn_utils.models.auto.modules import Unsupported
-from tests.models.auto.families import TEXT, idefics3, llava, system
-from tests.models.auto.families.members import MEMBERS
-from tests.models.auto.families.small import build
+from mmn_utils.models.auto.modules import Unsupported, find_architecture
+from tests.models.auto.families import TEXT, llava, system
+from tests.models.auto.families.table import made
 from tests.tiny import tiny_images, tiny_tokenizer
 
 
@@ -71,12 +69,24 @@ def test_an_unknown_part_is_named_with_class_and_module(name):
         build_auto("unknown", model, processor)
 
 
-def test_layers_that_mix_tokens_otherwise_are_named():
-    """Qwen3.5 as it is: linear attention in three of four layers."""
-    family = replace(MEMBERS["qwen3_5"], config={"text_config.num_hidden_layers": 4})
-    model, tokenizer, _ = build("qwen3_5", replace(family, processor=None))
-    with pytest.raises(Unsupported, match=r"DecoderLayer \(linear_attn, mlp.*\(self_attn, mlp"):
-        build_auto("qwen3_5", model, tokenizer)
+def test_layers_that_mix_tokens_in_an_unknown_way_are_named():
+    model, processor, _ = llava()
+    layer = model.model.language_model.layers[1]
+    layer.sorcery = layer._modules.pop("self_attn")
+    with pytest.raises(Unsupported, match=r"lists there: .*\(mlp, .*sorcery\)"):
+        build_auto("llava", model, processor)
+
+
+def test_layers_that_normalise_their_stream_are_named():
+    """BLIP's decoder is BERT's."""
+    with pytest.raises(Unsupported, match=r"BlipTextLayer: it normalises its stream after each"):
+        find_architecture(made("blip")[0])
+
+
+def test_what_writes_before_the_layers_is_named():
+    """IDEFICS reads the picture in blocks between its layers, with MLPs of their own."""
+    with pytest.raises(Unsupported, match=r"gated_cross_attn_layers.0, a IdeficsGatedCross"):
+        build_auto("idefics", *made("idefics")[:2], pixels=32)
 
 
 def test_a_picture_that_reaches_no_decoder_is_refused():
@@ -100,7 +110,7 @@ def test_layers_that_differ_are_refused():
     mlp = model.model.language_model.layers[1].mlp
     del mlp.up_proj, mlp.gate_proj
     mlp.up_proj = nn.Linear(32, 48)
-    with pytest.raises(Unsupported, match=r"layers.1.mlp is shaped unlike"):
+    with pytest.raises(Unsupported, match=r"layers.1.mlp, a LlamaMLP, is shaped unlike"):
         build_auto("llava", model, processor)
 
 
@@ -113,12 +123,6 @@ def test_models_without_image_tokens_are_refused():
     small = T5Config(vocab_size=40, d_model=8, d_ff=8, num_layers=1, num_heads=1, d_kv=8)
     with pytest.raises(Unsupported, match=r"T5.* is an encoder with a decoder"):
         build_auto("t5", T5ForConditionalGeneration(small), tiny_tokenizer())
-
-
-def test_several_views_are_not_contiguous():
-    model, processor, _ = idefics3()
-    with pytest.raises(Unsupported, match=r"not contiguous \(runs of 4, 4, 4, 4, 4\)"):
-        build_auto("idefics3", model, processor, options={"do_image_splitting": True})
 
 
 def test_wrong_positions_are_noticed():

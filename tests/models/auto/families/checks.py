@@ -40,12 +40,16 @@ def logits(system, whole) -> None:
 def caption(system, whole) -> None:
     """Hold a greedy caption against the own ``generate``, whole and token by token."""
     images = tiny_images(2)
-    own = whole.generate(
-        **accepted(whole.forward, inputs_of(system, images)), max_new_tokens=STEPS,
-        min_new_tokens=STEPS, do_sample=False, output_logits=True, return_dict_in_generate=True,
-    )  # fmt: skip
-    ids, prompt = own.sequences[:, -STEPS:], system.prompt(images)
-    expected = torch.stack(own.logits, dim=1)[..., : system.sizes.vocabulary]
+    own = [
+        whole.generate(
+            **accepted(whole.forward, inputs_of(system, [image])), max_new_tokens=STEPS,
+            min_new_tokens=STEPS, do_sample=False, output_logits=True, return_dict_in_generate=True,
+        )
+        for image in images
+    ]  # fmt: skip
+    ids = torch.cat([one.sequences[:, -STEPS:] for one in own])
+    expected = torch.cat([torch.stack(one.logits, dim=1) for one in own])
+    prompt, expected = system.prompt(images), expected[..., : system.sizes.vocabulary]
     forced = prompt.extend(system.embed(ids[:, :-1]))
     close("caption", system.forward(forced, last=STEPS, last_only=False)[0], expected)
     _, past = system.forward(prompt, use_cache=True)
@@ -152,7 +156,10 @@ def _of_experts(system, whole: nn.Module, layer: int, unit: int) -> Tensor:
 
 @torch.no_grad()
 def patch(system, whole) -> None:
-    """Invert each of some patches: its own image token moves, and further than all others."""
+    """Invert each of some patches: its own image token moves, and none much further.
+
+    Where convolutions look beyond a patch, as SAM's neck does, a neighbour may move as far.
+    """
     if system.image_tokens.grid is None:
         return
     rows, columns = system.require_grid()
@@ -167,7 +174,7 @@ def patch(system, whole) -> None:
             other.paste(ImageOps.invert(other.crop(box)), box[:2])
         moved = (system.soft_prompt(others) - before).norm(dim=-1).sum(0)
         own = row * columns + place
-        assert int(moved.argmax()) == own, f"patch {own} moved token {int(moved.argmax())}"
+        assert moved[own] > 0.8 * moved.max(), f"patch {own} moved token {int(moved.argmax())}"
 
 
 def inputs_of(system, images: list[Image.Image]) -> dict[str, Tensor]:
@@ -176,9 +183,9 @@ def inputs_of(system, images: list[Image.Image]) -> dict[str, Tensor]:
 
 
 def own_logits(system, whole, images: list[Image.Image]) -> Tensor:
-    """Run another copy's own forward on ids and pixels."""
-    out = whole(**accepted(whole.forward, inputs_of(system, images)))
-    return out.logits[..., : system.sizes.vocabulary]
+    """Run another copy's own forward on ids and pixels, of each picture alone."""
+    each = [whole(**accepted(whole.forward, inputs_of(system, [one]))).logits for one in images]
+    return torch.cat(each)[..., : system.sizes.vocabulary]
 
 
 CHECKS = (logits, caption, contributions, columns, patch)

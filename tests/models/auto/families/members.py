@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from tests.models.auto.families import builders
+from tests.models.auto.families.further import FURTHER
 from tests.models.auto.families.kin import (
     LLAVA_IMAGE,
-    MROPE,
     PINPOINTS,
     QWEN_IMAGE,
     QWEN_VIDEO,
@@ -17,11 +17,16 @@ from tests.models.auto.families.kin import (
     llava,
     qwen,
 )
+from tests.models.auto.families.mixers import MIXERS
 from tests.models.auto.families.others import OTHERS
 from tests.models.auto.families.small import Family
+from tests.models.auto.families.views import VIEWS
 
 MEMBERS: dict[str, Family] = {
     **OTHERS,
+    **FURTHER,
+    **VIEWS,
+    **MIXERS,
     # --- LLaVA and its kin ---
     "llava": llava(),
     "vipllava": llava({"vision_feature_layers": [-2, -1]}),
@@ -50,26 +55,12 @@ MEMBERS: dict[str, Family] = {
             "vision_config.num_position_embeddings": 64,
         }
     ),
-    "qwen3_5": qwen(
-        {
-            "vision_config.num_position_embeddings": 64,
-            "text_config.layer_types": ["full_attention"] * 2,
-            "text_config.rope_parameters": {**MROPE, "partial_rotary_factor": 1.0},
-        }
-    ),
     "qwen3_vl_moe": qwen(
         {
             "vision_config.deepstack_visual_indexes": [0],
             "vision_config.num_position_embeddings": 64,
         },
         image={**QWEN_IMAGE, "kind": "Qwen2VLImageProcessor"},
-    ),
-    "qwen3_5_moe": qwen(
-        {
-            "vision_config.num_position_embeddings": 64,
-            "text_config.layer_types": ["full_attention"] * 2,
-            "text_config.rope_parameters": {**MROPE, "partial_rotary_factor": 1.0},
-        }
     ),
     "exaone4_5": qwen(
         {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.models.auto.families.kin import MROPE, SIDE
+from tests.models.auto.families.kin import SIDE
 from tests.models.auto.families.small import Family
 
 OTHERS: dict[str, Family] = {
@@ -164,40 +164,10 @@ OTHERS: dict[str, Family] = {
         processor={"image_seq_length": 4},
         picture="<boi>",
     ),
-    "mistral4": Family(),
-    "chameleon": Family(
-        config={
-            "vocabulary_map": {"<image>": 1, "IMGIMGAZ": 2},
-            "vq_config.num_embeddings": 4,
-            "vq_config.base_channels": 32,
-            "vq_config.latent_channels": 32,
-            "vq_config.resolution": 32,
-            "vq_config.channel_multiplier": [1, 1],
-        }
-    ),
-    "emu3": Family(
-        config={
-            "text_config.pad_token_id": 0,
-            "vocabulary_map": {"<image>": 1, "<|extra_200|>": 2},
-            "vq_config.codebook_size": 4,
-            "vq_config.base_channels": 32,
-            "vq_config.channel_multiplier": [1, 1],
-            "vq_config.attn_resolutions": [3],
-        }
-    ),
-    "cosmos3_edge": Family(config={"text_config.rope_parameters": MROPE}),
-    "ernie4_5_vl_moe": Family(config={"text_config.moe_intermediate_size": [16, 16]}),
-    "florence2": Family(config={"vision_config.patch_size": [7, 3, 3, 3]}),
-    "gemma3n": Family(
-        config={
-            "text_config.activation_sparsity_pattern": [0.0, 0.0],
-            "text_config.num_kv_shared_layers": 0,
-            "text_config.layer_types": ["full_attention"] * 2,
-        }
-    ),
-    "gemma4_unified": Family(config={"text_config.per_layer_config": {}}),
     "diffusion_gemma": Family(config={"text_config.per_layer_config": {}}),
-    "dots3_note": Family(config={"text_config.per_layer_config": {}}),
+    "dots3_note": Family(
+        config={"text_config.per_layer_config": {}, "text_config.num_key_value_heads": 4}
+    ),
     "glm5_next": Family(config={"text_config.num_key_value_heads": 4}),
     "cohere_compass": Family(
         config={
@@ -209,15 +179,6 @@ OTHERS: dict[str, Family] = {
         }
     ),
     "mistral_large4": Family(config={"text_config.kv_source_layers": [0, 1]}),
-    "molmo2": Family(
-        config={"vit_config.image_size": [32, 32], "vision_config.image_size": [32, 32]}
-    ),
-    "granite4_vision": Family(
-        config={"deepstack_layer_map": [[-1, 0]], "image_token_index": "<image>"}
-    ),
-    "hunyuan_vl": Family(
-        config={"text_config.rope_parameters": {"rope_type": "default", "rope_theta": 10000.0}}
-    ),
     "idefics": Family(
         config={
             "additional_vocab_size": 0,
@@ -230,6 +191,4 @@ OTHERS: dict[str, Family] = {
         picture="<image>",
         facts={"pixels": 32},
     ),
-    "lfm2_vl": Family(config={"text_config.layer_types": ["conv", "full_attention"]}),
-    "fast_vlm": Family(),
 }

@@ -6,12 +6,14 @@ that the defaults below do not.
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
 import transformers
-from transformers import CONFIG_MAPPING, AutoModelForImageTextToText
+from transformers import CONFIG_MAPPING, AutoModelForMultimodalLM
+from transformers.models.auto.feature_extraction_auto import FEATURE_EXTRACTOR_MAPPING_NAMES
 from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 from transformers.models.auto.video_processing_auto import VIDEO_PROCESSOR_MAPPING_NAMES
@@ -54,9 +56,10 @@ class Family:
     ``config``: dotted names in the configuration, and their values; a value that is one of
     ``tokens`` stands for its id. ``tokens`` are special tokens, ``named`` those that the
     tokenizer knows by a name. ``image``, ``video`` and ``processor`` are arguments of the three
-    classes; ``kind`` names the processor's class where it is not the mapping's. ``picture`` is
-    the chat template's placeholder, ``facts`` those of ``build_auto``. ``underscore``:
-    the tokenizer puts a token before every text, even before a special token.
+    classes; ``kind`` names the processor's class where it is not the mapping's, ``sound`` that
+    of what hears. ``spread``: how far weights are from those that a class draws. ``picture`` is
+    the chat template's placeholder, ``facts`` those of ``build_auto``. ``underscore``: the
+    tokenizer puts a token before every text, even before a special token.
     """
 
     config: Mapping[str, object] = field(default_factory=dict)
@@ -66,6 +69,8 @@ class Family:
     video: Mapping[str, object] = field(default_factory=dict)
     processor: Mapping[str, object] | None = None
     kind: str | None = None
+    sound: str | None = None
+    spread: float = 0.1
     picture: str = "<image>"
     facts: Mapping[str, object] = field(default_factory=dict)
     underscore: bool = False
@@ -87,7 +92,8 @@ def small_config(name: str, family: Family, tokenizer):
         *parts, last = path.split(".")
         inner = values
         for part in parts:
-            inner = inner.setdefault(part, {})
+            inner[part] = {} if inner.get(part) is None else inner[part]
+            inner = inner[part]
         inner[last] = _id(value, tokenizer)
     return kind(**values)
 
@@ -96,11 +102,11 @@ def small_model(name: str, family: Family, tokenizer):
     """Build the model with lively random weights."""
     config = small_config(name, family, tokenizer)
     with torch.device("meta"):
-        hollow = AutoModelForImageTextToText.from_config(config)
+        hollow = AutoModelForMultimodalLM.from_config(config)
     weights = sum(parameter.numel() for parameter in hollow.parameters())
     if weights > MOST:
         raise ValueError(f"{weights:.1e} weights even at these sizes")
-    return lively(AutoModelForImageTextToText.from_config, config).float()
+    return lively(AutoModelForMultimodalLM.from_config, config, spread=family.spread).float()
 
 
 def small_processor(name: str, family: Family, tokenizer):
@@ -110,6 +116,10 @@ def small_processor(name: str, family: Family, tokenizer):
         "qformer_tokenizer": tokenizer,
         "chat_template": TURNS.replace("IMAGE", family.picture),
     }
+    sounds = family.sound or FEATURE_EXTRACTOR_MAPPING_NAMES.get(name)
+    if sounds is not None:
+        hears = getattr(transformers, sounds)()
+        parts |= dict.fromkeys(("feature_extractor", "audio_processor"), hears)
     for part, names, options in (
         ("image_processor", IMAGE_PROCESSOR_MAPPING_NAMES, family.image),
         ("video_processor", VIDEO_PROCESSOR_MAPPING_NAMES, family.video),
@@ -120,9 +130,10 @@ def small_processor(name: str, family: Family, tokenizer):
             rest = {k: v for k, v in options.items() if k != "kind"}
             parts[part] = getattr(transformers, found)(**rest)
     kind = getattr(transformers, family.kind or PROCESSOR_MAPPING_NAMES[name])
-    wanted = kind.__init__.__code__.co_varnames
+    code = kind.__init__.__code__
+    wanted = code.co_varnames
     parts = {part: value for part, value in parts.items() if part in wanted}
-    if "chat_template" in wanted or "kwargs" in wanted:
+    if "chat_template" in wanted or code.co_flags & inspect.CO_VARKEYWORDS:
         parts["chat_template"] = TURNS.replace("IMAGE", family.picture)
     return kind(**{**parts, **family.processor})
 
@@ -135,11 +146,18 @@ def _shrunk(values: dict, vocabulary: int) -> dict:
         elif key in ("vocab_size", "vocab_size_per_layer_input"):
             small[key] = vocabulary
         elif key not in LEFT_OUT:
-            small[key] = SIZES[key] if key in SIZES and value is not None else value
+            small[key] = _as(value, SIZES[key]) if key in SIZES and value is not None else value
     return small
+
+
+def _as(value, size: int):
+    """Repeat a size where the configuration has one for each stage."""
+    return [size] * len(value) if isinstance(value, (list, tuple)) else size
 
 
 def _id(value, tokenizer):
     if isinstance(value, list):
         return [_id(one, tokenizer) for one in value]
+    if isinstance(value, dict):
+        return {key: _id(one, tokenizer) for key, one in value.items()}
     return tokenizer.get_vocab().get(value, value) if isinstance(value, str) else value

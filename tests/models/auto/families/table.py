@@ -6,8 +6,10 @@ from functools import cache
 from pathlib import Path
 
 from transformers import PreTrainedTokenizerFast
-from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
+from transformers.models.auto.image_processing_auto import IMAGE_PROCESSOR_MAPPING_NAMES
+from transformers.models.auto.processing_auto import PROCESSOR_MAPPING_NAMES
 
+from mmn_utils.models.auto import KINDS
 from mmn_utils.models.auto.building import build_auto, require_decoder_only
 from mmn_utils.models.auto.modules import find_architecture
 from mmn_utils.models.doctor import doctor
@@ -18,7 +20,7 @@ from tests.models.auto.scaled import SCALED
 from tests.tiny import tiny_images
 
 FILE = Path(__file__).parents[4] / "docs" / "families.csv"
-TYPES = tuple(MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES)
+TYPES = tuple(KINDS)
 
 
 def made(name: str):
@@ -37,19 +39,24 @@ def system_of(name: str):
 
 def examine(name: str) -> dict[str, str]:
     """Examine one type: a row of the table."""
-    row = {"type": name, "class": MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES[name]}
+    row = {"type": name, "class": KINDS[name]}
     row |= {"loads": "no", "doctor": "", "check": "", "reason": ""}
     untried = {**row, "loads": "not tried"}
     try:
         model, processor, facts = made(name)
     except Exception as error:  # of the table, which has no small configuration for it
-        said = " ".join(str(error).split())
-        return {**untried, "reason": f"no small model: {type(error).__name__}: {said}"}
+        said = " ".join(str(error).split()).partition(". ")[0]
+        reason = f"not judged: nobody has made a small one of it here ({said})"
+        return {**untried, "reason": reason}
     try:
-        if isinstance(processor, PreTrainedTokenizerFast):  # no processor of it is small
+        small = not isinstance(processor, PreTrainedTokenizerFast)
+        if not small and name in {**PROCESSOR_MAPPING_NAMES, **IMAGE_PROCESSOR_MAPPING_NAMES}:
             require_decoder_only(model)
             find_architecture(model)
-            reason = "no small processor; the modules of its language model are known"
+            reason = (
+                "not judged: nobody has made its processor small here; the modules of its language "
+                "model are found"
+            )
             return {**untried, "reason": reason}
         whole = made(name)[0]
         system = build_auto(name, model, processor, **facts)
