@@ -15,7 +15,10 @@ from mmn_utils.exhibits.entries import figures_root
 from mmn_utils.presets import ROOT, Preset, load_preset
 
 # What a job on another machine must have from this one; see profiles/kubernetes.
-VARIABLES = ("PYTHONPATH", "MMN_FIGURES", "MMN_CACHE", "MMN_ATLAS", "HF_HOME")
+VARIABLES = (
+    "PYTHONPATH", "MMN_FIGURES", "MMN_CACHE", "MMN_ATLAS", "MMN_BUILD", "HF_HOME",
+    "HF_HUB_CACHE", "HF_HUB_OFFLINE", "COCO_ROOT", "IMAGENET_ROOT", "LIMBER_PROJECTION",
+)  # fmt: skip
 
 # Rooms that one notebook reads; a change there is no reason to run another.
 READ_BY = {"miniature": ["00_miniature"], "browser": ["07_neuron_browser"]}

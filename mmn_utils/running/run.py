@@ -19,11 +19,15 @@ from mmn_utils.exhibits.ledger import forget
 from mmn_utils.presets import (
     ROOT,
     Preset,
+    data_path,
+    from_here,
     from_root,
     notebook_path,
     resolve,
 )
 from mmn_utils.running.environment import KERNEL, socket_folder, with_defaults
+
+PATHS = {"model", "data_root", "classes"}  # parameters that may be paths
 
 
 def execute(
@@ -40,8 +44,9 @@ def execute(
     """Run a notebook on a preset; return the path of the executed copy.
 
     What ran to its end is a page of the run, too (``notebook_pages``). ``output_root`` is
-    relative to the repository. ``figures``, ``cache`` and ``atlas`` replace ``figures/``,
-    ``data/cache/results/`` and ``data/atlas/``. With ``lines``, whatever is printed comes in
+    relative to the repository, and what ``overrides`` name by a path to where one stands.
+    ``figures``, ``cache`` and ``atlas`` replace ``figures/``, ``data/cache/results/`` and
+    ``data/atlas/``. With ``lines``, whatever is printed comes in
     lines that begin with the run and the notebook, for others run beside it.
 
     ValueError for bad parameters, before a kernel starts; papermill's
@@ -81,7 +86,7 @@ def check(
     """
     papermill = load_papermill()
     path = notebook_path(notebook)
-    parameters = resolve(path, preset, overrides)
+    parameters = resolve(path, preset, _whole(overrides or {}))
     for value in parameters.values():
         if isinstance(value, str) and "$" in value:
             from_root(value)  # a variable that is not set is an error now
@@ -93,6 +98,20 @@ def check(
             "'name = literal  # comment' on one line"
         )
     return parameters
+
+
+def _whole(overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """Return parameters with paths that are there from here made whole, for a kernel elsewhere.
+
+    The name of a miniature is no path, wherever one stands.
+    """
+    found = dict(overrides)
+    for name in PATHS & found.keys():
+        if isinstance(found[name], str) and found[name]:
+            here = from_here(found[name])
+            if here.exists() and here not in (data_path(found[name]), from_root(found[name])):
+                found[name] = str(here)
+    return found
 
 
 def load_papermill():

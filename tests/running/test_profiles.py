@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -10,9 +11,10 @@ from importlib.util import find_spec
 import pytest
 from snakemake.cli import get_argument_parser
 
+from mmn_utils.models.limber import PROJECTION
 from mmn_utils.plain_yaml import load_yaml
-from mmn_utils.presets import ROOT, load_preset
-from mmn_utils.running.order import STAGES, keep, read_presets, shards_of
+from mmn_utils.presets import PRESETS, ROOT, load_preset
+from mmn_utils.running.order import STAGES, VARIABLES, keep, read_presets, shards_of
 from mmn_utils.running.stages import COMPUTE, read_shard, run_shard
 
 PROFILES = sorted(path.parent.name for path in ROOT.glob("profiles/*/config.yaml"))
@@ -67,6 +69,12 @@ def test_stages_need_all_shards_of_the_one_before():
     assert {stage for some in STAGES.values() for stage in some} == set(COMPUTE)
     with pytest.raises(ValueError, match="shards = 0"):
         shards_of([], 0)
+
+
+def test_jobs_are_told_every_folder_that_a_preset_or_a_loader_reads_from_the_environment():
+    texts = [path.read_text() for path in PRESETS.glob("*.yaml")]
+    asked = {name for text in texts for name in re.findall(r"\$\{?([A-Z_]+)", text)}
+    assert asked | {"COCO_ROOT", PROJECTION, "MMN_CACHE", "HF_HOME"} <= set(VARIABLES)
 
 
 @pytest.mark.parametrize("text", ["1", "2/2", "-1/2", "a/b", "0/0"])

@@ -185,7 +185,7 @@ print("done")"""
 
 # --- the Snakefile, on a repository of its own -------------------------------------------
 
-# Each waits for the other to begin, so that both end only if they run side by side.
+# Two of a run wait for each other to begin, so that they end only if they run side by side.
 NOTEBOOK = """\
 import os
 import time
@@ -193,9 +193,9 @@ from pathlib import Path
 import pandas as pd
 import matplotlib.pyplot as plt
 from mmn_utils.exhibits.saving import Run
-Path(NAME).touch()
+Path(f"{run}-{NAME}").touch()
 begun = time.monotonic()
-while not (Path("01_first").exists() and Path("02_second").exists()):
+while run == "small" and len(list(Path().glob("small-*"))) < 2:
     assert time.monotonic() - begun < 120, "the other notebook does not run beside this one"
     time.sleep(0.1)
 print(n_images, "images, threads:", os.environ["OMP_NUM_THREADS"])
@@ -251,12 +251,26 @@ def test_snakemake_runs_side_by_side_and_only_what_changed(repository, monkeypat
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PATH", f"{Path(sys.executable).parent}:/usr/bin:/bin")
     monkeypatch.setenv("PYTHONPATH", str(repository))
-    printed = snakemake(repository)
-    ran = re.findall(r"^executed copy: build/small/notebooks/(\w+).ipynb", printed, re.M)
-    assert sorted(ran) == ["01_first", "02_second"]
+    other = repository / "notebooks" / "presets" / "other.yaml"
+    # No miniature, so its notebook runs alone.
+    other.write_text("name: other\nonly: [01_first]\nsettings:\n  model: large\n")
+    printed = snakemake(repository, presets="small other")
     assert re.search(r"^small 01_first \| 4 images, threads: 1$", printed, re.M)
     assert re.search(r"^small 02_second \| cells: .*100%", printed, re.M)
+    assert re.search(r"^other 01_first \| 3 images, threads: 2$", printed, re.M)
+    ran = re.findall(r"^executed copy: build/(\w+/notebooks/\w+).ipynb", printed, re.M)
+    assert sorted(ran) == [
+        "other/notebooks/01_first", "small/notebooks/01_first", "small/notebooks/02_second",
+    ]  # fmt: skip
+    for run, beside in (("small", "other"), ("other", "small")):
+        html = (repository / "figures" / run / "report.html").read_text()
+        assert f'"../{beside}/report.html"' in html
+    assert 'id="A-fig-2"' not in html, "the preset other does not make it"
+    assert 'href="notebooks/01_first.html"' in html
     assert "Not produced" not in (repository / "figures" / "small" / "report.html").read_text()
+    (repository / "figures" / "other" / "notebooks" / "01_first.html").unlink()
+    again = snakemake(repository, "--dry-run", presets="small other")
+    assert re.findall(r"^Job \d+: notebook (\w+) on (\w+)", again, re.M) == [("01_first", "other")]
 
     both = ["01_first", "02_second"]
     set_preset(repository, 4, comment="another comment")
@@ -276,24 +290,6 @@ def test_snakemake_runs_side_by_side_and_only_what_changed(repository, monkeypat
     second = repository / "notebooks" / "02_second.ipynb"
     second.write_text(second.read_text().replace("images.", "pictures."))
     assert planned(repository) == both
-    other = repository / "notebooks" / "presets" / "other.yaml"
-    # No miniature, so its notebook runs alone.
-    other.write_text("name: other\nonly: [01_first]\nsettings:\n  model: large\n")
-    printed = snakemake(repository, presets="small other")
-    assert re.search(r"^small 01_first \| 4 images, threads: 1$", printed, re.M)
-    assert re.search(r"^other 01_first \| 3 images, threads: 2$", printed, re.M)
-    ran = re.findall(r"^executed copy: build/(\w+/notebooks/\w+).ipynb", printed, re.M)
-    assert sorted(ran) == [
-        "other/notebooks/01_first", "small/notebooks/01_first", "small/notebooks/02_second",
-    ]  # fmt: skip
-    for run, beside in (("small", "other"), ("other", "small")):
-        html = (repository / "figures" / run / "report.html").read_text()
-        assert f'"../{beside}/report.html"' in html
-    assert 'id="A-fig-2"' not in html, "the preset other does not make it"
-    assert 'href="notebooks/01_first.html"' in html
-    (repository / "figures" / "other" / "notebooks" / "01_first.html").unlink()
-    again = snakemake(repository, "--dry-run", presets="small other")
-    assert re.findall(r"^Job \d+: notebook (\w+) on (\w+)", again, re.M) == [("01_first", "other")]
 
 
 def test_the_snakefile_refuses_a_notebook_that_is_not_there(repository, monkeypatch):
@@ -320,3 +316,16 @@ def test_the_snakefile_stays_short():
 
 def test_run_and_exhibits_agree_on_the_folder():
     assert figures_root().name == "figures"
+
+
+def test_paths_are_from_where_one_stands_though_a_kernel_is_elsewhere(tmp_path, monkeypatch):
+    name, folder = "05_llava_contribution_scoring", tmp_path / "photographs"
+    folder.mkdir()
+    monkeypatch.chdir(tmp_path)
+    given = {"data_root": "photographs", "model": "own"}
+    (tmp_path / "own").mkdir()
+    found = check(name, "photographs", given)
+    assert (found["data_root"], found["model"]) == (str(folder), str(tmp_path / "own"))
+    assert check(name, "photographs", {"model": "miniature"})["model"] == "miniature"
+    monkeypatch.chdir(ROOT / "data")
+    assert check(name, "photographs", {"model": "miniature"})["model"] == "miniature"

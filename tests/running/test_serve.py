@@ -99,9 +99,8 @@ def test_voila_answers_on_the_loopback_and_only_with_the_token(notebook, tmp_pat
     assert server.token not in server.log.read_text()
 
 
-@pytest.mark.parametrize("kind", ["lab", "notebook"])
-def test_jupyter_answers_on_the_loopback_and_only_with_the_token(kind, notebook, tmp_path):
-    with jupyter(kind, notebook, tmp_path) as server:
+def test_jupyterlab_answers_on_the_loopback_and_only_with_the_token(notebook, tmp_path):
+    with jupyter("lab", notebook, tmp_path) as server:
         assert only_on_the_loopback(server)
         assert server.status(server.path) == 302
         assert server.status("api/contents", "wrong") == 403

@@ -1,12 +1,15 @@
-"""What a preset needs of this machine, said before a run.
+"""What a preset needs of a device, said before a run.
 
     python -m mmn_utils.running plan PRESET ... [--device cpu] [--json]
+    python -m mmn_utils.running plan PRESET ... --memory 24 --rates 80 900
 
 For each notebook: operations, memory at its peak, disk, time, and how many pictures go through
 together. No weights are needed: sizes come from a configuration or a list of published systems,
-times and memory from trials with a few random layers of these sizes on the device itself. The
-time is for captions of full length, and leaves out judging texts and drawing. 1 where something
-does not fit, 2 for bad parameters.
+and the project's own functions are counted on tensors without numbers. Times are those counts at
+the rates of the device, which are measured in a second or two; for a device that is not at hand,
+give its memory, and for times what it does in a second (two thirds of the data sheet is usual).
+The time is for captions of full length, and leaves out judging texts and drawing. 1 where
+something does not fit, 2 for bad parameters.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ import shutil
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,79 +30,115 @@ from mmn_utils.cache import cache_root
 from mmn_utils.exhibits.entries import load_exhibits
 from mmn_utils.presets import Preset, load_preset, resolve
 from mmn_utils.running.planning.costs import Cost, cost_of
-from mmn_utils.running.planning.measuring import Clock, Rates, available, rates
+from mmn_utils.running.planning.devices import Given, is_here, named
+from mmn_utils.running.planning.measuring import Clock, Rates
 from mmn_utils.running.planning.passes import Trials
+from mmn_utils.running.planning.shown import FORM, HEAD, cost_lines, plain, rate_line, size_line
 from mmn_utils.running.planning.systems import Size, size_of
+
+AT_HAND = Given()
+
+
+@dataclass(frozen=True)
+class Where:
+    """A device and a type in which a system is planned, how fast it is, the bytes that are free."""
+
+    device: str
+    dtype: str
+    rates: Rates
+    free: int
+    measured: bool
+
+    @property
+    def name(self) -> str:
+        """Name both."""
+        return f"{self.device}, {self.dtype}"
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What the notebooks of a preset need; ``rates`` by device and type, as measured."""
+    """What the notebooks of a preset need, of which systems, and where."""
 
     preset: str
-    rates: dict[str, Rates]
+    places: list[Where]
+    systems: list[tuple[Size, str]]
     costs: list[Cost]
-    disk_free: int
 
     @property
     def fits(self) -> bool:
-        """Say whether every notebook can be run here."""
+        """Say whether every notebook can be run there."""
         return not any(cost.refusal for cost in self.costs)
 
     def record(self) -> dict[str, Any]:
         """Return it as plain data."""
-        measured = {name: asdict(rate) for name, rate in self.rates.items()}
+        rates = {one.name: asdict(one.rates) for one in self.places}
         costs = [cost.record() for cost in self.costs]
-        return {"preset": self.preset, "rates": measured, "notebooks": costs, "fits": self.fits}
+        whole = {"preset": self.preset, "rates": rates, "notebooks": costs, "fits": self.fits}
+        return plain(whole)
 
 
 def plan(
-    preset: str | Path | Preset, device: str | None = None, clock: Clock = time.perf_counter
+    preset: str | Path | Preset,
+    device: str | None = None,
+    clock: Clock = time.perf_counter,
+    given: Given = AT_HAND,
+    image_tokens: int | None = None,
 ) -> Plan:
     """Plan the notebooks of a preset on its device, or on another.
 
-    ValueError for what ``resolve`` refuses, a device that is not here, and a system of which
-    nobody says how large it is.
+    ValueError for what ``resolve`` refuses, a device that is not here and of which nothing is
+    ``given``, and a system of which nobody says how large it is: all before anything is counted.
     """
     preset = preset if isinstance(preset, Preset) else load_preset(preset)
     stems = preset.chosen(sorted({exhibit.notebook for exhibit in load_exhibits().values()}))
-    free = shutil.disk_usage(_existing(cache_root())).free
-    measured: dict[str, Rates] = {}
+    asked = {stem: resolve(stem, preset) for stem in stems}
+    wanted = {
+        stem: (named(device or one.get("device", "cpu")), one.get("dtype", "float32"))
+        for stem, one in asked.items()
+    }
+    for where, _ in wanted.values():
+        given.check(where)
+    sizes = {
+        model: _size(model, image_tokens) for model in {one["model"] for one in asked.values()}
+    }
+    places = {pair: _place(*pair, given, clock) for pair in dict.fromkeys(wanted.values())}
     trials: dict[tuple, Trials] = {}
-    parameters = {stem: resolve(stem, preset) for stem in stems}
-    devices = {stem: device or asked.get("device", "cpu") for stem, asked in parameters.items()}
-    for where in set(devices.values()):
-        _check_device(where)
     costs = []
-    for stem, asked in parameters.items():
-        where = devices[stem]
-        dtype, size = getattr(torch, asked.get("dtype", "float32")), size_of(asked["model"])
-        name = f"{where}, {str(dtype).removeprefix('torch.')}"
-        if name not in measured:
-            measured[name] = rates(where, dtype, cache_root(), clock)
-        tried = _trials(trials, size, where, dtype, measured[name].operations, clock)
-        cost = cost_of(stem, asked, tried, measured[name], available(where))
-        costs.append(_on_disk(cost, free))
-    return Plan(preset.name, measured, costs, free)
+    for stem, one in asked.items():
+        place, size = places[wanted[stem]], sizes[one["model"]]
+        new = Trials(size, getattr(torch, place.dtype), place.rates)
+        tried = trials.setdefault((size, place.name), new)
+        costs.append(cost_of(stem, one, tried, place.free))
+    systems = list(dict.fromkeys((sizes[asked[stem]["model"]], wanted[stem][1]) for stem in stems))
+    return Plan(preset.name, list(places.values()), systems, _on_disk(costs, given))
 
 
-def _trials(known: dict, size: Size, device: str, dtype, rate: float, clock: Clock) -> Trials:
-    """Keep one set of trials for each system, on each device and in each type."""
-    key = (size, device, dtype)
-    if key not in known:
-        known[key] = Trials(size, device, dtype, rate, clock)
-    return known[key]
+def _size(model: str, image_tokens: int | None) -> Size:
+    size = size_of(model)
+    return replace(size, image_tokens=image_tokens, assumed=False) if image_tokens else size
 
 
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ValueError(
-            f"device = {device!r} is not here ({reason}); plan on the machine that has it, or for "
-            "this one with --device cpu"
-        ) from None
+def _place(device: str, dtype: str, given: Given, clock: Clock) -> Where:
+    rates = given.rates_of(device, getattr(torch, dtype), clock)
+    measured = given.rates is None and is_here(device)
+    return Where(device, dtype, rates, given.free(device), measured)
+
+
+def _on_disk(costs: list[Cost], given: Given) -> list[Cost]:
+    """Refuse what this disk has no place for; of another machine's nothing is known."""
+    free = shutil.disk_usage(_existing(cache_root())).free
+    if given != AT_HAND:
+        return costs
+    return [
+        cost
+        if cost.disk <= free or cost.refusal
+        else replace(
+            cost,
+            refusal=f"does not fit: {cost.disk / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are "
+            "free; set HF_HOME and MMN_CACHE to a larger disk",
+        )
+        for cost in costs
+    ]
 
 
 def _existing(path: Path) -> Path:
@@ -107,44 +146,13 @@ def _existing(path: Path) -> Path:
     return path if path.exists() else _existing(path.parent)
 
 
-def _on_disk(cost: Cost, free: int) -> Cost:
-    if cost.disk <= free or cost.refusal:
-        return cost
-    refusal = (
-        f"does not fit: {cost.disk / 1e9:.1f} GB of disk, {free / 1e9:.1f} GB are free; set "
-        "HF_HOME and MMN_CACHE to a larger disk"
-    )
-    return Cost(**{**cost.record(), "refusal": refusal})
-
-
 def shown(found: Plan) -> str:
     """Lay a plan out as a table."""
     lines = [f"Preset {found.preset}"]
-    for name, rate in found.rates.items():
-        lines.append(
-            f"  {name}: {rate.operations / 1e9:.0f} billion operations a second, memory "
-            f"{rate.memory / 1e9:.1f} GB/s, disk {rate.disk / 1e9:.2f} GB/s"
-        )
-    head = ("notebook", "operations", "memory", "disk", "time", "batches")
-    form = "{:<30}{:>12}{:>11}{:>11}{:>10}  {}"
-    lines.append(form.format(*head))
-    for cost in found.costs:
-        batches = ", ".join(f"{name} {batch}" for name, batch in cost.batches.items())
-        cells = [f"{cost.operations:.1e}", _bytes(cost.memory), _bytes(cost.disk)]
-        lines.append(form.format(cost.notebook, *cells, _time(cost.seconds), batches))
-        if cost.refusal:
-            lines.append(f"    {cost.refusal}")
-    return "\n".join(lines)
-
-
-def _bytes(count: float) -> str:
-    return f"{count / 1e9:.2f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
-
-
-def _time(seconds: float) -> str:
-    if seconds >= 3600:
-        return f"{seconds / 3600:.1f} h"
-    return f"{seconds / 60:.1f} min" if seconds >= 60 else f"{seconds:.1f} s"
+    lines += [size_line(size, dtype) for size, dtype in found.systems]
+    lines += [rate_line(one.name, one.rates, one.free, one.measured) for one in found.places]
+    lines.append(FORM.format(*HEAD))
+    return "\n".join([*lines, *(line for cost in found.costs for line in cost_lines(cost))])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -156,10 +164,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("presets", nargs="+", metavar="PRESET", help="a name or a YAML file")
     parser.add_argument("--device", help="another device than the preset's")
+    parser.add_argument("--memory", type=float, metavar="GIB", help="of the device, as planned")
+    parser.add_argument(
+        "--rates",
+        type=float,
+        nargs=2,
+        metavar=("TERAFLOPS", "GB/S"),
+        help="of the device in the preset's type, as planned; float32: a tenth of 16 bits",
+    )
+    parser.add_argument("--image-tokens", type=int, metavar="N", help="where the system has others")
     parser.add_argument("--json", action="store_true", help="for programs")
     chosen = parser.parse_args(arguments)
     try:
-        plans = [plan(preset, chosen.device) for preset in chosen.presets]
+        given = Given(chosen.memory, tuple(chosen.rates) if chosen.rates else None)
+        ask = {"given": given, "image_tokens": chosen.image_tokens}
+        plans = [plan(preset, chosen.device, **ask) for preset in chosen.presets]
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from mmn_utils.plain_yaml import load_yaml
 from mmn_utils.presets import NOTEBOOKS
-from mmn_utils.running.planning.measuring import Rates
+from mmn_utils.running.planning.devices import GIB
 from mmn_utils.running.planning.passes import PASSES, Trials
 
 COSTS = NOTEBOOKS / "costs.yaml"
@@ -94,27 +94,22 @@ def _entry(notebook: str) -> dict[str, Any]:
 
 def need_of(ask: Ask, trials: Trials, free: float) -> Need:
     """Price one pass; its batch is halved until it fits into ``free`` bytes beside the weights."""
-    batch, least = min(ask.batch, ask.times), PASSES[ask.name].least
-    batch = max(batch, least)
-    memory = _memory(ask, trials, batch)
-    while memory > free and batch > least:
+    least = PASSES[ask.name].least
+    batch = max(min(ask.batch, ask.times), least)
+    while _memory(ask, trials, batch) > free and batch > least:
         batch = max(least, batch // 2)
-        memory = _memory(ask, trials, batch)
+    memory, encoding = _memory(ask, trials, batch), ask.times * _encoding(ask, trials)
+    taken, turns = trials.taken(ask.name, batch, ask.length), ask.times / batch
+    seconds = turns * taken.seconds + encoding / trials.rates.float32
+    operations = turns * taken.operations + encoding
     fits = memory <= free
-    operations = ask.times * _operations(ask, trials)
-    taken = trials.time(ask.name, batch, ask.length) * ask.times / batch if fits else 0.0
-    taken += ask.times * _encoding(ask, trials) / trials.rate
-    return Need(ask.name, ask.times, ask.batch, batch if fits else 0, operations, memory, taken)
+    return Need(ask.name, ask.times, ask.batch, batch if fits else 0, operations, memory, seconds)
 
 
 def _memory(ask: Ask, trials: Trials, batch: int) -> int:
     """Bound the bytes of a batch beside the weights: of the language model, or of the tower."""
     tower = trials.size.encoder.held * batch if trials.size.encoder else 0
-    return max(tower, trials.memory(ask.name, batch, ask.length))
-
-
-def _operations(ask: Ask, trials: Trials) -> float:
-    return PASSES[ask.name].operations(trials.size, ask.length) + _encoding(ask, trials)
+    return max(tower, trials.taken(ask.name, batch, ask.length).memory)
 
 
 def _encoding(ask: Ask, trials: Trials) -> float:
@@ -123,9 +118,7 @@ def _encoding(ask: Ask, trials: Trials) -> float:
     return tower.operations if tower and ask.name != "sweep" else 0.0
 
 
-def cost_of(
-    notebook: str, parameters: Mapping[str, Any], trials: Trials, measured: Rates, free: int
-) -> Cost:
+def cost_of(notebook: str, parameters: Mapping[str, Any], trials: Trials, free: int) -> Cost:
     """Price a notebook; ``free`` bytes of memory are there, weights included."""
     bytes_each = trials.dtype.itemsize
     weights = trials.size.weights(bytes_each)
@@ -141,17 +134,25 @@ def cost_of(
         sum(need.operations for need in needs),
         weights + most,
         disk,
-        weights / measured.disk + sum(need.seconds for need in needs),
-        {need.name: need.batch for need in needs},
+        weights / trials.rates.disk + sum(need.seconds for need in needs),
+        _smallest(needs),
         _refusal(weights, most, free, bytes_each) if missed else "",
     )
+
+
+def _smallest(needs: Sequence[Need]) -> dict[str, int]:
+    """Return the batch of each kind of pass, the smallest of those in a notebook."""
+    batches: dict[str, int] = {}
+    for need in needs:
+        batches[need.name] = min(need.batch, batches.get(need.name, need.batch))
+    return batches
 
 
 def _refusal(weights: int, work: int, free: int, bytes_each: int) -> str:
     """Say what does not fit, and what would help."""
     smaller = "" if bytes_each <= 2 else "set dtype: bfloat16, "
-    beside = f" and {work / 1e9:.1f} GB for one picture" if work else ""
+    beside = f" and {work / GIB:.1f} GiB for one picture" if work else ""
     return (
-        f"does not fit: {weights / 1e9:.1f} GB of weights{beside}, {free / 1e9:.1f} GB are free; "
-        f"{smaller}take a device with more memory, or a smaller system"
+        f"does not fit: {weights / GIB:.1f} GiB of weights{beside}, of {free / GIB:.1f} GiB free "
+        f"{SPARE:.0%} count; {smaller}take a device with more memory, or a smaller system"
     )

@@ -1,44 +1,71 @@
-"""What a device does in a second, and how much memory a piece of work takes at its peak."""
+"""What a device does in a second, and how much memory it has."""
 
 from __future__ import annotations
 
 import os
 import tempfile
 import time
-import weakref
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Protocol
 
 import psutil
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 Clock = Callable[[], float]
-SIDE = 1024  # of the matrices that are multiplied
+SIDES = (256, 512, 1024, 2048, 4096, 8192)  # of matrices that are multiplied
+LONG = 0.02  # seconds for which one product tells enough
 MOVED = 1 << 26  # bytes
 WRITTEN = 1 << 25
-MOST, ENOUGH = 9, 1.0  # times that something is timed; seconds after which that is enough
+MOST, ENOUGH = 9, 0.3  # times that something is timed; seconds after which that is enough
 
 
 @dataclass(frozen=True)
 class Rates:
-    """What the device at hand does in a second: operations, bytes of memory, bytes of the disk."""
+    """What a device does in a second: operations in a system's type and in float32, bytes.
+
+    ``memory`` and ``disk`` are bytes read and written. A device that is ``apart`` from the
+    processor computes while the next operators are called.
+    """
 
     operations: float
+    float32: float
     memory: float
     disk: float
+    apart: bool = False
+
+    def seconds(self, operations: float, moved: int) -> float:
+        """Return how long a call takes that computes and moves so much."""
+        return max(operations / self.operations, moved / self.memory)
+
+    def together(self, work: float, calling: float) -> float:
+        """Return how long work takes, in seconds, with the calls that ask for it."""
+        return max(work, calling) if self.apart else work + calling
 
 
 def rates(device: str, dtype: torch.dtype, folder: Path, clock: Clock = time.perf_counter) -> Rates:
-    """Measure the rates: matrices multiplied, memory copied, a file read in ``folder``."""
-    matrix = torch.ones(SIDE, SIDE, dtype=dtype, device=device)
-    block = torch.ones(MOVED // 4, device=device)
-    multiply, copy = fastest([lambda: matrix @ matrix, block.clone], device, clock)
-    return Rates(2 * SIDE**3 / multiply, 2 * MOVED / copy, disk_rate(folder))
+    """Measure the rates: matrices multiplied, memory copied, a file written in ``folder``."""
+    block, other = torch.ones(2, MOVED // 4, device=device)
+    (copy,) = fastest([partial(other.copy_, block)], device, clock)
+    multiplied = {kind: multiply_rate(device, kind, clock) for kind in {dtype, torch.float32}}
+    return Rates(
+        multiplied[dtype],
+        multiplied[torch.float32],
+        2 * MOVED / copy,
+        disk_rate(folder),
+        device.startswith("cuda"),
+    )
+
+
+def multiply_rate(device: str, dtype: torch.dtype, clock: Clock = time.perf_counter) -> float:
+    """Measure the operations of matrix products, of larger ones until one takes long enough."""
+    for side in SIDES:
+        matrix = torch.ones(side, side, dtype=dtype, device=device)
+        (taken,) = fastest([lambda matrix=matrix: matrix @ matrix], device, clock)
+        if taken > LONG:
+            break
+    return 2 * side**3 / taken
 
 
 def disk_rate(folder: Path) -> float:
@@ -53,7 +80,10 @@ def disk_rate(folder: Path) -> float:
 
 
 def fastest(
-    works: Sequence[Callable[[], object]], device: str, clock: Clock = time.perf_counter
+    works: Sequence[Callable[[], object]],
+    device: str,
+    clock: Clock = time.perf_counter,
+    enough: float = ENOUGH,
 ) -> list[float]:
     """Return how long each of some works takes at its fastest, done by turns.
 
@@ -67,7 +97,7 @@ def fastest(
             work()
             _wait(device)
             times.append(clock() - begun)
-        if turn >= 2 and sum(map(sum, found)) > ENOUGH:
+        if turn >= 2 and sum(map(sum, found)) > enough:
             break
     return [min(times[1:]) for times in found]
 
@@ -82,107 +112,3 @@ def available(device: str) -> int:
     if device.startswith("cuda"):
         return torch.cuda.mem_get_info(device)[0]
     return psutil.virtual_memory().available
-
-
-class Gauge(Protocol):
-    """What tells of memory since it was set up."""
-
-    def phase(self) -> None:
-        """End one phase of the work and begin the next."""
-
-    def peaks(self) -> list[int]:
-        """Return the most bytes that were held in each phase, beyond those of the beginning."""
-
-
-@contextmanager
-def gauge(device: str) -> Iterator[Gauge]:
-    """Watch the memory that the block takes on a device."""
-    if device.startswith("cuda"):
-        yield _OnGPU(device)
-        return
-    with live_tensors() as live:
-        yield live
-
-
-def peak(work: Callable[[], object], device: str) -> int:
-    """Return the bytes that some work takes at its peak, beyond what was there before."""
-    with gauge(device) as seen:
-        work()
-    return max(seen.peaks())
-
-
-class _OnGPU:
-    """The gauge of a device whose allocator keeps count."""
-
-    def __init__(self, device: str) -> None:
-        torch.cuda.synchronize(device)
-        self.device, self.ended = device, []
-        self.before = torch.cuda.memory_allocated(device)
-        torch.cuda.reset_peak_memory_stats(device)
-
-    def phase(self) -> None:
-        """End one phase of the work and begin the next."""
-        self.ended = self.peaks()
-        torch.cuda.reset_peak_memory_stats(self.device)
-
-    def peaks(self) -> list[int]:
-        """Return the most bytes that were held in each phase, beyond those of the beginning."""
-        return [*self.ended, torch.cuda.max_memory_allocated(self.device) - self.before]
-
-
-@dataclass
-class Live:
-    """Bytes of the tensors that were made and still live, and the most there were."""
-
-    now: int = 0
-    peak: int = 0
-    held: dict[int, weakref.ref] = field(default_factory=dict)
-    ended: list[int] = field(default_factory=list)
-
-    def phase(self) -> None:
-        """End one phase of the work and begin the next."""
-        self.ended, self.peak = self.peaks(), self.now
-
-    def peaks(self) -> list[int]:
-        """Return the most bytes that were held in each phase."""
-        return [*self.ended, self.peak]
-
-    def add(self, tensor: torch.Tensor, counts: bool = True) -> None:
-        """Know a tensor's storage until it dies; it counts unless it was there before."""
-        storage = tensor.untyped_storage()
-        place, size = storage._cdata, storage.nbytes() if counts else 0
-        if place in self.held:
-            return
-
-        def gone(_ref: weakref.ref) -> None:  # another storage can come to lie at its place
-            self.held.pop(place, None)
-            self.now -= size
-
-        self.held[place] = weakref.ref(storage, gone)
-        self.now += size
-        self.peak = max(self.peak, self.now)
-
-
-class _Counted(TorchDispatchMode):
-    def __init__(self, live: Live) -> None:
-        super().__init__()
-        self.live = live
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        # What goes in was there before, or has been counted.
-        for given in tree_leaves((args, kwargs or {})):
-            if isinstance(given, torch.Tensor) and given.device.type != "meta":
-                self.live.add(given, counts=False)
-        made = func(*args, **(kwargs or {}))
-        for one in tree_leaves(made):
-            if isinstance(one, torch.Tensor) and one.device.type != "meta":
-                self.live.add(one)
-        return made
-
-
-@contextmanager
-def live_tensors() -> Iterator[Live]:
-    """Count the tensors that are made in the block, on a device that keeps no count itself."""
-    live = Live()
-    with _Counted(live):
-        yield live

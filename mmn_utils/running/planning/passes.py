@@ -1,17 +1,21 @@
-"""The passes that notebooks ask for, tried on a few layers and drawn out to all of them.
+"""The passes that notebooks ask for, counted on a few layers and drawn out to all of them.
 
-Operations come from a formula. Time and peak memory are those of the project's own functions
-on a proxy with the system's true width and two and four layers: time grows by the same for
-each layer, and so does the peak of each phase, as it does for each row of a batch.
+What runs are the project's own functions, on a system without numbers (``tally``) that has the
+true width, vocabulary and batch: peak memory, operations and bytes moved are counted, not timed.
+Each grows by the same for every further layer, and for every further token of a caption. Time is
+what a device needs at its measured rates: a call of an operator takes as long as its operations
+or as moving its bytes, whichever is more, and the call itself as long as on a system so small
+that it has nothing else to do.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from functools import cache, partial
 
+import numpy as np
 import torch
 
 from mmn_utils.interventions.sweeps import sweep
@@ -20,26 +24,28 @@ from mmn_utils.neurons.captions import generate
 from mmn_utils.neurons.methods import by_readings
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.neurons.targets import Target
-from mmn_utils.running.planning.measuring import Clock, fastest, gauge
+from mmn_utils.running.planning.measuring import Clock, Rates, fastest
 from mmn_utils.running.planning.proxy import Proxy
 from mmn_utils.running.planning.systems import Size
+from mmn_utils.running.planning.tally import Phase, counted
 
-LAYERS = (2, 4)  # of the proxies
+LAYERS = (2, 3)  # of the proxies
+LENGTHS = (3, 5)  # of captions, where a step for each token makes a pass longer
 NOUN = 3  # tokens of a caption before its noun
-WORK = 1.5  # seconds that a pass over a proxy of four layers may take, more or less
+SMALL = {"width": 32, "units": 64, "heads": 2, "key_heads": 2, "head": 16, "vocabulary": 64}
 
 
 @dataclass(frozen=True)
 class Pass:
     """One kind of pass over ``rows`` rows of a batch, with captions of ``length`` tokens.
 
-    ``run(model, rows, length)`` does it. ``operations(size, length)`` counts those of one row.
+    ``run(model, rows, length)`` does it.
     """
 
     name: str
     run: Callable[[Proxy, int, int], object]
-    operations: Callable[[Size, int], float]
     least: int = 1  # the fewest rows; a sweep has one that is whole
+    steps: bool = False  # whether it writes captions, token by token
 
 
 def _targets(rows: int, nouns: int = 1) -> list[Target]:
@@ -79,111 +85,86 @@ def _sweep(model: Proxy, rows: int, length: int) -> object:
     return sweep(model, model.prompt([0]), _targets(1)[0], sets, length, batch_rows=rows)
 
 
-def _steps(size: Size, length: int) -> float:
-    one = size.operations(1)
-    attention = 4.0 * size.layers * size.tokens * size.width
-    return max(0, length - 1) * (one + attention)
-
-
-def _backward(size: Size, tokens: int) -> float:
-    """Count what gradients of activations take: as much as forward, for attention twice."""
-    attention = 4.0 * tokens**2 * size.width * size.layers
-    return size.operations(tokens) + attention
-
-
 PASSES = {
     one.name: one
     for one in (
-        Pass(
-            "caption",
-            _caption,
-            lambda s, n: s.operations(s.tokens) + _steps(s, n),
-        ),
-        Pass("forward", _forward, lambda s, n: s.operations(s.tokens + n)),
-        Pass(
-            "attribution",
-            _attribution,
-            lambda s, _: s.operations(s.tokens + NOUN) + _backward(s, s.tokens + NOUN),
-        ),
-        Pass(
-            "concepts",
-            _concepts,
-            lambda s, _: 3 * s.operations(s.tokens + NOUN + 1) + 2 * _backward(s, s.tokens + NOUN),
-        ),
-        Pass(
-            "sweep",
-            _sweep,
-            lambda s, n: s.operations(s.tokens) + _steps(s, n),
-            least=2,
-        ),
+        Pass("caption", _caption, steps=True),
+        Pass("forward", _forward),
+        Pass("attribution", _attribution),
+        Pass("concepts", _concepts),
+        Pass("sweep", _sweep, least=2, steps=True),
     )
 }
 
 
-class Trials:
-    """Passes on proxies of a system: time and peak memory, drawn out to its layers.
+@dataclass(frozen=True)
+class Taken:
+    """What a pass takes: bytes at its peak beside the weights, operations, seconds."""
 
-    ``clock`` counts seconds; ``rate`` is what the device multiplies in a second, by which
-    batches are chosen that are tried soon.
+    memory: int
+    operations: float
+    seconds: float
+
+
+class Trials:
+    """Passes counted on proxies of a system, at the rates of a device.
+
+    ``clock`` counts seconds of this machine's processor, which calls the operators of any device.
     """
 
     def __init__(
-        self,
-        size: Size,
-        device: str,
-        dtype: torch.dtype,
-        rate: float,
-        clock: Clock = time.perf_counter,
+        self, size: Size, dtype: torch.dtype, rates: Rates, clock: Clock = time.process_time
     ) -> None:
-        self.size, self.device, self.dtype = size, device, dtype
-        self.rate, self.clock = rate, clock
+        self.size, self.dtype, self.rates, self.clock = size, dtype, rates, clock
 
     @cache  # noqa: B019  (a Trials lives as long as its plan)
-    def proxy(self, layers: int) -> Proxy:
-        """Return a proxy of so many layers."""
-        return Proxy(self.size.with_layers(layers), self.device, self.dtype)
+    def taken(self, name: str, rows: int, length: int) -> Taken:
+        """Return what a pass over ``rows`` rows takes, with captions of ``length`` tokens."""
+        if not PASSES[name].steps or length <= LENGTHS[-1]:
+            peaks, totals = self._of_all_layers(name, rows, length)
+        else:
+            ends = [self._of_all_layers(name, rows, few) for few in LENGTHS]
+            further = (length - LENGTHS[0]) / (LENGTHS[1] - LENGTHS[0])
+            (first, short), (second, long) = ends
+            # the last steps hold the longest cache; what comes before them stays as it is
+            peaks = np.append(first, _drawn_out(first[-2:], second[-2:], further))
+            totals = _drawn_out(short, long, further)
+        operations, work, calls = totals
+        seconds = self.rates.together(work, calls * self._call(name))
+        return Taken(int(max(0, peaks.max())), float(operations), float(seconds))
 
-    def time(self, name: str, rows: int, length: int) -> float:
-        """Return the seconds of a pass over ``rows`` rows."""
-        tried = self._tried(name, rows, length)
-        few, many = LAYERS
-        short, long = self._seconds(name, tried, length)
-        each = max(0.0, (long - short) / (many - few))
-        return (short + (self.size.layers - few) * each) * rows / tried
+    def _of_all_layers(self, name: str, rows: int, length: int) -> tuple[np.ndarray, np.ndarray]:
+        """Return each phase's peak, and operations, seconds of work and calls together."""
+        few, more = (self._phases(name, layers, rows, length) for layers in LAYERS)
+        further = (self.size.layers - LAYERS[0]) / (LAYERS[1] - LAYERS[0])
+        peaks = ([float(phase.peak) for phase in phases] for phases in (few, more))
+        totals = (self._totals(phases) for phases in (few, more))
+        return _drawn_out(*peaks, further), _drawn_out(*totals, further)
 
-    def _tried(self, name: str, rows: int, length: int) -> int:
-        """Return the rows of a batch that a proxy goes through in about ``WORK`` seconds."""
-        size = self.size.with_layers(LAYERS[1])
-        one = PASSES[name].operations(size, length) / self.rate
-        return min(rows, max(PASSES[name].least, int(WORK / one)))
+    def _totals(self, phases: list[Phase]) -> list[float]:
+        work = sum(self.rates.seconds(*one) for phase in phases for one in phase.works)
+        operations = sum(phase.operations for phase in phases)
+        return [operations, work, float(sum(phase.calls for phase in phases))]
 
-    @cache  # noqa: B019
-    def _seconds(self, name: str, rows: int, length: int) -> list[float]:
-        """Time both proxies by turns, so that what else the machine does meets both."""
-        works = [partial(PASSES[name].run, self.proxy(layers), rows, length) for layers in LAYERS]
-        return fastest(works, self.device, self.clock)
-
-    def memory(self, name: str, rows: int, length: int) -> int:
-        """Return the bytes that a pass over ``rows`` rows takes at its peak, beside the weights.
-
-        Of its phases, each of which begins with a call of the model, another can be the
-        largest in a deeper system or a larger batch: each is drawn out by itself.
-        """
-        few = PASSES[name].least + 1  # one row alone takes shorter ways
-        tried = [self._peaks(name, layers, r, length) for layers in LAYERS for r in (few, few + 1)]
-        more = (rows - few, (self.size.layers - LAYERS[0]) / (LAYERS[1] - LAYERS[0]))
-        return int(max(0, *(_drawn_out(*phase, *more) for phase in zip(*tried, strict=True))))
-
-    @cache  # noqa: B019
-    def _peaks(self, name: str, layers: int, rows: int, length: int) -> list[int]:
-        """Measure the peak of each phase on a proxy."""
-        model = self.proxy(layers)
-        with gauge(self.device) as seen, model.before_forward(seen.phase):
+    def _phases(self, name: str, layers: int, rows: int, length: int) -> list[Phase]:
+        """Count a pass on a proxy without numbers; a phase begins with each call of the model."""
+        model = Proxy(self.size.with_layers(layers), "meta", self.dtype)
+        with counted() as tally, model.before_forward(tally.phase):
             PASSES[name].run(model, rows, length)
-        return seen.peaks()
+        return tally.phases()
+
+    @cache  # noqa: B019
+    def _call(self, name: str) -> float:
+        """Time a call of an operator, on a system with next to nothing to compute."""
+        model = Proxy(replace(self.size, layers=2, image_tokens=4, **SMALL), "cpu", torch.float32)
+        work = partial(PASSES[name].run, model, PASSES[name].least, LENGTHS[0])
+        with counted() as tally:
+            work()
+        (seconds,) = fastest([work], "cpu", self.clock)
+        return seconds / sum(phase.calls for phase in tally.phases())
 
 
-def _drawn_out(a: float, b: float, c: float, d: float, rows: float, steps: float) -> float:
-    """Draw (few layers, few rows), one row more, more layers, both, out to more of both."""
-    small, large = a + rows * (b - a), c + rows * (d - c)
-    return small + steps * (large - small)
+def _drawn_out(few: Sequence[float], more: Sequence[float], further: float) -> np.ndarray:
+    """Go on from ``few`` by ``further`` times the way to ``more``."""
+    first, second = np.asarray(few), np.asarray(more)
+    return first + further * (second - first)

@@ -1,4 +1,4 @@
-"""A system of given sizes and a few layers with random weights, to try passes on."""
+"""A system of given sizes with random weights, or with none on ``meta``, to try passes on."""
 
 from __future__ import annotations
 
@@ -8,16 +8,11 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 from transformers import GPTJConfig, GPTJForCausalLM, LlamaConfig, LlamaForCausalLM
-from transformers.initialization import no_init_weights
 
 from mmn_utils.models.architectures import GPTJ, LLAMA
 from mmn_utils.models.base import ImageTokens, VisionLanguageModel
-from mmn_utils.models.hub import cast
 from mmn_utils.models.limber import ONE_KERNEL
 from mmn_utils.running.planning.systems import Size
-
-SCALE = 0.02  # of random weights
-BLOCK = 1_048_573  # of them are drawn; a prime, so that no two rows of a matrix are the same
 
 
 class _Silent:
@@ -32,8 +27,8 @@ class _Silent:
 class Proxy(VisionLanguageModel):
     """Random image tokens before a language model of random weights; pictures are numbers."""
 
-    def __init__(self, size: Size, device: str, dtype: torch.dtype) -> None:
-        model = cast(_language_model(size), device, dtype)
+    def __init__(self, size: Size, device: str, dtype: torch.dtype = torch.float32) -> None:
+        model = _language_model(size, device, dtype)
         self.size = size
         self._before: Callable[[], None] | None = None
         tokens = ImageTokens(0, size.image_tokens, None, 0)
@@ -66,16 +61,15 @@ class Proxy(VisionLanguageModel):
     def soft_prompt(self, images: Sequence[int]) -> Tensor:
         """Return noise (B, tokens, width)."""
         shape = (len(images), self.size.image_tokens, self.sizes.width)
-        generator = torch.Generator().manual_seed(len(images))
-        return torch.randn(shape, generator=generator).to(self.device, self.dtype)
+        return torch.randn(shape, device=self.device, dtype=self.dtype)
 
     def prompt(self, images: Sequence[int], text: str | None = None):
         """Return image tokens, then as many tokens of text as the system has."""
         return self.around(self.soft_prompt(images), [], [1] * self.size.text_tokens)
 
 
-def _language_model(size: Size) -> nn.Module:
-    """Build the language model with weights that cost nothing to draw: all from one block."""
+def _language_model(size: Size, device: str, dtype: torch.dtype) -> nn.Module:
+    """Build the language model with random weights; on ``meta`` it takes no memory."""
     ends = {"bos_token_id": 0, "eos_token_id": None, "tie_word_embeddings": False}
     if size.kind == "gptj":
         config = GPTJConfig(
@@ -92,14 +86,8 @@ def _language_model(size: Size) -> nn.Module:
             head_dim=size.head or size.width // size.heads, **ends,
         )  # fmt: skip
         kind = LlamaForCausalLM
-    with no_init_weights():
+    with torch.device(device):
         model = kind(config)
-    block = torch.randn(BLOCK, generator=torch.Generator().manual_seed(0)) * SCALE
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            if parameter.ndim > 1:
-                repeats = -(-parameter.numel() // BLOCK)
-                parameter.copy_(block.repeat(repeats)[: parameter.numel()].view_as(parameter))
-            else:
-                parameter.fill_(0.0 if name.endswith("bias") else 1.0)
+    for parameter in model.parameters():  # buffers keep their type, as when weights are loaded
+        parameter.data = parameter.data.to(dtype)
     return model

@@ -14,6 +14,8 @@ from mmn_utils.values import suggest
 
 KNOWN = Path(__file__).with_name("systems.yaml")
 TEXT = 16  # tokens of a prompt beside the picture where nothing says how many
+IMAGE = 256  # tokens of a picture where nothing says how many
+PICTURE = (640, 480)  # pixels of a photograph, for towers that take pictures as they are
 # What configurations call a size.
 NAMES = {
     "layers": ("num_hidden_layers", "n_layer"),
@@ -22,6 +24,7 @@ NAMES = {
     "heads": ("num_attention_heads", "n_head"),
     "vocabulary": ("vocab_size",),
 }
+QUERIES = ("num_query_tokens", "image_seq_length", "mm_tokens_per_image", "image_token_num")
 FLOAT32 = 4  # bytes
 
 
@@ -55,7 +58,9 @@ class Encoder:
 class Size:
     """A language model and what is put into it; ``kind`` is gptj, or llama for gated MLPs.
 
-    ``key_heads`` are those of keys and values, ``head`` is one head's width.
+    ``key_heads`` are those of keys and values, ``head`` is one head's width. ``units`` of a
+    mixture of experts are those that a token goes through; ``stored`` counts all weights, the
+    tower's too, where the whole is known. ``assumed``: nothing says how many image tokens.
     """
 
     name: str
@@ -71,6 +76,8 @@ class Size:
     key_heads: int = 0
     head: int = 0
     positions: int = 4096
+    stored: int = 0
+    assumed: bool = False
 
     def with_layers(self, layers: int) -> Size:
         """Return the same with another number of layers."""
@@ -94,15 +101,10 @@ class Size:
         """Count the weights of the language model: layers, embedding, unembedding."""
         return self.layers * self.matrices + 2 * self.width * self.vocabulary
 
-    def operations(self, tokens: int, read: int = 1) -> float:
-        """Count the operations of a pass over ``tokens`` of one row, logits at ``read`` of them."""
-        head = self.head or self.width // self.heads
-        attention = 4.0 * tokens**2 * self.heads * head
-        unembedding = 2.0 * read * self.width * self.vocabulary
-        return self.layers * (2.0 * self.matrices * tokens + attention) + unembedding
-
     def weights(self, bytes_each: int) -> int:
         """Count the bytes of all weights, the language model's of ``bytes_each``."""
+        if self.stored:
+            return bytes_each * self.stored
         encoder = FLOAT32 * self.encoder.parameters if self.encoder else 0
         return bytes_each * self.parameters + encoder
 
@@ -153,11 +155,12 @@ def _cached(model: str, revision: str | None) -> Path | None:
 
 def read_size(name: str, config: Mapping[str, Any]) -> Size:
     """Read the sizes out of a configuration of transformers; ValueError for what it lacks."""
+    config, stored = _completed(config)
     text = config.get("text_config") or config.get("language_config") or config
     facts = {what: _first(text, what, name) for what in NAMES}
-    units = facts.pop("units") or 4 * facts["width"]
+    units = _units(text, facts.pop("units") or 4 * facts["width"])
     vision = config.get("vision_config") or {}
-    queries = config.get("num_query_tokens") or config.get("image_seq_length")
+    queries = next((config[key] for key in QUERIES if config.get(key)), _merged(vision))
     for part in config.get("visual_config", {}).values():  # as mPLUG-Owl2 lays it out
         queries = part.get("num_learnable_queries", queries)
         vision = part if "patch_size" in part else vision
@@ -167,12 +170,51 @@ def read_size(name: str, config: Mapping[str, Any]) -> Size:
         name,
         "gptj" if text.get("model_type") == "gptj" else "llama",
         units=units,
-        image_tokens=queries or seen or 256,
+        image_tokens=queries or seen or IMAGE,
+        assumed=not (queries or seen),
+        stored=stored,
         encoder=encoder,
         key_heads=text.get("num_key_value_heads") or 0,
         head=text.get("head_dim") or 0,
         **facts,
     )
+
+
+def _completed(config: Mapping[str, Any]) -> tuple[Mapping[str, Any], int]:
+    """Fill in what a configuration leaves to its class, and count the weights, 0 if unknown.
+
+    The counted model is on ``meta``, where weights take neither time nor memory.
+    """
+    import torch
+    from transformers import CONFIG_MAPPING, AutoConfig, AutoModelForImageTextToText
+    from transformers import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING as KNOWN_MODELS
+
+    if config.get("model_type") not in CONFIG_MAPPING:
+        return config, 0
+    whole = AutoConfig.for_model(**config)
+    stored = 0
+    if type(whole) in KNOWN_MODELS:
+        with torch.device("meta"):
+            model = AutoModelForImageTextToText.from_config(whole)
+        stored = sum(parameter.numel() for parameter in model.parameters())
+    return whole.to_dict(), stored
+
+
+def _units(text: Mapping[str, Any], units: int) -> int:
+    """Count the units that a token goes through: all, or those of the experts chosen for it."""
+    chosen = text.get("num_experts_per_tok") or text.get("moe_topk")
+    if not chosen:
+        return units
+    shared = text.get("moe_num_shared_experts") or 0
+    return (chosen + shared) * (text.get("moe_intermediate_size") or units)
+
+
+def _merged(vision: Mapping[str, Any]) -> int | None:
+    """Count the tokens of a photograph where a tower takes it as it is and merges patches."""
+    if "spatial_merge_size" not in vision or "image_size" in vision:
+        return None
+    side = vision["patch_size"] * vision["spatial_merge_size"]
+    return round(PICTURE[0] / side) * round(PICTURE[1] / side)
 
 
 def _first(text: Mapping[str, Any], what: str, name: str) -> int | None:
@@ -184,11 +226,14 @@ def _first(text: Mapping[str, Any], what: str, name: str) -> int | None:
 
 def _encoder(vision: Mapping[str, Any]) -> Encoder | None:
     """Read a tower's sizes, None where its configuration has other names for them."""
-    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "image_size", "patch_size")
+    vision = {"num_hidden_layers": vision.get("depth"), **vision}
+    names = ("num_hidden_layers", "hidden_size", "intermediate_size", "patch_size")
     if not all(isinstance(vision.get(name), int) for name in names):
         return None
-    layers, width, units, image, patch = (vision[name] for name in names)
-    return Encoder(layers, width, units, (image // patch) ** 2 + 1)
+    layers, width, units, patch = (vision[name] for name in names)
+    image = vision.get("image_size")
+    across = (image, image) if isinstance(image, int) else PICTURE
+    return Encoder(layers, width, units, (across[0] // patch) * (across[1] // patch) + 1)
 
 
 def _limber(name: str, folder: Path) -> Size:

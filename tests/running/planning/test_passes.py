@@ -1,8 +1,9 @@
-"""Plans drawn out from four layers against measurements of whole small systems."""
+"""Counts on a few layers without numbers against whole small systems that really compute."""
 
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -10,63 +11,100 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmn_utils.running.planning import measuring
-from mmn_utils.running.planning.measuring import fastest, gauge, peak
+from mmn_utils.cache import cache_root
+from mmn_utils.running.planning.measuring import Rates, fastest, rates
 from mmn_utils.running.planning.passes import PASSES, Trials
 from mmn_utils.running.planning.proxy import Proxy
-from mmn_utils.running.planning.systems import Size
+from mmn_utils.running.planning.systems import Size, size_of
+from mmn_utils.running.planning.tally import counted, peak
 
 GRID = {
-    "gptj 7 layers": Size("x", "gptj", 7, 64, 256, 4, 300, 36),
-    "llama 9 layers": Size("x", "llama", 9, 96, 256, 4, 300, 48),
-    "llama 8 layers, few key heads": Size("x", "llama", 8, 64, 176, 8, 900, 16, key_heads=2),
+    "gptj 6 layers": Size("x", "gptj", 6, 64, 256, 4, 300, 36),
+    "llama 5 layers, few key heads": Size("x", "llama", 5, 64, 176, 8, 900, 16, key_heads=2),
 }
-LENGTH, ROWS = 6, 12
+LENGTH, ROWS = 6, 8
+
+
+@pytest.fixture(scope="module")
+def measured():
+    return rates("cpu", torch.float32, cache_root(), time.process_time)
 
 
 @pytest.fixture(scope="module", params=GRID, ids=str)
-def system(request):
+def system(request, measured):
     size = GRID[request.param]
-    trials = Trials(size, "cpu", torch.float32, 2e10, time.process_time)
-    return trials, Proxy(size, "cpu", torch.float32)
+    return Trials(size, torch.float32, measured, time.process_time), Proxy(size, "cpu")
 
 
 @pytest.mark.parametrize("name", PASSES)
 def test_peak_memory_is_that_of_the_whole_system(system, name):
     trials, model = system
-    truth = peak(partial(PASSES[name].run, model, ROWS, LENGTH), "cpu")
-    assert trials.memory(name, ROWS, LENGTH) == pytest.approx(truth, rel=0.15)
+    truth = peak(partial(PASSES[name].run, model, ROWS, LENGTH))
+    assert trials.taken(name, ROWS, LENGTH).memory == pytest.approx(truth, rel=0.15)
 
 
 @pytest.mark.parametrize("name", ["caption", "attribution"])
-def test_time_is_within_a_factor_of_one_and_a_half(system, name, monkeypatch):
-    monkeypatch.setattr(measuring, "ENOUGH", 0.3)
+def test_time_is_within_a_factor_of_one_and_a_half(system, name):
     trials, model = system
     ratios = []
     for _ in range(3):  # of the processor, yet another process in its caches can be felt
-        trials._seconds.cache_clear()
+        again = Trials(trials.size, trials.dtype, trials.rates, trials.clock)
         work = [lambda: PASSES[name].run(model, 4, LENGTH)]
         (truth,) = fastest(work, "cpu", time.process_time)
-        ratios.append(trials.time(name, 4, LENGTH) / truth)
+        ratios.append(again.taken(name, 4, LENGTH).seconds / truth)
         if 1 / 1.5 < ratios[-1] < 1.5:
             return
     raise AssertionError(ratios)
 
 
+@pytest.mark.parametrize("name", ["forward", "caption"])
+def test_operations_are_those_that_torch_counts(system, name):
+    trials, model = system
+    with FlopCounterMode(display=False) as found:
+        PASSES[name].run(model, 4, LENGTH)
+    counted = trials.taken(name, 4, LENGTH).operations
+    # torch's counter does not know the processor's kernel of attention
+    assert counted == pytest.approx(
+        found.get_total_flops(), rel=0.05 if model.size.kind == "gptj" else 0.2
+    )
+    assert counted >= 0.98 * found.get_total_flops()
+
+
+def test_a_system_of_thirteen_billion_weights_takes_no_memory_of_its_own():
+    model = Proxy(size_of("llava"), "meta", torch.bfloat16)
+    assert all(tensor.is_meta for tensor in model.language_model.parameters())
+    begun = time.process_time()
+    taken = Trials(size_of("llava"), torch.bfloat16, Rates(1e12, 1e12, 1e9, 1e9)).taken(
+        "forward", 16, 50
+    )
+    assert time.process_time() - begun < 5
+    # two operations for each weight and token, but for the last layer and what is not read
+    assert taken.operations == pytest.approx(2 * 12.7e9 * 16 * (256 + 60 + 50), rel=0.1)
+
+
+def test_a_call_takes_what_computes_or_moves_longer_and_calls_come_on_top():
+    slow = Rates(operations=10.0, float32=10.0, memory=5.0, disk=1.0)
+    assert slow.seconds(20.0, 5) == 2.0
+    assert slow.seconds(20.0, 50) == 10.0
+    assert slow.together(3.0, 2.0) == 5.0
+    assert replace(slow, apart=True).together(3.0, 2.0) == 3.0
+
+
 def test_the_peak_is_that_of_tensors_that_live_together():
-    a = torch.ones(1000)
+    for device in ("cpu", "meta"):
+        a = torch.ones(1000, device=device)
 
-    def work():
-        b = a + 1  # 4000 bytes
-        c = b * 2  # 8000 together
-        del b
-        return (c[:10] + a[:10]).sum()  # views take nothing
+        def work(a=a):
+            b = a + 1  # 4000 bytes
+            c = b * 2  # 8000 together
+            del b
+            return (c[:10] + a[:10]).sum()  # views take nothing
 
-    assert peak(work, "cpu") == pytest.approx(8000, abs=50)
+        assert peak(work) == pytest.approx(8000, abs=50)
 
 
 def test_phases_are_told_apart_and_begin_with_what_lives():
-    with gauge("cpu") as seen:
+    with counted() as seen:
         a = torch.ones(1000)
         b = a + 1
         del b
@@ -78,7 +116,7 @@ def test_phases_are_told_apart_and_begin_with_what_lives():
 
 
 def test_what_comes_to_lie_where_something_known_lay_is_counted():
-    with gauge("cpu") as seen:
+    with counted() as seen:
         for _ in range(20):
             given = torch.from_numpy(np.zeros(1000, dtype=np.float32))  # not made in sight
             given.sum()
@@ -90,12 +128,11 @@ def test_what_comes_to_lie_where_something_known_lay_is_counted():
     assert seen.peaks()[1::2] == pytest.approx([4000] * 20, abs=50)
 
 
-@pytest.mark.parametrize("name", ["forward", "caption"])
-def test_operations_are_those_that_torch_counts(system, name):
-    _, model = system
-    with FlopCounterMode(display=False) as counted:
-        PASSES[name].run(model, 1, LENGTH)
-    found = PASSES[name].operations(model.size, LENGTH)
-    # the last layer is spared at image tokens
-    assert found == pytest.approx(counted.get_total_flops(), rel=0.35)
-    assert found > 0.95 * counted.get_total_flops()
+def test_products_are_counted_by_operations_and_picks_by_what_they_put_out():
+    a, table = torch.ones(4, 8, device="meta"), torch.ones(1000, 8, device="meta")
+    with counted() as seen:
+        a @ a.T
+        table[torch.tensor([1, 2], device="meta")]
+    (product, picked) = seen.phases()[0].works[0], seen.phases()[0].works[-1]
+    assert product == (2 * 4 * 8 * 4, 4 * (4 * 8 + 4 * 8 + 4 * 4))
+    assert picked == (0.0, 2 * 4 * 2 * 8)
