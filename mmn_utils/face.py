@@ -17,9 +17,11 @@ from PIL import Image
 from mmn_utils.datasets import Photograph, load_dataset
 from mmn_utils.datasets.base import read_image
 from mmn_utils.interventions import ablation, editing
+from mmn_utils.interventions.concept import word_tokens
 from mmn_utils.interventions.edit import Edit, apply
 from mmn_utils.models import VisionLanguageModel, load_model
 from mmn_utils.models import doctor as doctors
+from mmn_utils.models.base import Prompt
 from mmn_utils.neurons import captions, decoding, receptive_fields
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.contribution import contribution
@@ -119,14 +121,15 @@ def heat_map(
 ) -> np.ndarray:
     """Scale the activations of neurons on the image tokens to the picture's size (paper A, 3.2).
 
-    The mean of the neurons, (height, width) float32, or each of them, (neurons, height, width).
+    The mean of the neurons, (height, width) float32, or each of them, (neurons, height, width);
+    NaN where the system sees nothing of the picture, since it cuts out the middle.
     ``ValueError`` for a system whose image tokens have no place in the picture.
     """
     opened, some = _opened(picture), _neurons(system, neurons)
     if not some:
         raise ValueError("a heat map of no neurons shows nothing; give at least one")
-    maps = receptive_fields.activation_maps(system, [opened], some)[0]
-    maps = receptive_fields.upsample(maps, (opened.height, opened.width))
+    maps = receptive_fields.activation_maps(system, [opened], some, [_named(picture)])[0]
+    maps = receptive_fields.over_picture(system, maps, (opened.height, opened.width))
     return (maps.mean(0) if mean else maps).cpu().numpy()
 
 
@@ -139,7 +142,7 @@ def ablate(
     ``options`` as ``Ablation`` takes them: ``positions``, ``value``.
     """
     what = ablation.Ablation(tuple(_neurons(system, neurons)), **options)
-    with ablation.ablate(system, what, prompt=system.prompt([_opened(picture)])) as receipt:
+    with ablation.ablate(system, what, prompt=_prompt(system, picture)) as receipt:
         return receipt
 
 
@@ -155,14 +158,16 @@ def edit(
     """Make a noun of the caption another word by its top ``k`` neurons (paper B, Algorithm 1).
 
     Returns the edit and the captions before and after; the system stays as it was, until
-    ``interventions.edit.install``. ``source`` None: the first noun. ``settings`` as in
-    ``editing.Settings``. ``EmptyEdit`` where no neuron is worth a change.
+    ``interventions.edit.install``. ``source`` None: the first noun. A ``target`` of several tokens
+    pulls at each. ``settings`` as in ``editing.Settings``. ``ValueError`` for a word that the
+    system cannot say, and ``EmptyEdit`` where no neuron is worth a change.
     """
+    how = editing.Settings(**settings)
+    word_tokens(system, target)  # one that it cannot say is an error now
     opened, noun = _opened(picture), _target(system, picture, source)
     ranked = contribution(system, [opened], [noun], k=k)
-    how = editing.Settings(**settings)
     found = editing.make_edit(system, [opened], [noun], target, unique_neurons(ranked), how)
-    with apply(system, found, prompt=system.prompt([opened])) as receipt:
+    with apply(system, found, prompt=_prompt(system, picture)) as receipt:
         said = receipt.caption_before[0], receipt.caption_after[0]
     return found, said
 
@@ -202,6 +207,10 @@ def _named(picture: Picture) -> str:
     if isinstance(picture, Photograph):
         return picture.id
     return NAME if isinstance(picture, Image.Image) else str(picture)
+
+
+def _prompt(system: VisionLanguageModel, picture: Picture) -> Prompt:
+    return system.prompt([_opened(picture)]).named([_named(picture)])
 
 
 def _neurons(system: VisionLanguageModel, neurons: Neurons) -> list[Neuron]:

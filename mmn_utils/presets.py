@@ -104,6 +104,16 @@ def from_root(path: str | Path) -> Path:
     return (ROOT / Path(place).expanduser()).resolve()
 
 
+def from_here(path: str | Path) -> Path:
+    """Return ``path`` against the folder that one stands in where it is there, else ``from_root``.
+
+    For what somebody names by hand. A kernel stands in the repository's root.
+    """
+    there = from_root(path)
+    here = Path(os.path.expandvars(path)).expanduser().absolute()
+    return here.resolve() if here.exists() else there
+
+
 def notebook_path(notebook: str | Path) -> Path:
     """Find a notebook by its path or by its bare name, as in ``02_attribution``."""
     path = Path(notebook)

@@ -11,9 +11,11 @@ import pytest
 
 import mmn_utils as mmn
 from mmn_utils.models.base import state_hash
+from mmn_utils.models.doctor import CHECKS
 from mmn_utils.neurons.attribution import attribution
 from mmn_utils.neurons.receptive_fields import activation_maps, upsample
 from mmn_utils.presets import ROOT
+from tests.tiny import tiny_limber
 
 pytestmark = pytest.mark.weights
 
@@ -33,16 +35,14 @@ def picture():
     return mmn.example()
 
 
-def test_the_readmes_lines_run_as_they_stand_there():
+def test_the_readmes_lines_run_as_they_stand_there(capsys):
     blocks = re.findall(r"```python\n(.+?)```", (ROOT / "README.md").read_text(), re.S)
     (script,) = [block for block in blocks if "import mmn_utils as mmn" in block]
     assert len(script.splitlines()) == 5
-    done = subprocess.run(
-        [sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 0, done.stderr
-    assert len(re.findall(r"L\d+\.u\d+", done.stdout)) == 5
-    assert "..." not in done.stdout
+    exec(script, {})
+    printed = capsys.readouterr().out
+    assert len(re.findall(r"L\d+\.u\d+", printed)) == 5
+    assert "..." not in printed
 
 
 def test_the_names_are_found_and_looking_costs_no_import():
@@ -105,8 +105,10 @@ def test_a_picture_may_be_a_file(system, picture, tmp_path):
         mmn.caption(system, np.asarray(picture))
 
 
-def test_the_doctor_passes_the_miniature(system):
-    assert mmn.doctor(system)["passed"].all()
+def test_the_doctor_examines_a_system_on_examples():
+    report = mmn.doctor(tiny_limber())
+    assert report["check"].tolist() == list(CHECKS)
+    assert report["passed"].all(), report.to_string()
 
 
 @pytest.mark.parametrize(
@@ -118,6 +120,11 @@ def test_the_doctor_passes_the_miniature(system):
         (lambda s, p: mmn.ablate(s, p, []), "no neurons"),
         (lambda s, p: mmn.heat_map(s, p, []), "no neurons"),
         (lambda s, p: mmn.example(10**6), "give a place from 0"),
+        (
+            lambda s, p: mmn.edit(s, p, None, " "),
+            "cannot write ' ' .*; take another word",
+        ),
+        (lambda s, p: mmn.edit(s, p, None, mmn.targets(s, p)[0].noun), "begin with the token"),
     ],
 )
 def test_bad_input_is_named(system, picture, call, message):

@@ -55,6 +55,14 @@ def test_root_is_the_repository_wherever_one_stands(tmp_path, monkeypatch):
     assert presets.from_root("build/x") == ROOT / "build" / "x"
 
 
+def test_what_one_names_is_found_from_here_or_else_in_the_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert presets.from_here("data/golden") == ROOT / "data" / "golden"
+    (tmp_path / "data" / "golden").mkdir(parents=True)
+    assert presets.from_here("data/golden") == tmp_path / "data" / "golden"
+    assert presets.from_here("nowhere") == ROOT / "nowhere"
+
+
 def test_parameters_are_read_in_order_with_their_comments(notebook):
     parameters = read_parameters(notebook)
     assert list(parameters)[:5] == ["preset", "run", "model", "seed", "n_images"]

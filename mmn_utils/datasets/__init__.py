@@ -10,7 +10,7 @@ from mmn_utils.datasets.coco import CocoDataset, open_coco, open_scenes
 from mmn_utils.datasets.folder import FolderDataset, OwnClasses
 from mmn_utils.datasets.imagenet import ClassFolders
 from mmn_utils.datasets.words import Words
-from mmn_utils.presets import data_path, from_root
+from mmn_utils.presets import data_path, from_here
 
 __all__ = [
     "ClassFolders",
@@ -38,7 +38,8 @@ def load_dataset(name: str, root: str | Path | None = None) -> Dataset:
     never trained on (``root`` defaults to data/miniature/coco).
     ``coco_val2017``, ``coco_train2017``: MS COCO in its own layout (``root`` defaults to
     the environment variable COCO_ROOT, else to data/coco).
-    ``folder``: the photographs in ``root``, with what is known of them (``datasets.folder``).
+    ``folder``: the photographs in ``root``, with what is known of them (``datasets.folder``);
+    a relative path is one from here or, where nothing is there, from the repository.
     ValueError for another name; FileNotFoundError says what is missing and where it is
     to be had.
     """
@@ -50,7 +51,7 @@ def load_dataset(name: str, root: str | Path | None = None) -> Dataset:
     if name == FOLDER:
         if not root:
             raise ValueError("dataset 'folder' needs data_root: give the folder of photographs")
-        return FolderDataset(from_root(root))
+        return FolderDataset(from_here(root))
     known = ", ".join([*MINIATURE, *COCO, FOLDER])
     raise ValueError(f"unknown data set {name!r}: choose one of {known}")
 
@@ -60,4 +61,4 @@ def load_classes(root: str | Path, data: Dataset) -> ClassFolders:
 
     Of a data set without classes none, and ``lacks`` says why. Errors as of ``ClassFolders``.
     """
-    return ClassFolders(from_root(root)) if root else OwnClasses(data)
+    return ClassFolders(from_here(root)) if root else OwnClasses(data)

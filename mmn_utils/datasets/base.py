@@ -18,6 +18,14 @@ T = TypeVar("T")
 KINDS = ("captions", "objects", "masks", "classes")
 
 
+class TooFew(ValueError):
+    """Photographs are too few, or too much of a kind, for what is asked of them.
+
+    The message says what there is, what is needed and what to do, and completes "left out: ": an
+    exhibit that needs more leaves itself out with it (``exhibits.leaving``).
+    """
+
+
 @dataclass(frozen=True)
 class Instance:
     """One annotated object (or crowd of objects) of a photograph.

@@ -206,7 +206,7 @@ def cases_of(
 
     The rows that it names, averaged within a case, or laid out wide, where it asks for that; a
     case that lacks a value of a column in use is left out. Laid out wide, the whole block (cases,
-    columns) is called ``table``.
+    columns) is called ``table``. Nothing where there are no such rows.
     """
     rows = numbers
     if claim.rows:
@@ -215,6 +215,8 @@ def cases_of(
             rows = numbers.query(query, engine="python")
         except Exception as error:
             raise ValueError(f"{claim.id}: rows = {query!r}: {error}") from error
+    if rows.empty:
+        return {}
     try:
         if claim.wide:
             index, columns, values = claim.wide
@@ -232,7 +234,7 @@ def cases_of(
         block = block.astype(float).dropna()
     except ValueError as error:
         raise ValueError(f"{claim.id}: a column in use holds no numbers: {error}") from error
-    found = {str(name): block[name].to_numpy() for name in block}
+    found = {str(name): block[name].to_numpy() for name in block if str(name) in used}
     return {**found, "table": block.to_numpy()} if "table" in used else found
 
 

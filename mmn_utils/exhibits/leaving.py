@@ -3,14 +3,16 @@
 ``exhibits.yaml`` says what an exhibit ``needs``, and ``Run.needs`` opens each of its cells. Where
 something is lacking, the exhibit is entered with the reason and its claims as not tested, and the
 cell ends there: quietly in a notebook, whose other cells go on, and with ``LeftOut`` elsewhere.
+So ends, in a notebook, a cell that finds its photographs ``TooFew`` only when it computes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from mmn_utils.datasets.base import TooFew
 from mmn_utils.datasets.published import published_claim
 from mmn_utils.exhibits.entries import Exhibit
 from mmn_utils.exhibits.formats import as_markdown
@@ -28,6 +30,17 @@ class LeftOut(Exception):
     def __init__(self, id: str, reason: str):
         super().__init__(f"{id} is left out: {reason}")
         self.id, self.reason = id, reason
+
+
+@dataclass
+class _Cell:
+    """The notebook's cell that runs: what leaves its exhibits out, and whether they were."""
+
+    leave: Callable[[str], None] | None = None
+    left: bool = False
+
+
+_CELL = _Cell()  # of one process, as the shell is
 
 
 @dataclass(frozen=True)
@@ -69,10 +82,19 @@ def untested_rows(
     }
 
 
+def in_this_cell(leave: Callable[[str], None]) -> None:
+    """Have ``leave`` called with the reason where the cell that runs raises ``TooFew``.
+
+    It raises ``LeftOut``. In IPython alone; elsewhere ``TooFew`` is an error like others.
+    """
+    _CELL.leave = leave
+
+
 def stop_quietly() -> None:
     """Have a cell that raises ``LeftOut`` end there, shown in one line, as if it were done.
 
-    In IPython alone; nothing happens elsewhere, nor when called again.
+    And one that raises ``TooFew``, if it said what it is for (``in_this_cell``). In IPython alone;
+    nothing happens elsewhere, nor when called again.
     """
     try:
         from IPython import get_ipython
@@ -80,16 +102,36 @@ def stop_quietly() -> None:
         return
     shell = get_ipython()
     if shell is not None and LeftOut not in shell.custom_exceptions:
-        shell.set_custom_exc((LeftOut,), _show)
+        shell.set_custom_exc((LeftOut, TooFew), _show)
+        shell.events.register("pre_run_cell", _begin)
         shell.events.register("post_run_cell", _forgive)
+
+
+def _begin(_info: Any) -> None:
+    _CELL.leave, _CELL.left = None, False
 
 
 def _show(shell: Any, kind: type, error: BaseException, trace: Any, tb_offset: int | None = None):
     from IPython.display import display
 
-    display(Placard(error))
+    left = error if isinstance(error, LeftOut) else _left_by(str(error))
+    if left is None:
+        shell.showtraceback((kind, error, trace), tb_offset=tb_offset)
+    else:
+        _CELL.left = True
+        display(Placard(left))
+
+
+def _left_by(reason: str) -> LeftOut | None:
+    """Leave the running cell's exhibits out; None where it has not said which they are."""
+    if _CELL.leave is None:
+        return None
+    try:
+        _CELL.leave(reason)
+    except LeftOut as left:
+        return left
 
 
 def _forgive(result: Any) -> None:
-    if isinstance(getattr(result, "error_in_exec", None), LeftOut):
+    if _CELL.left:
         result.error_in_exec = None

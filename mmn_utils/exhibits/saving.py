@@ -19,8 +19,9 @@ commit, machine, lies in ``build/<run>/provenance/<id>.json``.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from io import StringIO
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,6 +45,7 @@ from mmn_utils.exhibits.judging import Judged, read_numbers
 from mmn_utils.exhibits.leaving import (
     UNTESTED,
     LeftOut,
+    in_this_cell,
     stop_quietly,
     untested_rows,
     why_left_out,
@@ -165,17 +167,21 @@ class Run:
         """What the system wants said of its numbers: on the pages, and in each caption."""
         return getattr(self.model, "caveat", "")
 
-    def needs(self, id: str, data: Any = None) -> None:
-        """Go on where an exhibit has what it needs; else leave it out and end the cell.
+    def needs(self, *ids: str, data: Any = None) -> None:
+        """Go on where the exhibits of a cell have what they need; else leave them out and end it.
 
         ``exhibits.yaml`` says what that is. It is asked of the run's data set, or of ``data``
-        where the exhibit has photographs of its own. Raises ``LeftOut``, see ``leaving``.
+        where an exhibit has photographs of its own. Raises ``LeftOut``, see ``leaving``; in a
+        notebook they are left out, too, where the rest of the cell raises ``TooFew``.
         """
-        exhibit = self._check(id)
-        if id in self._left_out:
-            raise self._left_out[id]
-        if reason := why_left_out(exhibit, self.data if data is None else data):
-            self.leave_out(id, reason)
+        exhibits = [self._check(id) for id in ids]
+        for id in ids:
+            if id in self._left_out:
+                raise self._left_out[id]
+        found = [why_left_out(one, self.data if data is None else data) for one in exhibits]
+        if reason := "; ".join(dict.fromkeys(filter(None, found))):
+            self._leave_out(ids, reason)
+        in_this_cell(partial(self._leave_out, ids))
 
     def leave_out(self, id: str, reason: str) -> None:
         """Enter an exhibit as left out, its claims as not tested, and end the cell.
@@ -183,15 +189,19 @@ class Run:
         ``reason`` completes "left out: ", in words for the reader of the page. Raises
         ``LeftOut``.
         """
-        exhibit = self._check(id)
-        claims = self._texts[id].claims if id in self._texts else {}
-        forget_exhibit(self.folder, id)
-        self._write_record(id, f"Left out: {reason}.", None, {}, left_out=reason)
-        enter(self.folder, id, untested_rows(id, claims, reason, self._system))
-        record_making(self.folder, id, self.notebook, self.model, self._begun)
-        self._verdicts.update(dict.fromkeys(claims, UNTESTED))
-        self._left_out[exhibit.id] = LeftOut(id, reason)
-        raise self._left_out[id]
+        self._leave_out([id], reason)
+
+    def _leave_out(self, ids: Sequence[str], reason: str) -> None:
+        for id in ids:
+            self._check(id)
+            claims = self._texts[id].claims if id in self._texts else {}
+            forget_exhibit(self.folder, id)
+            self._write_record(id, f"Left out: {reason}.", None, {}, left_out=reason)
+            enter(self.folder, id, untested_rows(id, claims, reason, self._system))
+            record_making(self.folder, id, self.notebook, self.model, self._begun)
+            self._verdicts.update(dict.fromkeys(claims, UNTESTED))
+            self._left_out[id] = LeftOut(id, reason)
+        raise self._left_out[ids[0]]
 
     def save_figure(
         self,
@@ -355,7 +365,6 @@ class Run:
         self._write_record(id, caption, paper, rows.facts)
         enter(self.folder, id, rows.claims)
         record_making(self.folder, id, self.notebook, self.model, self._begun)
-
 
     def _write_record(
         self,

@@ -14,9 +14,7 @@ Measured = Mapping[str, Mapping[str, Estimate]]  # by judge, by kind of text
 Printed = Mapping[str, Mapping[str, float]]
 
 
-def texts_by_judges(
-    measured: Measured, printed: Printed, names: Mapping[str, str]
-) -> pd.DataFrame:
+def texts_by_judges(measured: Measured, printed: Printed, names: Mapping[str, str]) -> pd.DataFrame:
     """Lay means out with a row for each kind of text and the judges side by side (A, Table 1).
 
     ``names`` says how the kinds of text are called, in their order.
@@ -32,9 +30,7 @@ def texts_by_judges(
     return pd.DataFrame(rows)
 
 
-def judges_by_texts(
-    measured: Measured, printed: Printed, names: Mapping[str, str]
-) -> pd.DataFrame:
+def judges_by_texts(measured: Measured, printed: Printed, names: Mapping[str, str]) -> pd.DataFrame:
     """Lay means out with two rows for each judge, ours over the paper's (A, Table 2).
 
     Blank where the paper has no such kind of text.

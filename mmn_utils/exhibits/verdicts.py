@@ -20,6 +20,7 @@ from mmn_utils.exhibits.entries import Exhibit, figures_root
 from mmn_utils.exhibits.formats import format_number
 from mmn_utils.exhibits.judging import UNPRINTED
 from mmn_utils.exhibits.ledger import OUR_PAPER, VERDICTS, claims
+from mmn_utils.measures.estimates import further_digits
 
 NO_FIGURE = "paper prints no number"  # of a size: there is none to compare with
 PAPERS_CLAIMS = "the papers’ claims"
@@ -109,11 +110,12 @@ def _found(row: dict[str, Any]) -> Found:
 
 def _ends(low: float, high: float) -> tuple[str, str]:
     """Write both ends of an interval, with as many digits as tell them apart."""
-    for digits in range(3, 6):
-        ends = format_number(low, digits), format_number(high, digits)
-        if ends[0] != ends[1]:
-            break
-    return ends
+
+    def write(number: float, further: int) -> str:
+        return format_number(number, 3 + further)
+
+    further = further_digits(write, low, high)
+    return write(low, further), write(high, further)
 
 
 def _paper(row: dict[str, Any]) -> str:

@@ -29,11 +29,17 @@ def word_tokens(model, word: str) -> tuple[int, ...]:
     ids = tokenizer.encode(f"{anchor} {word.strip()}", add_special_tokens=False)
     found = tuple(ids[len(before) :])
     if ids[: len(before)] != before or not word.strip() or not found:
-        raise ValueError(f"the tokenizer has no ids of its own for the word {word!r}; give tokens")
+        raise ValueError(f"{model.name} cannot write {word!r} behind a blank; take another word")
     if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in found:
-        raise ValueError(f"the tokenizer does not know the word {word!r}; take another")
+        raise ValueError(
+            f"{model.name} has no token for {word!r} and can never say it; take a word of its "
+            "captions, or one in the letters that it has read"
+        )
     if max(found) >= model.sizes.vocabulary:
-        raise ValueError(f"{word!r} has tokens {found} beyond the model's vocabulary")
+        raise ValueError(
+            f"{word!r} has tokens {found} beyond the vocabulary of {model.name}, which can never "
+            "say it; take another word"
+        )
     return found
 
 
@@ -58,8 +64,9 @@ def concept_of(
         raise ValueError(f"targets of the nouns {sorted(sources)}; make an edit for each")
     tokens = word_tokens(model, word) if tokens is None else tuple(int(t) for t in tokens)
     if not tokens or tokens[0] in {target.token for target in targets}:
+        first = model.tokenizer.decode(list(tokens[:1]))
         raise ValueError(
-            f"{word!r} begins with the token {tokens[:1]} of {targets[0].noun!r}; the edit tells "
-            "words apart by their first token: take another word"
+            f"{word!r} and {targets[0].noun!r} both begin with the token {first!r}, and an edit "
+            "tells words apart by their first token; take a word that begins otherwise"
         )
     return Concept(targets[0].noun, word.strip(), tokens, tuple(t.image for t in targets))

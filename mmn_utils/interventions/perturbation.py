@@ -107,9 +107,7 @@ def perturbation_table(
     return pd.DataFrame([_row(*owner, before, *rest) for owner, *rest in rows])
 
 
-def _noise_on(
-    model, neurons: Sequence[Neuron], sigma: float, seed: int, relative: bool
-) -> Edit:
+def _noise_on(model, neurons: Sequence[Neuron], sigma: float, seed: int, relative: bool) -> Edit:
     """Put the noise of ``perturb`` into an edit of no concept."""
     deltas = noise(model, neurons, sigma, seed, relative)
     about = {"method": "noise", "sigma": sigma, "seed": seed, "relative": relative}

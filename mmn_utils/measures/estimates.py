@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from mmn_utils.measures import distance, intervals
 
 RESAMPLES = 1000
+FURTHER = 3  # digits at most that tell the ends of an interval apart
 
 
 @dataclass(frozen=True)
@@ -42,16 +43,25 @@ class Estimate:
         return self.low <= number <= self.high
 
     def __format__(self, spec: str) -> str:
-        for closer in range(4):
-            found = _finer(spec or ".3g", closer)
-            # -0.0 and 0.0 are one number
-            shown = [format(number + 0.0, found) for number in (self.value, self.low, self.high)]
-            if shown[1] != shown[2] or self.low == self.high:
-                break
-        return "{} [{}, {}]".format(*shown)
+        def write(number: float, further: int) -> str:
+            return format(number + 0.0, _finer(spec or ".3g", further))  # -0.0 and 0.0 are one
+
+        further = further_digits(write, self.low, self.high)
+        return "{} [{}, {}]".format(*(write(x, further) for x in (self.value, *self.ci)))
 
     def __str__(self) -> str:
         return format(self, "")
+
+
+def further_digits(write: Callable[[float, int], str], low: float, high: float) -> int:
+    """Return how many digits more than usual tell the ends of an interval apart, 3 at most.
+
+    ``write(number, further)`` writes one end. 0 where both are the same number.
+    """
+    if low == high:
+        return 0
+    apart = (n for n in range(FURTHER) if write(low, n) != write(high, n))
+    return next(apart, FURTHER)
 
 
 def _finer(spec: str, digits: int) -> str:

@@ -86,7 +86,7 @@ def of_shares(values: np.ndarray) -> Interval:
     n, mean = values.shape[-1], values.mean(-1)
     if n < 2:
         return wilson(mean, n)
-    yes_or_no = ((values == 0) | (values == 1)).all(-1) | (np.ptp(values, -1) == 0)
+    yes_or_no = _yes_or_no(values) | (np.ptp(values, -1) == 0)
     gain = _divided(mean * (1 - mean), values.var(-1, ddof=1)) * (Z / student(n)) ** 2
     return wilson(mean, n * np.where(yes_or_no, 1, np.maximum(gain, 1)))
 
@@ -103,7 +103,7 @@ def of_differences(first: np.ndarray, second: np.ndarray) -> Interval:
     first, second = np.asarray(first, dtype=float), np.asarray(second, dtype=float)
     gap, n = first - second, first.shape[-1]
     within = _all_within(first) & _all_within(second)
-    yes_or_no = within & np.isin(first, (0, 1)).all(-1) & np.isin(second, (0, 1)).all(-1)
+    yes_or_no = _yes_or_no(first) & _yes_or_no(second)
     alike = ((gap == 0).mean(-1) >= MANY_TIES) | (within & (np.ptp(gap, -1) < 1e-9))
     usual = np.sqrt(_divided((gap**2).sum(-1), (gap != 0).sum(-1)))
     usual = np.where((gap == 0).all(-1), np.where(within, 1, 0), usual)
@@ -129,8 +129,7 @@ def of_ratios(above: np.ndarray, below: np.ndarray) -> Interval:
     p, q = above - a[..., None], below - b[..., None]
     cost = student(n) ** 2 / (n * max(n - 1, 1))
     square, middle, rest = (
-        x * y - cost * (u * v).sum(-1)
-        for x, y, u, v in ((b, b, q, q), (a, b, p, q), (a, a, p, p))
+        x * y - cost * (u * v).sum(-1) for x, y, u, v in ((b, b, q, q), (a, b, p, q), (a, a, p, p))
     )
     reach = np.sqrt(np.maximum(middle**2 - square * rest, 0))
     some = np.where(square > 0, square, np.nan)
@@ -153,6 +152,10 @@ def bca(value: float, drawn: np.ndarray, left: np.ndarray) -> tuple[float, float
     moved = bias + np.array([-Z, Z])
     low, high = np.quantile(drawn, ndtr(bias + moved / (1 - acceleration * moved)))
     return float(low), float(high)
+
+
+def _yes_or_no(values: np.ndarray) -> np.ndarray:
+    return ((values == 0) | (values == 1)).all(-1)
 
 
 def _all_within(values: np.ndarray) -> np.ndarray:

@@ -13,6 +13,7 @@ import numpy as np
 import pandas as pd
 
 from mmn_utils.datasets import Photograph
+from mmn_utils.datasets.base import TooFew
 from mmn_utils.measures.bertscore import bertscore
 from mmn_utils.measures.clipscore import ClipEmbeddings, clip_embeddings, clipscore
 from mmn_utils.neurons.text import same_word
@@ -28,10 +29,13 @@ def listed(tokens: Iterable[str]) -> str:
 def other_images(n: int, rng: np.random.Generator) -> np.ndarray:
     """Pair each of ``n`` images with another one: a random cycle, long (n,), no fixed point.
 
-    ValueError for fewer than two.
+    TooFew for fewer than two.
     """
     if n < 2:
-        raise ValueError(f"{n} image cannot be paired with another one; take two or more")
+        raise TooFew(
+            f"{n} of the photographs with words to judge, which are to be paired with each other; "
+            "take more photographs"
+        )
     order = rng.permutation(n)
     partner = np.empty(n, dtype=np.int64)
     partner[order] = np.roll(order, -1)

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image
 
 from mmn_utils.datasets import CocoDataset, Instance, Photograph
+from mmn_utils.datasets.base import TooFew
 from mmn_utils.neurons.text import noun_places, same_word
 from mmn_utils.studies.subjects import Subjects
 
@@ -59,7 +60,7 @@ def single_objects(
     """Choose the categories of Figure 5: {category: photographs with one annotation of it}.
 
     Of the photographs ``ids``, in their order; the ``categories`` that have most of them,
-    most first. ValueError where fewer categories have ``least`` photographs.
+    most first. TooFew where fewer categories have ``least`` photographs.
     """
     wanted = list(ids)
     found = {}
@@ -69,7 +70,7 @@ def single_objects(
         if len(images) >= max(least, 1):
             found[category] = images
     if len(found) < categories:
-        raise ValueError(
+        raise TooFew(
             f"{len(found)} categories have {least} photographs with a single object, "
             f"{categories} are asked for; take more photographs or fewer categories"
         )

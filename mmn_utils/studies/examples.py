@@ -14,8 +14,15 @@ from PIL import Image
 
 from mmn_utils.datasets import Photograph
 from mmn_utils.neurons.decoding import SIGN, WORDS, decode
-from mmn_utils.neurons.receptive_fields import QUANTILE, activation_maps, mask, upsample
-from mmn_utils.neurons.table import Neuron
+from mmn_utils.neurons.receptive_fields import (
+    QUANTILE,
+    activation_maps,
+    mask,
+    seen_part,
+    seen_picture,
+    upsample,
+)
+from mmn_utils.neurons.table import Neuron, address
 from mmn_utils.studies.agreement import writes_noun
 from mmn_utils.studies.annotations import mentions, patches_on
 from mmn_utils.studies.subjects import Subjects
@@ -69,8 +76,8 @@ def spoken(model, row: pd.Series, k: int = WORDS, **decoder) -> Spoken:
     words = every.assign(logit=logit).head(k)
     words = words.assign(is_noun=[writes_noun([text], noun) for text in words["text"]])
     low, high = np.quantile(logit, [0.005, 0.995])
-    unit = f"{neuron} (−)" if sign < 0 else str(neuron)
-    return Spoken(unit, words, (float(low), float(high)))
+    unit = address(model, neuron)
+    return Spoken(f"{unit} (−)" if sign < 0 else unit, words, (float(low), float(high)))
 
 
 def elsewhere(top: pd.DataFrame, row: pd.Series) -> pd.Series:
@@ -79,9 +86,10 @@ def elsewhere(top: pd.DataFrame, row: pd.Series) -> pd.Series:
     return same["target"].value_counts()
 
 
-def means_on_objects(field: np.ndarray, photograph: Photograph) -> dict[str, float]:
+def means_on_objects(model, field: np.ndarray, photograph: Photograph) -> dict[str, float]:
     """Average an activation map (h, w) over the patches that lie on each annotated object."""
-    covered = {one.category: patches_on(one.mask, field.shape) for one in photograph.instances}
+    seen = {one.category: seen_part(model, one.mask) for one in photograph.instances}
+    covered = {name: patches_on(truth, field.shape) for name, truth in seen.items()}
     values = field.ravel()
     return {name: float(values[on].mean()) for name, on in covered.items() if on.any()}
 
@@ -90,8 +98,9 @@ def means_on_objects(field: np.ndarray, photograph: Photograph) -> dict[str, flo
 class Panel:
     """A photograph with the region where some of its units are active.
 
-    ``caption`` has the attributed noun in capitals, ``units`` are rows of ``ranked`` or
-    of ``pairs``, ``region`` is bool (H, W) on the model's pixels.
+    ``picture`` is what the model sees of it, ``caption`` has the attributed noun in capitals,
+    ``units`` are rows of ``ranked`` or of ``pairs``, ``region`` is bool (H, W) on the model's
+    pixels.
     """
 
     title: str
@@ -124,21 +133,25 @@ def _panel(model, subjects: Subjects, title: str, rows, active, quantile: float)
     before, _, after = one.captions[0].text.partition(noun)
     caption = f"{model.prefix} {before}{noun.upper()}{after}"
     picture = one.photographs[0].open()
-    region = mean_region(model, picture, list(dict.fromkeys(active["neuron"])), quantile)
-    return Panel(title, picture, caption, rows, region)
+    region = mean_region(model, picture, list(dict.fromkeys(active["neuron"])), quantile, image)
+    return Panel(title, seen_picture(model, picture), caption, rows, region)
 
 
 def mean_region(
-    model, picture: Image.Image, neurons: Sequence[Neuron], quantile: float = QUANTILE
+    model,
+    picture: Image.Image,
+    neurons: Sequence[Neuron],
+    quantile: float = QUANTILE,
+    name: str = "",
 ) -> np.ndarray:
     """Cut the mean of the neurons' activation maps above its quantile: bool (H, W).
 
-    On the model's pixels; empty where there are no neurons.
+    On the model's pixels; empty where there are no neurons. ``name`` is the picture's in errors.
     """
     size = model.image_tokens.pixels
     if not neurons:
         return np.zeros((size, size), dtype=bool)
-    field = activation_maps(model, [picture], neurons)[0].mean(0)
+    field = activation_maps(model, [picture], neurons, [name] if name else ())[0].mean(0)
     return mask(upsample(field, size), quantile).cpu().numpy()
 
 

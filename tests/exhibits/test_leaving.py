@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
-from mmn_utils.datasets.base import KINDS, lacking
+from mmn_utils.datasets.base import KINDS, TooFew, lacking
 from mmn_utils.exhibits import leaving, readme
 from mmn_utils.exhibits.entries import SHIPPED, load_exhibits
 from mmn_utils.exhibits.leaving import OR, LeftOut, why_left_out
@@ -41,9 +41,9 @@ def open_run(folder, *has: str, model="tiny") -> Run:
     return Run("mine", "02_attribution", parameters, model, Photographs(*has), root=folder)
 
 
-def leave(run: Run, id: str, *more) -> str:
+def leave(run: Run, id: str, data=None) -> str:
     with pytest.raises(LeftOut) as error:
-        run.needs(id, *more)
+        run.needs(id, data=data)
     return error.value.reason
 
 
@@ -105,6 +105,13 @@ def test_other_photographs_and_other_reasons_can_be_given(tmp_path):
         run.needs("A-fig-5")
 
 
+def test_a_cells_exhibits_are_left_out_together(tmp_path):
+    run = open_run(tmp_path, "captions")
+    with pytest.raises(LeftOut, match=f"A-table-1 is left out: {BARE}"):
+        run.needs("A-table-1", "A-fig-1", data=Photographs())
+    assert leave(run, "A-fig-1") == BARE
+
+
 def test_the_report_says_why(tmp_path, monkeypatch):
     run = open_run(tmp_path)
     leave(run, "A-table-1")
@@ -146,3 +153,20 @@ def test_a_cell_ends_quietly_and_the_next_one_goes_on(tmp_path, shell, capsys):
     assert not shell.run_cell("1 / 0").success
     bundle = leaving.Placard(LeftOut("A-table-1", BARE))._repr_mimebundle_()
     assert bundle["text/markdown"] == f"*`A-table-1` is left out: {BARE}.*"
+
+
+def test_a_cell_that_finds_too_few_photographs_leaves_its_exhibit_out(tmp_path, shell, capsys):
+    leaving.stop_quietly()
+    run = shell.user_ns["run"] = open_run(tmp_path, "captions")
+    shell.user_ns["TooFew"] = TooFew
+    few = 'raise TooFew("one photograph; take more")'
+    assert not shell.run_cell(few).success
+    assert "TooFew" in capsys.readouterr().out
+    assert shell.run_cell(f'run.needs("A-table-1")\n{few}').success
+    assert not shell.run_cell(few).success, "what a cell is for ends with it"
+    assert leave(run, "A-table-1") == "one photograph; take more"
+    entered = claims(run)
+    assert set(entered["test"]) == {"left out: one photograph; take more"}
+    assert set(entered["id"]) == set(load_texts("02_attribution")["A-table-1"].claims)
+    assert shell.run_cell('run.needs("A-table-1")\nended = 1').success
+    assert "ended" not in shell.user_ns

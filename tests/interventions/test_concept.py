@@ -14,5 +14,5 @@ def test_words_have_the_tokens_of_a_caption():
     assert word_tokens(model, "horse") == tuple(encode(" horse"))
     assert word_tokens(model, " horse") == tuple(encode(" horse"))
     assert len(word_tokens(model, "zebra")) > 1
-    with pytest.raises(ValueError, match="no ids"):
+    with pytest.raises(ValueError, match=r"cannot write .* take another word"):
         word_tokens(model, " ")

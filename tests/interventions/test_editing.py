@@ -265,7 +265,7 @@ def test_plain_mlps_have_no_gate():
         ({"neurons": [Neuron(9, 0)]}, "not in this model"),
         ({"neurons": [Neuron(2, 5)] * 2}, "twice"),
         ({"targets": []}, "a target for each"),
-        ({"word": "horse"}, "take another word"),
+        ({"word": "horse"}, "take a word that begins otherwise"),
         ({"images": [None, None], "targets": [target("horse"), target("boat")]}, "for each"),
     ],
 )

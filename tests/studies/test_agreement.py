@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mmn_utils.datasets import Photograph
+from mmn_utils.datasets.base import TooFew
 from mmn_utils.studies import agreement
 
 
@@ -114,7 +115,7 @@ def test_every_image_gets_another_one_and_each_is_given_once(n):
 
 
 def test_one_image_has_no_other():
-    with pytest.raises(ValueError, match="two or more"):
+    with pytest.raises(TooFew, match=r"1 of the photographs .* take more"):
         agreement.other_images(1, np.random.default_rng(0))
 
 

@@ -38,7 +38,7 @@ def test_means_on_objects_leave_out_what_covers_no_patch():
     speck = Instance("boat", "vehicle", 1.0, False, size, [[6, 6, 7, 6, 7, 7, 6, 7]])
     photograph = Photograph(id="1", path=Path("1"), instances=(left, speck), size=size)
     field = np.array([[1.0, 5.0], [3.0, 5.0]])
-    assert examples.means_on_objects(field, photograph) == {"horse": 2.0}
+    assert examples.means_on_objects(tiny_limber(), field, photograph) == {"horse": 2.0}
 
 
 SECOND, FIRST, NEVER = ["hay", " horses"], [" Horse", "hay"], ["hay", "oats"]

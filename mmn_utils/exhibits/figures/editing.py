@@ -49,7 +49,7 @@ def evaluation(summary: pd.DataFrame, ways: Sequence[str]) -> Figure:
 def _counts(summary: pd.DataFrame, measure: str) -> str:
     """Say over how many images a measure is the mean: from the fewest to the most."""
     counts = summary.loc[summary["measure"] == measure, "n"]
-    most, fewest = counts.max(), counts.min()
+    most, fewest = (0, 0) if counts.empty else (counts.max(), counts.min())
     return f"n = {most}" if fewest == most else f"n = {fewest} to {most}"
 
 

@@ -73,9 +73,7 @@ def quality_table(quality: Quality) -> pd.DataFrame:
     rows = [(name, *found.get(name, NOTHING), text) for name, text in REQUIRED.items()]
     columns = ["measure", "value", "ci_low", "ci_high", "n", "required"]
     table = pd.DataFrame(rows, columns=columns)
-    table["met"] = [
-        _verdict(v, r) for v, r in zip(table["value"], table["required"], strict=True)
-    ]
+    table["met"] = [_verdict(v, r) for v, r in zip(table["value"], table["required"], strict=True)]
     return table
 
 

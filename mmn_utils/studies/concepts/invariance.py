@@ -87,8 +87,8 @@ def unrelated_images(
 
     A control beside the paper's, concept by concept: neurons that stand at the top whatever is
     shown. Columns concept, n, k, ratio, mean over ``draws``; of the concepts that are in enough
-    images. No two images of a draw have the same concept. ``ValueError`` where there are fewer
-    than n concepts or images.
+    images. No two images of a draw have the same concept; a concept for which a draw finds fewer
+    than n such images has no row for that n.
     """
     ranked = _by_picture(table, ks)
     pairs = list(ranked[["image", "concept"]].drop_duplicates().itertuples(index=False, name=None))
@@ -100,17 +100,23 @@ def unrelated_images(
     for concept, mine in by_concept.items():
         if len(mine) < min(ns):
             continue  # it has no images of its own to be compared with
+        drawn = []
         for draw in range(draws):
             rng = np.random.default_rng([seed, draw, zlib.crc32(concept.encode())])
             own = mine[rng.integers(len(mine))]
             others = (pairs[i] for i in rng.permutation(len(pairs)))
-            each = [parts[pair] for pair in _apart(chain([own], others), max(ns))]
-            rows += [(concept, *row) for row in _common(each, ns, ks)]
+            drawn.append([parts[pair] for pair in _apart(chain([own], others), max(ns))])
+        reached = min(map(len, drawn))
+        for each in drawn:
+            rows += [(concept, *row) for row in _common(each[:reached], ns, ks)]
     return _mean_ratio(rows, ["concept"])
 
 
 def _apart(order: Iterable[tuple[str, str]], n: int) -> list[tuple[str, str]]:
-    """Take the first ``n`` (image, concept) pairs of which no two share an image or a concept."""
+    """Take up to ``n`` (image, concept) pairs of which no two share an image or a concept.
+
+    The first of all, and always the next one that will do.
+    """
     chosen: list[tuple[str, str]] = []
     images, concepts = set(), set()
     for image, concept in order:
@@ -119,11 +125,8 @@ def _apart(order: Iterable[tuple[str, str]], n: int) -> list[tuple[str, str]]:
             images.add(image)
             concepts.add(concept)
             if len(chosen) == n:
-                return chosen
-    raise ValueError(
-        f"{len(chosen)} images of different concepts can be drawn, {n} are asked; "
-        "score more images or ask for a smaller n"
-    )
+                break
+    return chosen
 
 
 def _by_picture(table: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:

@@ -16,6 +16,7 @@ import numpy as np
 import pandas as pd
 import torch
 
+from mmn_utils.datasets.base import TooFew
 from mmn_utils.interventions.receipts import NothingTouched
 from mmn_utils.models.base import Prompt
 from mmn_utils.neurons.captions import Caption, generate
@@ -136,7 +137,7 @@ def region_invariance(
 
 def _shuffle(model, prompt: Prompt, ids: Sequence[str], seed: int, shuffle: int):
     """Shuffle the image tokens of each image: the new prompt, and what was moved."""
-    orders = draw_orders(model.image_tokens.count, ids, seed, shuffle)
+    orders = draw_orders(len(_patches(model, prompt)), ids, seed, shuffle)
     moved, changes = shuffled(model, prompt, orders)
     places = torch.arange(orders.shape[1])
     tokens = (orders != places).sum(1).tolist()
@@ -174,27 +175,34 @@ def draw_orders(count: int, images: Sequence[str], seed: int, shuffle: int = 0) 
 
 
 def shuffled(model, prompt: Prompt, orders: torch.Tensor) -> tuple[Prompt, torch.Tensor]:
-    """Permute the image tokens of each row: token i is what token ``orders[row, i]`` was.
+    """Permute the patches of each row: patch i is what patch ``orders[row, i]`` was.
 
-    ``orders`` (B, count) long. Returns the new prompt and the largest absolute change of
+    ``orders`` (B, patches) long. Returns the new prompt and the largest absolute change of
     each row (B,); mask and positions stay. ``NothingTouched`` where a row has not changed.
     """
-    start, count = model.image_tokens.start, model.image_tokens.count
+    places = _patches(model, prompt)
+    count = len(places)
     if orders.shape != (len(prompt), count):
         raise ValueError(f"orders of {tuple(orders.shape)}: give {(len(prompt), count)}")
     if not torch.equal(
         orders.sort(dim=1).values, torch.arange(count, device=orders.device).expand_as(orders)
     ):
         raise ValueError(f"a row of orders is no permutation of 0 to {count - 1}")
-    old = prompt.embeds[:, start : start + count]
+    old = prompt.embeds[:, places]
     orders = orders.to(old.device)
     embeds = prompt.embeds.clone()
-    embeds[:, start : start + count] = old.gather(1, orders[:, :, None].expand_as(old))
+    embeds[:, places] = old.gather(1, orders[:, :, None].expand_as(old))
     change = (embeds - prompt.embeds).abs().flatten(1).amax(1).float()
     if len(change) and not bool(change.all()):
         row = int((change == 0).nonzero()[0])
         raise NothingTouched(f"the shuffle of row {row} changed no image token: all are alike")
     return replace(prompt, embeds=embeds, extras=_along(prompt.extras, orders)), change
+
+
+def _patches(model, prompt: Prompt) -> Sequence[int]:
+    """List the positions of the image tokens, ends of rows left out."""
+    places = model.image_tokens.places
+    return range(prompt.embeds.shape[1])[places] if isinstance(places, slice) else places
 
 
 def _along(extras: Mapping[str, torch.Tensor], orders: torch.Tensor) -> dict[str, torch.Tensor]:
@@ -245,7 +253,8 @@ def shuffled_regions(
 
     ``before``: neuron tables by method, of the concepts as they are, with the largest of
     ``ks`` neurons or more. Returns ``ratios`` as ``RegionInvariance.ratios`` and receipts:
-    image, text (the caption now), moved (tokens), change (the largest of an entry).
+    image, text (the caption now), moved (tokens), change (the largest of an entry). TooFew where
+    no caption keeps any of its nouns.
     """
     methods = {name: switched(activation, contribution_norm)[name] for name in before}
     tops = {name: top_k(table, max(ks)) for name, table in before.items()}
@@ -264,6 +273,11 @@ def shuffled_regions(
     table = per_subject("regions", model, some, key, compute, batch_size, progress)
     ratios = table[table["method"] != ""].drop(columns=["text", "moved", "change"])
     receipts = table.loc[table["method"] == "", ["image", "text", "moved", "change"]]
+    if ratios.empty:
+        raise TooFew(
+            f"none of the {len(some)} captions keeps a noun when the image tokens are shuffled; "
+            "take more photographs"
+        )
     whole = {"token": "int64", "shuffle": "int64", "k": "int64"}
     receipts = receipts.astype({"moved": "int64"})
     return ratios.astype(whole).reset_index(drop=True), receipts.reset_index(drop=True)

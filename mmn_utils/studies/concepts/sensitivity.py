@@ -19,7 +19,7 @@ from mmn_utils.measures.bertscore import bertscore, bertscore_identifier
 from mmn_utils.measures.bleurt import bleurt as bleurt_of
 from mmn_utils.measures.moverscore import moverscore, moverscore_identifier
 from mmn_utils.neurons.decoding import decoded_words, signs_of
-from mmn_utils.neurons.table import Neuron, neuron_table, top_k
+from mmn_utils.neurons.table import Neuron, address, neuron_table, top_k
 from mmn_utils.studies.agreement import listed
 
 METRICS = ("bertscore", "moverscore", "bleurt")
@@ -85,7 +85,7 @@ def top_words(
     found = [Neuron(layer, unit) for layer, unit in zip(top["layer"], top["unit"], strict=True)]
     keys = list(zip(found, top["sign"].tolist(), strict=True))
     words = decoded_words(model, keys, tokens, decode_norm, decode_bias)
-    top["neuron"] = [str(neuron) for neuron in found]
+    top["neuron"] = [address(model, neuron) for neuron in found]
     top["words"] = [words[key] for key in keys]
     return top[[*CONCEPT, "method", "rank", "neuron", "score", "sign", "words"]]
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from mmn_utils.datasets.base import TooFew
 from mmn_utils.measures.estimates import frame_of, share_of
 from mmn_utils.studies.annotations import named_by
 from mmn_utils.studies.concepts.invariance import chance, cross_image_invariance, unrelated_images
@@ -88,8 +89,8 @@ def sharing(
     """Count what ``ns`` images share, by the neuron tables of ``METHODS`` that there are.
 
     ``draws`` random choices of the images of a concept, and as many of unrelated ones. ``some``
-    are the concepts' photographs. ``k`` is one of ``ks``. ValueError where no concept is in two
-    photographs.
+    are the concepts' photographs. ``k`` is one of ``ks``. An N for which there are too few images
+    of other concepts has no rows. TooFew where no N has any.
     """
     if k not in ks:
         raise ValueError(f"k = {k} is not among ks = {list(ks)}; add it there")
@@ -99,17 +100,29 @@ def sharing(
     for method in methods:
         table = tables[method]
         same = cross_image_invariance(table, **options)
-        if same.empty:
-            raise ValueError("no concept is in two photographs or more; take more photographs")
         apart = unrelated_images(table, **options)
         columns[method] = same.set_index(keys)["ratio"]
         columns[f"{method}{APART}"] = apart.set_index(keys)["ratio"]
         images = same.set_index(keys)["images"]
         spread.append(same[[*keys, "low", "high"]].assign(method=method))
-    rows = pd.DataFrame({"images": images}).join(pd.DataFrame(columns)).reset_index()
+    rows = pd.DataFrame({"images": images}).join(pd.DataFrame(columns)).dropna().reset_index()
+    if rows.empty:
+        raise _too_few(table, min(ns))
     rows.insert(1, "object", rows["concept"].isin(annotated(some)))
     rows = with_all_methods(rows, [f"{method}{end}" for method in METHODS for end in ("", APART)])
     return Sharing(rows, pd.concat(spread), methods, most_images(rows), k)
+
+
+def _too_few(table: pd.DataFrame, least: int) -> TooFew:
+    """Say why there is nothing to compare: no noun is in enough captions, or no other one is."""
+    images = table.groupby(table["target"].str.casefold())["image"].nunique()
+    here = f"of the {table['image'].nunique()} photographs' captions"
+    if images.max() < least:
+        return TooFew(f"no noun is in {least} {here}; take more photographs of the same things")
+    return TooFew(
+        f"{images.max()} {here} have the noun {images.idxmax()!r}, and too few have another one to "
+        "be compared with; take photographs of other things, too"
+    )
 
 
 def annotated(some: Subjects) -> set[str]:
@@ -127,10 +140,8 @@ def most_images(ratios: pd.DataFrame, least: int = 5) -> int:
     """Return the largest N that ``least`` concepts reach, else the N that most concepts reach.
 
     ``ratios`` as from ``invariance.cross_image_invariance``; a mean over two concepts says
-    little. ValueError where no concept is in enough images.
+    little.
     """
-    if ratios.empty:
-        raise ValueError("no concept is in two photographs or more; take more photographs")
     reached = ratios.groupby("n")["concept"].nunique()
     enough = reached[reached >= least]
     return int(enough.index.max() if len(enough) else reached.idxmax())

@@ -16,7 +16,7 @@ import pandas as pd
 
 from mmn_utils.measures.estimates import Estimate
 from mmn_utils.neurons.decoding import SIGN, suppressed_words
-from mmn_utils.neurons.table import Neuron
+from mmn_utils.neurons.table import neuron_at
 from mmn_utils.studies.agreement import listed, writes_noun
 from mmn_utils.studies.annotations import examples
 from mmn_utils.studies.concepts.regions import region_invariance, same_neurons
@@ -72,7 +72,8 @@ def with_writes(words: pd.DataFrame) -> pd.DataFrame:
 
 def with_suppressed(model, words: pd.DataFrame, *, tokens: int = 10) -> pd.DataFrame:
     """Add the column suppresses: the tokens at the other end of what each neuron wrote."""
-    units = list(zip(map(Neuron.parse, words["neuron"]), words["sign"].tolist(), strict=True))
+    found = (neuron_at(model, one) for one in words["neuron"])
+    units = list(zip(found, words["sign"].tolist(), strict=True))
     other = suppressed_words(model, units, tokens)
     return words.assign(suppresses=[other[unit] for unit in units])
 

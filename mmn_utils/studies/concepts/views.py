@@ -12,9 +12,15 @@ import torch
 from PIL import Image
 
 from mmn_utils.measures.estimates import Estimate, frame_of, shares_of
-from mmn_utils.models.pixels import cut_box
 from mmn_utils.neurons.decoding import Signed, signs_of
-from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
+from mmn_utils.neurons.receptive_fields import (
+    activation_maps,
+    iou,
+    mask,
+    seen_picture,
+    seen_truth,
+    upsample,
+)
 from mmn_utils.neurons.table import RANDOM, TOP, Neuron, best_of, random_like
 from mmn_utils.neurons.targets import Target
 from mmn_utils.studies.annotations import named_by
@@ -110,9 +116,10 @@ def _shown(model, shown: Subjects, table: pd.DataFrame, ks: Sequence[int], quant
     for photograph, targets in zip(shown.photographs, shown.every, strict=True):
         picture = photograph.open()
         tops = signed_at_steps(model, picture, targets, [best[t.image, t.noun] for t in targets])
-        smooth = upsample(focus(model, picture, tops, ks), model.image_tokens.pixels).cpu()
+        maps = focus(model, picture, tops, ks, photograph.id)
+        smooth = upsample(maps, model.image_tokens.pixels).cpu()
         cuts = mask(smooth, quantile)
-        square = seen(model, picture)
+        square = seen_picture(model, picture)
         for target, one, cut in zip(targets, smooth, cuts, strict=True):
             truth = object_mask(model, photograph, target.noun)
             truth = None if truth is None else truth.numpy()
@@ -134,11 +141,13 @@ def signed_at_steps(
 
 
 @torch.no_grad()
-def focus(model, picture, lists: Sequence[Sequence[Signed]], ks: Sequence[int]) -> torch.Tensor:
+def focus(
+    model, picture, lists: Sequence[Sequence[Signed]], ks: Sequence[int], name: str = ""
+) -> torch.Tensor:
     """Average the activations of the first k neurons of each list: (lists, ks, h, w) float32.
 
-    Each times its sign. One pass serves all. ValueError for a model without a grid and for too
-    short a list.
+    Each times its sign. One pass serves all. ValueError for a model without a grid, for too
+    short a list, and as ``activation_maps``, whose errors call the picture by ``name``.
     """
     model.require_grid()
     shortest = min(map(len, lists))
@@ -146,7 +155,7 @@ def focus(model, picture, lists: Sequence[Sequence[Signed]], ks: Sequence[int]) 
         raise ValueError(f"{shortest} neurons are scored, {max(ks)} are asked; score with more")
     every = list(dict.fromkeys(neuron for some in lists for neuron, _ in some[: max(ks)]))
     place = {neuron: i for i, neuron in enumerate(every)}
-    maps = activation_maps(model, [picture], every)[0]
+    maps = activation_maps(model, [picture], every, [name] if name else ())[0]
     rows = []
     for some in lists:
         neurons, signs = zip(*some[: max(ks)], strict=True)
@@ -183,7 +192,7 @@ def focus_table(
         drawn = [random_like(top, model.sizes.units, rng) for top in tops]
         lists = signed_at_steps(model, picture, [*named, *named], [*tops, *drawn])
         lists += [[(neuron, 1) for neuron in top] for top in tops]
-        maps = focus(model, picture, lists, ks)
+        maps = focus(model, picture, lists, ks, photograph.id)
         masks = mask(upsample(maps, model.image_tokens.pixels), quantile).cpu()
         pairs = [(condition, target.noun) for condition in CONDITIONS for target in named]
         for (condition, noun), cuts in zip(pairs, masks, strict=True):
@@ -197,20 +206,6 @@ def object_mask(model, photograph: Photograph, noun: str) -> torch.Tensor | None
 
     None where the noun names none, or where they vanish at that size.
     """
-    masks = [
-        resize_truth(_cut(model, one.mask), model.image_tokens.pixels)
-        for one in named_by(photograph, noun)
-    ]
+    masks = [seen_truth(model, one.mask) for one in named_by(photograph, noun)]
     truth = torch.stack(masks).any(0) if masks else None
     return truth if truth is not None and truth.any() else None
-
-
-def seen(model, picture: Image.Image) -> Image.Image:
-    """Return the part of a picture that the encoder sees, which heat maps lie over."""
-    return Image.fromarray(_cut(model, np.asarray(picture.convert("RGB"))))
-
-
-def _cut(model, field: np.ndarray) -> np.ndarray:
-    """Cut out of a field (h, w, ...) over a picture what the adapter shows the encoder of it."""
-    height, width = field.shape[:2]
-    return cut_box(field, model.seen((width, height)))

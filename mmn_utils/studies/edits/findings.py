@@ -57,8 +57,8 @@ def choose_concepts(model, said: Sequence[Sequence[Target]], n: int) -> list[tup
             pairs.append((ranked[place], target))
     if not pairs:
         raise ValueError(
-            f"the captions begin with the nouns {ranked}: no two to make a concept of; give "
-            "concepts, or more photographs"
+            f"the captions begin with the nouns {ranked}: no two to make a concept of; give pairs "
+            "of words in concepts, or take photographs of other things, too"
         )
     return pairs
 

@@ -63,7 +63,7 @@ def receipt(
     max_new_tokens: int = 20,
 ) -> WeightReceipt:
     """Perturb a finding's neurons, caption its photograph, and take the noise off again."""
-    prompt = model.prompt([finding.photograph.open()])
+    prompt = model.prompt([finding.photograph.open()]).named([finding.photograph.id])
     options = {"prompt": prompt, "max_new_tokens": max_new_tokens}
     with perturb(model, finding.neurons, sigma, seed, relative, **options) as receipt:
         pass

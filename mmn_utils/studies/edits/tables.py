@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -17,6 +17,7 @@ from mmn_utils.interventions.joint import JointSettings
 from mmn_utils.interventions.receipts import weights_hash
 from mmn_utils.neurons.captions import generate
 from mmn_utils.neurons.decoding import SIGN, Signed, write_vectors
+from mmn_utils.neurons.table import address
 from mmn_utils.neurons.text import says
 from mmn_utils.studies.edits.findings import Finding, tokens_of
 from mmn_utils.studies.edits.making import closed_against_steps, edit_of, edits_of
@@ -52,7 +53,7 @@ def edited(model, ground: Ground, findings: Sequence[Finding], settings: Setting
             "g": [max(edit.pulls) for edit in edits],
             "dw": [_relative(model, edit) for edit in edits],
             "steps": closed_against_steps(model, findings, settings),
-            "neurons": [" ".join(map(_with_sign, one.signed)) for one in findings],
+            "neurons": [_with_signs(model, one.signed) for one in findings],
             "negative": [sum(sign < 0 for _, sign in one.signed) for one in findings],
             "before": [said[image].text for image in images],
             "after": after,
@@ -69,9 +70,8 @@ def _relative(model, edit: Edit) -> float:
     return float((edit.norms / write_vectors(model, edit.neurons).float().norm(dim=1).cpu()).mean())
 
 
-def _with_sign(pair: Signed) -> str:
-    neuron, sign = pair
-    return f"{neuron}{SIGN[sign]}"
+def _with_signs(model, pairs: Iterable[Signed]) -> str:
+    return " ".join(f"{address(model, neuron)}{SIGN[sign]}" for neuron, sign in pairs)
 
 
 def _reached(model, neurons, vectors: torch.Tensor) -> torch.Tensor:
@@ -92,7 +92,7 @@ def written(model, finding: Finding, edit: Edit, k: int = 5) -> pd.DataFrame:
     before, after = (tokens_of(model, signs * some, k) for some in ends)
     return pd.DataFrame(
         {
-            "neuron": [str(neuron) for neuron in finding.neurons],
+            "neuron": [address(model, neuron) for neuron in finding.neurons],
             "sign": [SIGN[sign] for _, sign in finding.signed],
             "writes there": list(map(_listed, before)),
             "with dw": list(map(_listed, after)),
@@ -192,11 +192,11 @@ def round_trip(model, edit: Edit) -> tuple[str, str, str]:
 
 def _use(model, what: str, edit: Edit, finding: Finding, max_new_tokens: int) -> dict[str, Any]:
     """Apply an edit, undo it, and tell what was said and what the weights were."""
-    prompt = model.prompt([finding.photograph.open()])
+    prompt = model.prompt([finding.photograph.open()]).named([finding.photograph.id])
     options = {"max_new_tokens": max_new_tokens, "allow_empty": edit.empty}
     with apply(model, edit, prompt=prompt, **options) as receipt:
         pass
-    again = generate(model, prompt, max_new_tokens, images=[finding.photograph.id])[0]
+    again = generate(model, prompt, max_new_tokens)[0]
     before, undone = receipt.caption_before[0], again.text
     return {
         "edit": what,

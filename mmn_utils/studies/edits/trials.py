@@ -17,6 +17,7 @@ import pandas as pd
 
 from mmn_utils.cache import bar
 from mmn_utils.datasets import Photograph
+from mmn_utils.datasets.base import TooFew
 from mmn_utils.interventions.concept import Concept, word_tokens
 from mmn_utils.interventions.drafts import Drafts, captions_now, drafts_of
 from mmn_utils.interventions.edit import Edit
@@ -128,10 +129,10 @@ class Ground:
         return judged(rows, *texts, margins).assign(norm=lengths)
 
     def _elsewhere(self, n_images: int) -> pd.DataFrame:
-        """Return ``thinned`` rows; ValueError where there are none."""
+        """Return ``thinned`` rows; TooFew where there are none."""
         rows = thinned(self.rows, n_images)
         if rows.empty:
-            raise ValueError(
+            raise TooFew(
                 f"edits were found on each of the {len(self.rows)} photographs, which leaves none "
                 "to try them on; take more photographs, or fewer concepts"
             )
@@ -164,8 +165,8 @@ class Ground:
 
         On up to ``n_images`` of them (``thinned``): each way's edits of ``findings``, one for
         each concept; and where one of ``places`` lies on a photograph with a source word, also
-        an edit found there, as a trial of efficacy. ``ValueError`` where every photograph is one
-        that an edit was found on.
+        an edit found there, as a trial of efficacy. ``TooFew`` where every photograph is one that
+        an edit was found on.
         """
         rows, at = self._elsewhere(n_images), {one.photograph.id: one for one in places}
         there = rows[(rows["role"] == SAME) & rows["image"].isin(at)].assign(role=EDITED)

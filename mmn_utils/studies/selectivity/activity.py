@@ -11,7 +11,13 @@ from PIL import Image
 
 from mmn_utils.datasets import Photograph
 from mmn_utils.neurons.decoding import decoded_words
-from mmn_utils.neurons.receptive_fields import QUANTILE, activation_maps, mask, upsample
+from mmn_utils.neurons.receptive_fields import (
+    QUANTILE,
+    activation_maps,
+    mask,
+    seen_picture,
+    upsample,
+)
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.studies.agreement import writes_noun
 from mmn_utils.studies.annotations import mentions
@@ -35,10 +41,11 @@ def unit_activations(
 
     def compute(rows: list[int]) -> pd.DataFrame:
         chosen = [photographs[row] for row in rows]
-        flat = activation_maps(model, [p.open() for p in chosen], neurons).flatten(2)
+        names = [p.id for p in chosen]
+        flat = activation_maps(model, [p.open() for p in chosen], neurons, names).flatten(2)
         return pd.DataFrame(
             {
-                "image": np.repeat(np.array([p.id for p in chosen], dtype=object), len(neurons)),
+                "image": np.repeat(np.array(names, dtype=object), len(neurons)),
                 "layer": [n.layer for n in neurons] * len(chosen),
                 "unit": [n.unit for n in neurons] * len(chosen),
                 "peak": flat.amax(-1).flatten().cpu().numpy(),
@@ -145,8 +152,9 @@ class Portrait:
     """A noun's unit and the pictures that drive it hardest (paper A, Figure 4), hardest first.
 
     ``words`` that it writes on the first of them, by the ``sign`` of its peak there;
-    ``masks`` bool (pictures, H, W); whether each picture ``shows`` the noun; its ``peaks``, the
-    unit's largest activation in each, beside the one of the ``median`` picture of all viewed.
+    ``masks`` bool (pictures, H, W), over what the model sees of each, which is what ``pictures``
+    hold; whether each picture ``shows`` the noun; its ``peaks``, the unit's largest activation in
+    each, beside the one of the ``median`` picture of all viewed.
     """
 
     noun: str
@@ -176,7 +184,9 @@ def portrait(
     place = {photograph.id: photograph for photograph in viewed}
     chosen = [place[image] for image in strongest(table, unit, n)]
     pictures = [photograph.open() for photograph in chosen]
-    fields = upsample(activation_maps(model, pictures, [unit])[:, 0], model.image_tokens.pixels)
+    names = [photograph.id for photograph in chosen]
+    maps = activation_maps(model, pictures, [unit], names)[:, 0]
+    fields = upsample(maps, model.image_tokens.pixels)
     (every,) = activation_grid(table, list(place), [unit], "peak")
     peaks, median = np.sort(every)[::-1][:n].tolist(), float(np.median(every))
     sign = -1 if peaks[0] < 0 else 1
@@ -184,4 +194,5 @@ def portrait(
     words = tuple(word.strip() for word in tokens)
     shows = [mentions(photograph, noun) for photograph in chosen]
     masks = mask(fields, quantile).cpu().numpy()
+    pictures = [seen_picture(model, picture) for picture in pictures]
     return Portrait(noun, unit, words, pictures, masks, shows, peaks, median, sign)

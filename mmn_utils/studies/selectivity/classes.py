@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 
 from mmn_utils.datasets import ClassFolders, Photograph
+from mmn_utils.datasets.base import TooFew
 from mmn_utils.models.capture import capture, spare_last
 from mmn_utils.neurons.attribution import attributed
 from mmn_utils.neurons.captions import generate
@@ -226,10 +227,12 @@ def class_study(
     units may be found, by the sign that they have on a picture (``signs.interpretable_ends``);
     ``per_class`` pictures of each split, ``n_units`` of each class. What else is ``asked`` goes to
     ``class_table``. Whoever asks for the same at the same time shares the work, through the cache.
+    TooFew where a class has no pictures of either split, or fewer than two classes have units.
     """
     names = [folders.names.get(name, name) for name in names or folders.classes[:10]]
     training = {name: folders.sample("train", name, per_class["train"], seed) for name in names}
     shown = {name: folders.sample("val", name, per_class["val"], seed) for name in names}
+    _require_both(training, shown)
     class_of = {p.id: name for name, pictures in training.items() for p in pictures}
     pictures = [picture for some in training.values() for picture in some]
     found = class_table(model, pictures, progress=progress, **asked)
@@ -237,6 +240,11 @@ def class_study(
     found = found[interpretable_rows(readable, found)]
     kept = steady_units(found, class_of, n_units)
     units = {name: kept[name] for name in names if name in kept}
+    if len(units) < 2:
+        raise TooFew(
+            f"units were found for {len(units)} of {len(names)} classes, which leaves none to "
+            "compare; take more photographs of each class"
+        )
     pairs = usual_signs(found, class_of, units)
     rng = np.random.default_rng(seed)
     everyone = [unit for some in units.values() for unit in some]
@@ -247,6 +255,15 @@ def class_study(
     ids = [picture.id for picture in seen]
     grids = (activation_grid(activity, ids, some) for some in (everyone, random))
     return ClassStudy(units, pairs, shown, *grids, named)
+
+
+def _require_both(training: Mapping[str, list], shown: Mapping[str, list]) -> None:
+    for name, some in training.items():
+        if not (some and shown[name]):
+            raise TooFew(
+                f"class {name!r} has {len(some) + len(shown[name])} photograph to find units on "
+                "and to watch them on; put two or more into its folder"
+            )
 
 
 def named_shares(table: pd.DataFrame, class_of: Mapping[str, str]) -> dict[str, float]:

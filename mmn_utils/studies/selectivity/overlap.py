@@ -20,10 +20,12 @@ from mmn_utils.neurons.receptive_fields import (
     dataset_thresholds,
     iou,
     mask,
-    resize_truth,
+    seen_part,
+    seen_picture,
+    seen_truth,
     upsample,
 )
-from mmn_utils.neurons.table import RANDOM, TOP, Neuron
+from mmn_utils.neurons.table import RANDOM, TOP, Neuron, address
 from mmn_utils.neurons.text import same_word
 from mmn_utils.studies.store import digest, per_photograph
 
@@ -69,7 +71,7 @@ def iou_table(
         chosen = [photographs[place] for place in places]
         sets = [neurons[photograph.id] for photograph in chosen]
         every = sorted({n for conditions in sets for some in conditions.values() for n in some})
-        fields = activation_maps(model, [p.open() for p in chosen], every)
+        fields = activation_maps(model, [p.open() for p in chosen], every, [p.id for p in chosen])
         place = {neuron: i for i, neuron in enumerate(every)}
         rows = []
         for photograph, conditions, field in zip(chosen, sets, fields, strict=True):
@@ -102,7 +104,7 @@ def _against(model, photograph, objects, condition, neurons, masks) -> list[tupl
     """Compare one condition's masks with each object of one photograph."""
     rows = []
     for category in objects[photograph.id]:
-        truth = resize_truth(photograph.mask(category), model.image_tokens.pixels)
+        truth = seen_truth(model, photograph.mask(category))
         if not truth.any():
             continue
         values = iou(masks, truth).tolist()
@@ -133,7 +135,8 @@ def unit_thresholds(
         some = neurons[start : start + at_once]
 
         def compute(few: Sequence[Photograph], some=some) -> torch.Tensor:
-            return activation_maps(model, [one.open() for one in few], some).cpu()
+            names = [one.id for one in few]
+            return activation_maps(model, [one.open() for one in few], some, names).cpu()
 
         parts = in_batches(compute, photographs, batch_size)
         found = dataset_thresholds(torch.cat(parts), quantile).tolist()
@@ -197,17 +200,20 @@ def mask_rows(single: pd.DataFrame, mean_mask: pd.DataFrame) -> pd.DataFrame:
     return mean.merge(beside[[*keys, *names.values()]], on=keys, validate="one_to_one")
 
 
-def best_possible(photographs: Sequence[Photograph], table: pd.DataFrame, cut: Cut) -> pd.Series:
+def best_possible(
+    model, photographs: Sequence[Photograph], table: pd.DataFrame, cut: Cut
+) -> pd.Series:
     """Say of each row of ``iou_by_image`` which IoU no mask of the size that is cut can exceed.
 
-    A mask that covers c of the picture and an object that fills f of it have at most
+    A mask that covers c of what the model sees and an object that fills f of it have at most
     min(c, f) / max(c, f). NaN where masks are cut at thresholds over a data set and have any size.
     """
     if cut.thresholds is not None:
         return pd.Series(np.nan, table.index)
     place = {photograph.id: photograph for photograph in photographs}
     pairs = zip(table["image"], table["category"], strict=True)
-    filled = np.array([place[image].mask(category).mean() for image, category in pairs])
+    masks = (seen_part(model, place[image].mask(category)) for image, category in pairs)
+    filled = np.array([one.mean() for one in masks])
     covered = 1 - cut.quantile
     return pd.Series(np.minimum(filled, covered) / np.maximum(filled, covered), table.index)
 
@@ -241,8 +247,9 @@ def by_category(table: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 class Example:
     """A picture with an object and masks (paper A, Figure S.1).
 
-    ``truth`` bool (h, w) of the picture; ``masks`` bool (n, H, W), first the one of the mean of
-    all units, last that of the mean of as many random ones, each with its name and its overlap.
+    ``picture`` is what the model sees of it, ``truth`` bool (h, w) over that; ``masks`` bool
+    (n, H, W), first the one of the mean of all units, last that of the mean of as many random
+    ones, each with its name and its overlap.
     """
 
     category: str
@@ -286,14 +293,15 @@ def example(
     rows = overlaps[(overlaps["image"] == photograph.id) & (overlaps["category"] == category)]
     for condition, count in shown.items():
         some = neurons[condition]
-        maps = activation_maps(model, [picture], some)[0]
+        maps = activation_maps(model, [picture], some, [photograph.id])[0]
         ranks = [MEAN_MASK, *range(len(some[:count]))]
         masks.append(masks_with_mean(model, maps, some, cut or Cut()).cpu().numpy()[ranks])
         what = "random" if condition == RANDOM else "top"
-        names += [f"mean of {len(some)}\n{what} units", *map(str, some[:count])]
+        names += [f"mean of {len(some)}\n{what} units", *(address(model, n) for n in some[:count])]
         iou_of = rows[rows["condition"] == condition].set_index("rank")["iou"]
         ious += [float(iou_of.get(rank, np.nan)) for rank in ranks]
-    return Example(category, picture, photograph.mask(category), np.concatenate(masks), names, ious)
+    shown = seen_picture(model, picture), seen_part(model, photograph.mask(category))
+    return Example(category, *shown, np.concatenate(masks), names, ious)
 
 
 def published_overlap() -> dict[str, float]:

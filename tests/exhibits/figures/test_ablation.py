@@ -97,3 +97,14 @@ def test_figure_s3_draws_the_curves_and_the_floor():
     assert_drawn(ax, made_curves())
     assert ax.lines[-1].get_ydata() == [0.41, 0.41]
     assert ax.get_xlabel() == "units ablated, of 458,752"
+
+
+@pytest.mark.parametrize("floor", [0.41, 0.7])
+def test_the_floor_is_named_where_no_other_print_stands(floor):
+    (ax,) = ablation.caption_similarity(made_curves(), 458752, floor).axes
+    ax.figure.draw_without_rendering()
+    legend = ax.get_legend()
+    box = legend.get_window_extent()
+    assert not any(text.get_window_extent().overlaps(box) for text in ax.texts)
+    named = [text.get_text() for text in (*ax.texts, *legend.get_texts())]
+    assert named.count("captions of other pictures") == 1

@@ -9,6 +9,7 @@ import torch
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from mmn_utils.datasets.base import TooFew
 from mmn_utils.interventions.receipts import NothingTouched
 from mmn_utils.measures.estimates import mean_of
 from mmn_utils.neurons.attribution import attribution
@@ -264,6 +265,8 @@ def test_tables_that_are_known_are_not_scored_again(model, prompt, monkeypatch):
 
 
 def test_shuffled_regions_are_those_of_one_batch(model, some, monkeypatch):
+    # a random model's captions lose their nouns with the order of the patches: take them as kept
+    monkeypatch.setattr(regions, "_in_both", lambda _model, targets, _captions: list(targets))
     tables = scoring.top_neurons(model, some, k=12, **QUIET)
     before = {"contribution": tables["contribution"]}
     pictures, targets = some.opened()
@@ -275,13 +278,21 @@ def test_shuffled_regions_are_those_of_one_batch(model, some, monkeypatch):
     ratios, receipts = regions.shuffled_regions(model, some, before, [3, 12], **options)
     keys = ["image", "target", "k"]
     both = ratios.merge(expected.ratios, on=keys)
-    assert len(both) == len(ratios) == len(expected.ratios)
+    assert len(both) == len(ratios) == len(expected.ratios) == 2 * len(targets)
     np.testing.assert_allclose(both["ratio_x"], both["ratio_y"], atol=0.34)  # near-equal scores
     assert receipts["image"].tolist() == some.ids
     assert receipts["text"].tolist() == expected.captions["text"].tolist()
     assert receipts["moved"].tolist() == [one.moved for one in expected.receipts]
     monkeypatch.setattr(regions, "region_invariance", refuse)
     assert regions.shuffled_regions(model, some, before, [3, 12], **options)[0].equals(ratios)
+
+
+def test_captions_that_keep_no_noun_are_too_few(model, some, monkeypatch):
+    tables = scoring.top_neurons(model, some, k=3, **QUIET)
+    monkeypatch.setattr(regions, "_in_both", lambda *_: [])
+    before, options = {"contribution": tables["contribution"]}, {"max_new_tokens": 5, **QUIET}
+    with pytest.raises(TooFew, match=rf"none of the {len(some)} captions keeps a noun"):
+        regions.shuffled_regions(model, some, before, [3], **options)
 
 
 def test_same_neurons_lists_both_sides(model, some):

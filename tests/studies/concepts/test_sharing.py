@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 
 from mmn_utils.datasets import Instance, Photograph
+from mmn_utils.datasets.base import TooFew
 from mmn_utils.measures.estimates import share_of
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.table import neuron_table
@@ -105,8 +106,23 @@ def test_the_k_of_claims_is_one_of_those_counted(tables, some):
 
 def test_concepts_of_one_image_each_share_nothing(tables, some):
     alone = {name: table.query("image.str.endswith('-0')") for name, table in tables.items()}
-    with pytest.raises(ValueError, match="no concept is in two photographs"):
+    with pytest.raises(TooFew, match="no noun is in 2 of the 5 photographs' captions; take more"):
         sharing(alone, some, ns=NS, ks=KS, k=4)
+
+
+@pytest.mark.parametrize(
+    ("concepts", "reached"), [(["dog"], None), (["cat", "dog"], 2), (["boat", "cat", "dog"], 3)]
+)
+def test_images_of_other_concepts_limit_how_many_are_compared(tables, some, concepts, reached):
+    few = {name: table[table["target"].isin(concepts)] for name, table in tables.items()}
+    if reached is None:
+        with pytest.raises(TooFew, match="4 of the 4 photographs' captions have the noun 'dog'"):
+            sharing(few, some, ns=NS, ks=KS, k=4)
+        return
+    found = sharing(few, some, ns=NS, ks=KS, k=4)
+    assert found.rows["n"].max() == reached
+    assert found.curves()["mean"].notna().all()
+    assert list(found.shown()["images"]) == sorted(found.at["images"], reverse=True)
 
 
 def test_random_sets_share_less_with_every_image():
@@ -121,5 +137,3 @@ def test_claims_take_the_most_images_that_enough_concepts_have():
     assert most_images(ratios) == 3
     assert most_images(ratios, least=1) == 4
     assert most_images(ratios, least=7) == 2
-    with pytest.raises(ValueError, match="take more photographs"):
-        most_images(ratios.iloc[:0])

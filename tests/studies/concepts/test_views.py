@@ -13,7 +13,7 @@ from mmn_utils.models.capture import capture
 from mmn_utils.models.pixels import seen_box
 from mmn_utils.neurons.captions import Caption
 from mmn_utils.neurons.contribution import contribution
-from mmn_utils.neurons.receptive_fields import activation_maps, mask, upsample
+from mmn_utils.neurons.receptive_fields import activation_maps, mask, seen_picture, upsample
 from mmn_utils.neurons.table import Neuron, best_of
 from mmn_utils.neurons.targets import caption_targets
 from mmn_utils.studies.concepts import scoring
@@ -65,7 +65,7 @@ def test_views_are_the_mean_signed_maps_of_the_top_neurons(model, some, table):
     smooth = upsample(where.focus(model, picture, best, KS), model.image_tokens.pixels)[0]
     np.testing.assert_allclose(cat.maps, smooth, rtol=1e-5, atol=1e-6)
     assert (cat.masks == mask(smooth, 0.9).numpy()).mean() > 0.999  # but for a pixel at the cut
-    assert cat.picture.size == where.seen(model, picture).size
+    assert cat.picture.size == seen_picture(model, picture).size
     assert cat.truth is None  # no cat is annotated
     assert (horse.truth == where.object_mask(model, some.photographs[1], "horse").numpy()).all()
 
@@ -158,8 +158,8 @@ def test_no_grid_is_the_adapters_own_reason(model, tmp_path):
 
 def test_a_cut_out_square_is_what_maps_lie_over(model, monkeypatch):
     picture = tiny_images(1, side=40)[0]  # 48 x 40
-    assert where.seen(model, picture).size == (48, 40)
+    assert seen_picture(model, picture).size == (48, 40)
     monkeypatch.setattr(model, "seen", lambda size: seen_box(size, "crop"))
-    square = where.seen(model, picture)
+    square = seen_picture(model, picture)
     assert square.size == (40, 40)
     assert square.getpixel((0, 0)) == picture.getpixel((4, 0))

@@ -116,7 +116,7 @@ def test_other_uses_of_an_edit(system, findings, tmp_path):
 
 def test_what_did_not_come_off_is_said(system, findings, edits, monkeypatch):
     other = study.tables.generate(system, system.prompt([findings[1].photograph.open()]), 4)
-    monkeypatch.setattr(study.tables, "generate", lambda *_, images: other)
+    monkeypatch.setattr(study.tables, "generate", lambda *_: other)
     used = study.tables._use(system, "edit", edits[0], findings[0], 4)
     assert used["weights before"] == used["weights undone"]
     assert not used["off"]

@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mmn_utils.datasets.base import TooFew
 from mmn_utils.interventions.edit import apply
 from mmn_utils.interventions.editing import Settings
 from mmn_utils.interventions.joint import JointSettings
@@ -103,7 +104,7 @@ def test_ways_are_compared_on_the_same_photographs(system, photographs, said, fi
 def test_edits_that_were_found_everywhere_can_be_tried_nowhere(system, findings, ground):
     found = ground.rows["role"] == study.outcomes.EDITED
     full = replace(ground, rows=ground.rows[found])
-    with pytest.raises(ValueError, match="each of the 2 photographs, which leaves none"):
+    with pytest.raises(TooFew, match="each of the 2 photographs, which leaves none"):
         full.compared(system, {"a": Settings()}, findings, [], 9, **QUIET)
     made = study.making.edits_of(system, findings, Settings())
     with pytest.raises(ValueError, match="or fewer concepts"):

@@ -6,10 +6,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from mmn_utils.datasets import FolderDataset, OwnClasses
+from mmn_utils.datasets.base import TooFew
 from mmn_utils.neurons import targets
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.studies import subjects as study
 from mmn_utils.studies.selectivity import classes
+from mmn_utils.studies.signs import interpretable_ends
+from tests.photographs import some_photographs
 
 K = 12
 
@@ -32,9 +36,7 @@ def test_steady_units_are_in_the_table_for_most_images():
 
 def test_a_classs_unit_has_the_sign_of_most_of_its_pictures():
     rows = [("a", 1, -0.5), ("b", 1, -0.1), ("c", 1, 9.0), ("d", 1, 0.2), ("e", 1, -0.3)]
-    table = pd.DataFrame(
-        [{"image": i, "layer": 0, "unit": u, "activation": a} for i, u, a in rows]
-    )
+    table = pd.DataFrame([{"image": i, "layer": 0, "unit": u, "activation": a} for i, u, a in rows])
     labels = {"a": "cat", "b": "cat", "c": "cat", "d": "dog", "e": "dog"}
     units = {"cat": [Neuron(0, 1)], "dog": [Neuron(0, 1)]}
     found = classes.usual_signs(table, labels, units)
@@ -96,3 +98,21 @@ def test_units_that_serve_several_classes_are_counted():
 def test_only_max_and_sum_rank_classes(system, photographs):
     with pytest.raises(ValueError, match="pair"):
         classes.class_table(system, photographs, rank_by="pair")
+
+
+def test_a_class_needs_photographs_to_find_units_on_and_to_watch_them_on(tmp_path):
+    for name in ("cats", "dogs"):
+        some_photographs(tmp_path / name, 2 - (name == "dogs"))
+    folders = OwnClasses(FolderDataset(tmp_path))
+    with pytest.raises(TooFew, match=r"class 'dogs' has 1 photograph .*; put two or more"):
+        classes.class_study(None, folders, [], None, per_class={"train": 2, "val": 2})
+
+
+def test_one_class_with_units_is_compared_with_none(system, tmp_path, monkeypatch):
+    for name in ("cats", "dogs"):
+        some_photographs(tmp_path / name, 2)
+    folders, readable = OwnClasses(FolderDataset(tmp_path)), interpretable_ends(system)
+    monkeypatch.setattr(classes, "nouns", lambda caption, model: [])
+    counts = {"train": 2, "val": 2}
+    with pytest.raises(TooFew, match="0 of 2 classes"):
+        classes.class_study(system, folders, [], readable, per_class=counts, max_new_tokens=2)

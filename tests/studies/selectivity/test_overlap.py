@@ -6,7 +6,9 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 
+from mmn_utils.datasets import Instance, Photograph
 from mmn_utils.datasets.published import published
 from mmn_utils.measures.estimates import difference_of, share_of
 from mmn_utils.neurons.receptive_fields import activation_maps, iou, mask, resize_truth, upsample
@@ -14,7 +16,7 @@ from mmn_utils.neurons.table import RANDOM, TOP, Neuron, controls
 from mmn_utils.studies import subjects as study
 from mmn_utils.studies.selectivity import overlap
 from tests.studies.boxes import subjects_of
-from tests.tiny import PIXELS
+from tests.tiny import PIXELS, tiny_limber
 
 K = 12
 
@@ -118,12 +120,45 @@ def test_categories_are_averaged_over_their_images():
     assert cat["difference low"] == difference_of([0.4, 0.6], [0.1, 0.1]).low
 
 
-def test_no_mask_exceeds_what_its_size_allows(photographs):
+def test_no_mask_exceeds_what_its_size_allows(system, photographs):
     table = pd.DataFrame({"image": ["0", "3"], "category": ["horse", "horse"]})
-    found = overlap.best_possible(photographs, table, overlap.Cut(0.9))
+    found = overlap.best_possible(system, photographs, table, overlap.Cut(0.9))
     filled = [photographs[i].mask("horse").mean() for i in (0, 3)]
     assert found.tolist() == pytest.approx([min(f, 0.1) / max(f, 0.1) for f in filled])
-    assert overlap.best_possible(photographs, table, overlap.Cut(0.9, {})).isna().all()
+    assert overlap.best_possible(system, photographs, table, overlap.Cut(0.9, {})).isna().all()
+
+
+def test_masks_and_objects_lie_over_the_same_cut_out_square(tmp_path):
+    """A system that cuts the middle out is that system on the middle, masks and all."""
+    system = tiny_limber(fit="crop")
+    whole, middle = wide_photographs(tmp_path)
+    neurons = {TOP: [Neuron(1, 3), Neuron(0, 7)], RANDOM: [Neuron(1, 4), Neuron(0, 8)]}
+    found = [
+        overlap.iou_table(system, [one], {one.id: ["horse"]}, {one.id: neurons}, progress=False)
+        for one in (whole, middle)
+    ]
+    assert found[0].drop(columns="image").equals(found[1].drop(columns="image"))
+    assert found[0]["iou"].max() > 0
+    table = pd.DataFrame({"image": ["whole", "middle"], "category": "horse"})
+    possible = overlap.best_possible(system, [whole, middle], table, overlap.Cut(0.9))
+    assert possible[0] == possible[1]
+    shown = [overlap.example(system, one, "horse", neurons, found[0], 1) for one in (whole, middle)]
+    assert shown[0].picture.tobytes() == shown[1].picture.tobytes()
+    assert (shown[0].truth == shown[1].truth).all()
+
+
+def wide_photographs(folder) -> list[Photograph]:
+    """Return a photograph thrice as wide as high, and its middle, each with a box on it."""
+    noise = np.random.default_rng(0).integers(0, 256, (PIXELS, 3 * PIXELS, 3), dtype=np.uint8)
+    found = []
+    for name, left, width in (("whole", 0, 3 * PIXELS), ("middle", PIXELS, PIXELS)):
+        path = folder / f"{name}.png"
+        Image.fromarray(noise[:, left : left + width]).save(path)
+        x, y = PIXELS + 6 - left, 4
+        box = [[x, y, x + 12, y, x + 12, y + 9, x, y + 9]]
+        one = Instance("horse", "animal", 108.0, False, (PIXELS, width), box)
+        found.append(Photograph(name, path, instances=(one,), size=(PIXELS, width)))
+    return found
 
 
 def test_rows_of_masks_hold_the_mean_and_the_single_ones():
