@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from pathlib import Path
 
 from mmn_utils.running import environment
 
@@ -30,6 +30,7 @@ MARKERS = {
     "weights": "needs the trained miniature in data/miniature",
     "benchmark": "measures time; prints a ratio",
 }
+PLACES = itertools.count()
 WEIGHTS = ("language_model/config.json", "vision.safetensors", "projection.safetensors")
 
 settings.register_profile(
@@ -64,12 +65,18 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 
 @pytest.fixture(autouse=True)
-def own_outputs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Keep tests away from the repository's figures, cached results and atlases."""
-    monkeypatch.setenv("MMN_ATLAS", str(tmp_path / "atlas"))
-    monkeypatch.setenv("MMN_FIGURES", str(tmp_path / "figures"))
-    monkeypatch.setenv("MMN_BUILD", str(tmp_path / "build"))
-    monkeypatch.setenv("MMN_CACHE", str(tmp_path / "cache"))
+def own_outputs(request, tmp_path_factory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Keep tests away from the repository's figures, cached results and atlases.
+
+    What a test writes lies in its ``tmp_path``, where it has one. One for each of thousands of
+    tests would take half a minute: pytest looks through all that there are to number the next.
+    """
+    if "tmp_path" in request.fixturenames:
+        place = request.getfixturevalue("tmp_path")
+    else:
+        place = tmp_path_factory.getbasetemp() / "outputs" / str(next(PLACES))
+    for name in ("ATLAS", "FIGURES", "BUILD", "CACHE"):
+        monkeypatch.setenv(f"MMN_{name}", str(place / name.lower()))
 
 
 @pytest.fixture(scope="module")
@@ -80,16 +87,30 @@ def chromium():
         yield browser
 
 
+@pytest.fixture(scope="module")
+def spare(chromium) -> dict:
+    """Empty pages of this browser."""
+    return {}
+
+
 @pytest.fixture
-def windows(chromium):
+def windows(chromium, spare):
     """Open pages with ``windows(width, height, dark, offline)``; a fault in one fails the test.
 
     A test that expects faults reads ``windows.faults`` and clears it.
     """
-    opened = Windows(chromium)
+    opened = Windows(chromium, spare)
     yield opened
     opened.close()
     assert not opened.faults, opened.faults
+
+
+@pytest.fixture
+def warm_kernels(monkeypatch) -> None:
+    """Spare each kernel of a test the loading of torch."""
+    from tests.warm_kernels import Fork
+
+    monkeypatch.setattr("jupyter_client.provisioning.local_provisioner.launch_kernel", Fork)
 
 
 @pytest.fixture

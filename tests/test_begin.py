@@ -101,5 +101,3 @@ def test_papermill_alone_is_told_of_what_it_would_only_warn_of(notebook):
     assert run(notebook, quantile=0.5, sizes={"small": 3}).startswith("begun 0.5 {'small': 3, 'l")
     with pytest.raises(papermill.PapermillExecutionError, match="'quantil' is not a parameter of"):
         run(notebook, quantil=0.5)
-    with pytest.raises(papermill.PapermillExecutionError, match="n_images = '20' is of type str"):
-        run(notebook, n_images="20")

@@ -152,6 +152,7 @@ def test_names_each_of_its_exhibits(path):
 
 @each_notebook
 @pytest.mark.slow
+@pytest.mark.usefixtures("warm_kernels")
 def test_runs_from_end_to_end_on_the_preset_ci(path, tmp_path):
     if resolve(path, "ci")["model"].startswith("miniature") and missing_weights():
         pytest.skip(f"{path.stem} needs data/miniature, which lacks {', '.join(missing_weights())}")

@@ -116,7 +116,7 @@ def random_tables(facts: Facts, pictures: int, rng: np.random.Generator) -> dict
 
 def of_atlas(atlas: Atlas, number: int, image: str, word: str) -> dict[str, Callable]:
     """Ask an atlas; each answer is reduced to what pandas gives, too."""
-    neuron = atlas._address(number)
+    (neuron,) = atlas._addresses([number])
     return {
         "neuron": lambda: [token.token for token in atlas.neuron(neuron).writes],
         "image": lambda: len(atlas.image(image).scores),

@@ -33,35 +33,54 @@ def needed() -> None:
 
 
 class Windows:
-    """Opens pages, and keeps what went wrong in them: errors on the console, uncaught ones."""
+    """Opens pages, and keeps what went wrong in them: errors on the console, uncaught ones.
 
-    def __init__(self, browser) -> None:
-        self.browser, self.contexts, self.faults = browser, [], []
+    With ``spare``, pages are not closed but emptied and put there, by light and network: a new one
+    takes a second.
+    """
+
+    def __init__(self, browser, spare: dict | None = None) -> None:
+        self.browser, self.spare = browser, spare
+        self.opened, self.faults = [], []
 
     def __call__(
         self, width: int = 1400, height: int = 1000, dark: bool = False, offline: bool = True
     ):
         """Open an empty page of a size, light or dark, without a network unless asked for."""
+        kind = dark, offline
+        page = (self.spare or {}).pop(kind, None) or self._new(*kind)
+        page.set_viewport_size({"width": width, "height": height})
+        page.on("pageerror", self._broke)
+        page.on("console", self._said)
+        self.opened.append((page, kind))
+        return page
+
+    def _new(self, dark: bool, offline: bool):
         context = self.browser.new_context(
-            viewport={"width": width, "height": height},
-            color_scheme="dark" if dark else "light",
-            accept_downloads=True,
+            color_scheme="dark" if dark else "light", accept_downloads=True
         )
         context.set_offline(offline)
         context.set_default_timeout(15_000)
-        self.contexts.append(context)
-        page = context.new_page()
-        page.on("pageerror", lambda error: self.faults.append(str(error)))
-        page.on("console", self._said)
-        return page
+        return context.new_page()
+
+    def _broke(self, error) -> None:
+        self.faults.append(str(error))
 
     def _said(self, message) -> None:
         if message.type == "error":
             self.faults.append(f"{message.text} ({message.location.get('url', '')})")
 
     def close(self) -> None:
-        for context in self.contexts:
-            context.close()
+        for page, kind in self.opened:
+            page.remove_listener("pageerror", self._broke)
+            page.remove_listener("console", self._said)
+            if self.spare is None or kind in self.spare:
+                page.context.close()
+                continue
+            page.unroute_all()
+            page.mouse.move(0, 0)
+            page.goto("about:blank")
+            self.spare[kind] = page
 
 
 @contextmanager

@@ -25,6 +25,12 @@ UNTESTED = Judged(None, Verdict("not tested"), Verdict("not tested"))
 PARAMETERS = {"preset": "ci", "run": "test", "seed": 3}
 
 
+def open_run(root: Path, exhibits: Path) -> Run:
+    """Open a run of a tiny model in a folder."""
+    return Run("test", "02_attribution", PARAMETERS, model={"name": "tiny", "revision": "r1"},
+               data="scenes", seed=3, root=root, exhibits=exhibits)  # fmt: skip
+
+
 def draw():
     plots.use_style()
     fig, ax = plt.subplots(figsize=(3, 2))

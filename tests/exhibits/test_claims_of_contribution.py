@@ -10,6 +10,7 @@ from mmn_utils.datasets.published import published_claim
 from mmn_utils.exhibits.judging import Judged, judge_claim
 from mmn_utils.exhibits.texts import load_texts
 
+pytestmark = pytest.mark.usefixtures("few_redraws")
 MANY = 40
 NOISE = np.random.default_rng(0).normal(scale=0.02, size=(5, MANY))
 METHODS = ("contribution", "activation", "attribution", "contribution_gate", "activation_gate")

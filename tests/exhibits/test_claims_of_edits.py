@@ -10,6 +10,7 @@ from mmn_utils.datasets.published import published_claim
 from mmn_utils.exhibits.judging import Judged, judge_claim
 from mmn_utils.exhibits.texts import load_texts
 
+pytestmark = pytest.mark.usefixtures("few_redraws")
 MANY = 40
 
 

@@ -21,38 +21,35 @@ LISTED = re.compile(r"<li><code>([^<]+)</code>")
 LINK = re.compile(r'(?:src|href)="(?!#|data:|https://arxiv.org/)([^"]+)"')
 
 
-def test_the_report_shows_what_lies_beside_it_and_needs_nothing_else(run):
-    fill(run)
-    path = build_report(run)
+def test_the_report_shows_what_lies_beside_it_and_needs_nothing_else(filled):
+    path = build_report(filled)
     html = path.read_text(encoding="utf-8")
     assert '<img src="A-fig-1.png" width="480" height="320"' in html
     links = LINK.findall(html)
-    assert set(links) == {file.name for file in run.folder.iterdir()} - {path.name}
+    assert set(links) == {file.name for file in filled.folder.iterdir()} - {path.name}
     for word in ("base64", "Other runs", "Executed:", "<script", "@import", "url("):
         assert word not in html
     assert "<b>signs</b>" not in html
     assert "&lt;b&gt;signs&lt;/b&gt; &amp; 3 units." in html
 
 
-def test_a_report_links_to_the_notebooks_that_have_pages(run):
-    fill(run)
-    (run.folder / "notebooks").mkdir()
+def test_a_report_links_to_the_notebooks_that_have_pages(filled):
+    (filled.folder / "notebooks").mkdir()
     for name in ("02_attribution", "02_attribution-standalone"):
-        (run.folder / "notebooks" / f"{name}.html").touch()
-    html = build_report(run).read_text(encoding="utf-8")
+        (filled.folder / "notebooks" / f"{name}.html").touch()
+    html = build_report(filled).read_text(encoding="utf-8")
     assert html.count('href="notebooks/02_attribution.html"') == 1  # where parameters stand
     for id in ("A-fig-1", "A-table-1"):
         assert html.count(f'href="notebooks/02_attribution.html#{id}"') == 1
     assert "standalone" not in html
 
 
-def test_a_report_links_to_the_browser_where_there_is_one(run):
-    fill(run)
-    assert "browser.html" not in build_report(run).read_text(encoding="utf-8")
-    (run.folder / "browser.html").touch()
-    html = build_report(run).read_text(encoding="utf-8")
+def test_a_report_links_to_the_browser_where_there_is_one(filled):
+    assert "browser.html" not in build_report(filled).read_text(encoding="utf-8")
+    (filled.folder / "browser.html").touch()
+    html = build_report(filled).read_text(encoding="utf-8")
     assert html.count('href="browser.html"') == 1
-    assert "browser.html" not in standalone(html, run.folder)
+    assert "browser.html" not in standalone(html, filled.folder)
 
 
 def test_of_long_numbers_the_report_shows_the_first_rows(run):
@@ -86,9 +83,8 @@ def test_a_standalone_page_needs_its_pictures(tmp_path):
         standalone('<img src="absent.png">', tmp_path)
 
 
-def test_the_report_shows_missing_exhibits_verdicts_and_the_papers_numbers(run):
-    fill(run)
-    html = build_report(run).read_text(encoding="utf-8")
+def test_the_report_shows_missing_exhibits_verdicts_and_the_papers_numbers(filled):
+    html = build_report(filled).read_text(encoding="utf-8")
     missing = html.partition("Not produced in this run")[2].partition("</section>")[0]
     listed = re.findall(r"<li><code>([^<]+)</code>", missing)
     assert listed == [id for id in load_exhibits() if id not in ("A-fig-1", "A-table-1")]
@@ -103,12 +99,13 @@ def exhibit_of(html: str, id: str) -> str:
     return " ".join(re.sub(r"<[^>]+>", " ", article).split())
 
 
-def test_an_exhibit_begins_with_what_the_paper_says_and_what_came_out(run):
-    fill(run)
-    entered(run.folder, "A-2", "A-fig-1", holds="open", stability="0.7", like_paper="not tested")
-    entered(run.folder, "A-2-gate", "A-fig-1", like_paper="yes", ratio="0.94", paper_value="80 %")
-    entered(run.folder, "C-3", "A-fig-1", paper="C", where="ours", statement="It is so.")
-    html = build_report(run).read_text(encoding="utf-8")
+def test_an_exhibit_begins_with_what_the_paper_says_and_what_came_out(filled):
+    entered(filled.folder, "A-2", "A-fig-1", holds="open", stability="0.7", like_paper="not tested")
+    entered(
+        filled.folder, "A-2-gate", "A-fig-1", like_paper="yes", ratio="0.94", paper_value="80 %"
+    )
+    entered(filled.folder, "C-3", "A-fig-1", paper="C", where="ours", statement="It is so.")
+    html = build_report(filled).read_text(encoding="utf-8")
     text = exhibit_of(html, "A-fig-1")
     assert (
         "Paper says: Half of the units are interpretable. section 2.2 Here: direction does not hold"
@@ -124,11 +121,10 @@ def test_an_exhibit_begins_with_what_the_paper_says_and_what_came_out(run):
     assert "Here: shown, not judged." in exhibit_of(html, "A-table-1")
 
 
-def test_the_contents_show_both_verdicts(run):
-    fill(run)
-    entered(run.folder, "A-2", "A-fig-1", holds="yes", like_paper="not tested")
-    entered(run.folder, "A-3", "A-fig-1", holds="not tested", like_paper="open")
-    html = build_report(run).read_text(encoding="utf-8")
+def test_the_contents_show_both_verdicts(filled):
+    entered(filled.folder, "A-2", "A-fig-1", holds="yes", like_paper="not tested")
+    entered(filled.folder, "A-3", "A-fig-1", holds="not tested", like_paper="open")
+    html = build_report(filled).read_text(encoding="utf-8")
     marks = html.partition('title="A-fig-1: ')[2].partition("</li>")[0]
     assert re.findall(r'<span title="([^"]*)">(.*?)</span>', marks) == [
         ("direction does not hold, size differs", '<i class="no"></i><b class="no"></b>'),
@@ -137,24 +133,22 @@ def test_the_contents_show_both_verdicts(run):
     ]
 
 
-def test_what_half_a_page_would_cut_or_shrink_has_all_of_it(run):
-    fill(run)
+def test_what_half_a_page_would_cut_or_shrink_has_all_of_it(filled):
     wide = pd.DataFrame({f"column {i}": ["a text of some length"] for i in range(3)})
-    run.save_table("A-table-S1", wide, "A wide table.")
+    filled.save_table("A-table-S1", wide, "A wide table.")
     fig = draw()
     fig.set_size_inches(3, 3)
-    run.save_figure("A-fig-2", fig, NUMBERS, "A tall picture.")
-    html = build_report(run).read_text(encoding="utf-8")
+    filled.save_figure("A-fig-2", fig, NUMBERS, "A tall picture.")
+    html = build_report(filled).read_text(encoding="utf-8")
     shown = re.findall(r'<article class="exhibit( wide)?" id="([^"]+)"', html)
     assert [id for wide, id in shown if wide] == ["A-fig-2", "A-table-S1"]
     assert [id for wide, id in shown if not wide] == ["A-fig-1", "A-table-1"]
 
 
-def test_the_papers_claims_are_counted_alone(run):
-    fill(run)
-    entered(run.folder, "A-2-gate", "A-fig-1", like_paper="yes")
-    entered(run.folder, "C-3", "A-fig-1", paper="C", where="ours")
-    html = build_report(run).read_text(encoding="utf-8")
+def test_the_papers_claims_are_counted_alone(filled):
+    entered(filled.folder, "A-2-gate", "A-fig-1", like_paper="yes")
+    entered(filled.folder, "C-3", "A-fig-1", paper="C", where="ours")
+    html = build_report(filled).read_text(encoding="utf-8")
     counted = html.partition('<table class="counted">')[2].partition("</table>")[0]
     rows = [re.sub(r"<[^>]+>", " ", row).split() for row in counted.split("<tr>")[2:]]
     numbers = [[int(cell) for cell in row if cell.isdigit()] for row in rows]
@@ -162,18 +156,16 @@ def test_the_papers_claims_are_counted_alone(run):
     assert numbers == [[0, 1, 0, 0], [0, 1, 0, 0, 0], [1, 0, 0, 0], [1, 0, 0, 0, 0], [1, 0, 0, 0]]
 
 
-def test_a_run_that_was_judged_otherwise_has_to_be_made_again(run):
-    fill(run)
-    path = run.folder / "claims.csv"
+def test_a_run_that_was_judged_otherwise_has_to_be_made_again(filled):
+    path = filled.folder / "claims.csv"
     table = pd.read_csv(path, dtype=str).drop(columns=["like_paper"])
     table.to_csv(path, index=False)
     with pytest.raises(ValueError, match="no verdicts on sizes: make it again"):
-        build_report(run)
+        build_report(filled)
 
 
-def test_parameters_stand_once_for_each_notebook(run):
-    fill(run)
-    html = build_report(run).read_text(encoding="utf-8")
+def test_parameters_stand_once_for_each_notebook(filled):
+    html = build_report(filled).read_text(encoding="utf-8")
     assert html.count("<dt>preset</dt><dd>ci</dd>") == 1
     assert html.count("<dl") == 1
     assert ">02_attribution</th>" in html, "versions, by notebook"

@@ -9,15 +9,23 @@ import pytest
 
 from mmn_utils.exhibits.entries import SHIPPED
 from mmn_utils.exhibits.report import build_report
+from mmn_utils.exhibits.saving import Run
 from mmn_utils.presets import ROOT
-from tests.exhibits.samples import entered, fill
+from tests.exhibits.samples import entered, fill, open_run
 
 TALLEST = 12_000  # pixels, at 1400 wide, before anything is unfolded
 WIDTHS = (1400, 800, 420)
 
 
-@pytest.fixture
-def report(run) -> Path:
+@pytest.fixture(scope="module")
+def report(untold, tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("MMN_BUILD", str(folder / "build"))
+        return reported(open_run(folder, untold))
+
+
+def reported(run: Run) -> Path:
     fill(run)
     wide = pd.DataFrame({f"a column with a long name, {i}": range(40) for i in range(30)})
     run.save_table("A-table-S1", wide, "A wide and long table.")

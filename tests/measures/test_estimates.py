@@ -13,6 +13,7 @@ from mmn_utils.measures.estimates import (
     difference_of,
     falls_of,
     frame_of,
+    further_digits,
     ks_of,
     mean_of,
     means_of,
@@ -33,6 +34,14 @@ def test_an_estimate_prints_with_its_interval():
     assert found.ci == (0.4741, 0.5522)
     assert found.covers(0.5)
     assert not found.covers(0.6)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "further"),
+    [(0.1, 0.2, 0), (0.12, 0.13, 1), (0.5, 0.5, 0), (0.5, 0.5 + 1e-9, 3), (-0.0, 0.0, 0)],
+)
+def test_ends_get_as_many_digits_as_tell_them_apart(low, high, further):
+    assert further_digits(lambda number, more: f"{number:.{1 + more}f}", low, high) == further
 
 
 def test_the_interval_of_a_mean_is_about_that_of_the_normal():

@@ -355,7 +355,7 @@ def test_numbers_that_are_none_are_not_sent(made, session):
     try:
         for name, more, says in (
             ("exact", {"noun": noun, "neurons": ADDRESSES}, f"logits of picture '{image}' are not"),
-            ("maps", {"neurons": ADDRESSES}, "not finite; load the system in"),
+            ("maps", {"neurons": ADDRESSES}, f"activations of picture '{image}' are not"),
         ):
             with pytest.raises(ValueError, match=says):
                 session.ask(name, {"image": image, **more})
