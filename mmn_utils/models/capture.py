@@ -94,6 +94,16 @@ def mlp_scales(model, layers: Iterable[int] | None = None) -> Iterator[dict[int,
         yield seen
 
 
+def stream_of(args: tuple, kwargs: Mapping) -> Tensor:
+    """Return the stream among what a layer is called with."""
+    return args[0] if args else kwargs["hidden_states"]
+
+
+def output_of(output: Tensor | tuple) -> Tensor:
+    """Return what a module writes, of all that it returns."""
+    return output[0] if isinstance(output, tuple) else output
+
+
 class _Reached(Exception):
     """The layer was read after which a pass has nothing more to tell."""
 

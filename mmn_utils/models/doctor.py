@@ -37,7 +37,14 @@ from PIL import Image
 from torch import Tensor
 
 from mmn_utils.models.base import Prompt, VisionLanguageModel
-from mmn_utils.models.capture import after_mlps, capture, mlp_scales, replace
+from mmn_utils.models.capture import (
+    after_mlps,
+    capture,
+    mlp_scales,
+    output_of,
+    replace,
+    stream_of,
+)
 from mmn_utils.models.copies import precise_copy
 
 CHEAP = 300_000_000  # parameters up to which a copy in float64 is made
@@ -363,7 +370,7 @@ def _between(model) -> Iterator[dict[int, Tensor]]:
 
     def reads(layer: int):
         def hook(_module, args, kwargs) -> None:
-            stream = args[0] if args else kwargs["hidden_states"]
+            stream = stream_of(args, kwargs)
             if layer == 0:
                 between[0] = stream
             elif last and stream.shape == last[-1].shape:
@@ -372,7 +379,7 @@ def _between(model) -> Iterator[dict[int, Tensor]]:
         return hook
 
     def gives(_module, _args, output) -> None:
-        last[:] = [output[0] if isinstance(output, tuple) else output]
+        last[:] = [output_of(output)]
 
     with ExitStack() as stack:
         for index in range(model.sizes.layers):

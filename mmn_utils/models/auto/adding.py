@@ -6,7 +6,7 @@ so is found must give the layer's output at every token, up to rounding.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +17,7 @@ from mmn_utils.models.architectures import Adds
 from mmn_utils.models.auto.modules import Unsupported
 from mmn_utils.models.frozen_norm import freeze
 
-Parts = Mapping[str, tuple[Tensor, Tensor]]  # path in a layer: what it reads and gives (1, T, d)
+Parts = dict[str, tuple[Tensor, Tensor]]  # path to what a module reads and gives
 _NOTHING = 1e-4  # of a factor
 _QUANTISED = 0.05  # most that rounding what a matrix reads changes, relative
 

@@ -25,6 +25,7 @@ from mmn_utils.models.auto.modules import (
 from mmn_utils.models.auto.refusals import refused
 from mmn_utils.models.auto.sums import Pass, accepted, observe
 from mmn_utils.models.base import ImageTokens
+from mmn_utils.models.capture import output_of
 from mmn_utils.models.finite import NotFinite, require_finite_weights
 
 
@@ -95,10 +96,11 @@ def _language_part(
     own = model.get_submodule(paths.head)
     for name in set(TYPES) & set(accepted(own.forward, one)):
         part.mark(name, one[name][0], end)
-    part.extras = find_extras(model, paths.layers, one, two)
+    both = flow(model, paths.layers, two)
+    part.extras = find_extras(model, paths.layers, one, both)
     if ids.shape[1] == end and any(extra.axis is not None for extra in part.extras.values()):
         raise ValueError("the template ends with the picture; put a text behind it")
-    _require_picture(model, flow(model, paths.layers, two))
+    _require_picture(model, both)
     return part
 
 
@@ -140,8 +142,7 @@ def _require_finite(name: str, model: nn.Module, found: Architecture, inputs: Ma
 
     def note(path: str):
         def hook(_module, _args, output) -> None:
-            output = output[0] if isinstance(output, tuple) else output
-            if not output.isfinite().all():
+            if not output_of(output).isfinite().all():
                 bad.append(path)
 
         return hook

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmn_utils.models.architectures import Experts
+from mmn_utils.models.capture import output_of
 from mmn_utils.models.copies import agree, linear_of
 
 GATE_UP, DOWN = "gate_up_proj", "down_proj"  # parameters (experts, ...) of all experts
@@ -89,8 +90,8 @@ class SpreadExperts(nn.Module):
             activation = self.act_fn(self.pre(z * beside)) * (up * beside)
         else:
             activation = self.act_fn(self.pre(z)) * up * torch.cat([each, alone], dim=-1).to(x)
-        written = self.down_proj(activation)
-        return (written, *rest) if rest else written
+        out = self.down_proj(activation)
+        return (out, *rest) if rest else out
 
     def _weights(self, x: Tensor) -> Tensor:
         """Write out the router's weights of all experts, zero where not routed: (B, T, experts)."""
@@ -126,7 +127,7 @@ def spread_experts(block: nn.Module) -> SpreadExperts | None:
         for before in (False, True):
             try:
                 spread = SpreadExperts(block, place, weights, act, before)
-                same = agree(_written(spread(x)), _written(block(x)))
+                same = agree(output_of(spread(x)), output_of(block(x)))
             except (TypeError, RuntimeError, AttributeError):  # of another build
                 continue
             if same:
@@ -160,8 +161,3 @@ def _emptied(block: nn.Module, stand_ins: dict[str, nn.Module]) -> nn.Module:
     new.__dict__.update(block.__dict__)
     new.__dict__["_modules"] = {**block._modules, **stand_ins}
     return new
-
-
-def _written(out: Tensor | tuple) -> Tensor:
-    """Return what a block writes, of all that it returns."""
-    return out[0] if isinstance(out, tuple) else out

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 
 from mmn_utils.models.auto.modules import Unsupported
 from mmn_utils.models.auto.sums import accepted
+from mmn_utils.models.capture import stream_of
 
 TYPES = ("token_type_ids", "mm_token_type_ids")
 PER_LAYER = "per_layer_inputs"  # what each layer adds by token, looked up for any prompt
@@ -87,7 +88,7 @@ def flow(model: nn.Module, layers: str, inputs: Mapping[str, Tensor]) -> Flow:
             raise _Reached
 
     def at_first(_module, args, kwargs) -> None:
-        read.append(args[0] if args else kwargs["hidden_states"])
+        read.append(stream_of(args, kwargs))
         raise _Reached
 
     with ExitStack() as stack:
@@ -124,12 +125,15 @@ def _tensors(arguments: Mapping):
             yield from ((f"{name}:{layer}", one) for layer, one in value.items())
 
 
-def find_extras(model: nn.Module, layers: str, one: Mapping, two: Mapping) -> dict[str, Extra]:
-    """Find what the decoder gets besides embeddings, from inputs of one picture and of two."""
+def find_extras(model: nn.Module, layers: str, one: Mapping, two: Flow) -> dict[str, Extra]:
+    """Find what the decoder gets besides embeddings.
+
+    From inputs of one picture, and from what reached the decoder of ``two``.
+    """
     alone = flow(model, layers, one).others
     if not alone:
         return {}
-    both, longer = (flow(model, layers, inputs).others for inputs in (two, _longer(one)))
+    both, longer = two.others, flow(model, layers, _longer(one)).others
     found = {}
     for name, value in alone.items():
         if value.ndim == 0 or len(both[name]) != 2 * len(value):

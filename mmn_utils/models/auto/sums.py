@@ -21,8 +21,9 @@ from torch import Tensor, nn
 from transformers import Cache
 
 from mmn_utils.models.architectures import Adds, Architecture, Scales
-from mmn_utils.models.auto.adding import Layer, add_up, nearest, numbers
+from mmn_utils.models.auto.adding import Layer, Parts, add_up, nearest, numbers
 from mmn_utils.models.auto.modules import Unsupported, one_or_each
+from mmn_utils.models.capture import output_of, stream_of
 from mmn_utils.models.copies import precise_copy
 
 SCALES = (  # of a configuration, to name what changes a sum
@@ -32,7 +33,6 @@ SCALES = (  # of a configuration, to name what changes a sum
     "residual_multiplier",
     "embedding_multiplier",
 )
-Flow = dict[str, tuple[Tensor, Tensor]]  # path to what a module reads and gives
 _LARGE = 1e4  # of the numbers that the logits are asked with: far beyond any cap
 _EPS = torch.finfo(torch.float32).eps
 
@@ -49,9 +49,9 @@ class Pass:
 
     positions: Tensor | None = None
     layers: list[Layer] = field(default_factory=list)
-    flow: Flow = field(default_factory=dict)
+    flow: Parts = field(default_factory=dict)
     places: list[Tensor] = field(default_factory=list)
-    beside: Flow = field(default_factory=dict)
+    beside: Parts = field(default_factory=dict)
 
     def giver(self, model: nn.Module, read: Tensor) -> str:
         """Name what beside the layers gives just what is read (d), if something does."""
@@ -120,7 +120,7 @@ def _is_list(part: nn.Module) -> bool:
 
 def _examine(layer: nn.Module, paths: tuple[str, str], where: str, args, kwargs) -> Layer:
     """Run one layer in float32, or finer, on what it is about to read, and add it up."""
-    stream = args[0] if args else kwargs["hidden_states"]
+    stream = stream_of(args, kwargs)
     if stream.ndim != 3:
         raise Unsupported(
             f"{where} reads {tuple(stream.shape)}, several streams at once, so nothing is "
@@ -131,12 +131,11 @@ def _examine(layer: nn.Module, paths: tuple[str, str], where: str, args, kwargs)
     dtype = stream.dtype if away else torch.promote_types(stream.dtype, torch.float32)
     module = layer if away else precise_copy(layer, dtype)
     args, kwargs = _precise(args, dtype), _precise(kwargs, dtype)
-    parts: Flow = {}
+    parts: Parts = {}
     with ExitStack() as stack:
         for name, _ in list(module.named_modules())[1:]:
             stack.enter_context(_noted(module, name, parts))
-        out = module.forward(*args, **kwargs)
-    out = out[0] if isinstance(out, tuple) else out
+        out = output_of(module.forward(*args, **kwargs))
     return add_up(layer, paths, where, parts, stream.to(dtype), out)
 
 
@@ -154,14 +153,14 @@ def _precise(value, dtype: torch.dtype):
 
 
 @contextmanager
-def _noted(root: nn.Module, path: str, flow: Flow, at: Callable = Tensor.clone) -> Iterator[None]:
+def _noted(root: nn.Module, path: str, flow: Parts, at: Callable = Tensor.clone) -> Iterator[None]:
     """Note what a module reads and gives, (1, T, d) each or what ``at`` takes of it."""
 
     def hook(_module, args, kwargs, output) -> None:
         read = args[0] if args else kwargs.get("hidden_states")
-        output = output[0] if isinstance(output, tuple) else output
-        if all(isinstance(value, Tensor) and value.ndim == 3 for value in (read, output)):
-            flow[path] = at(read), at(output)
+        given = output_of(output)
+        if all(isinstance(value, Tensor) and value.ndim == 3 for value in (read, given)):
+            flow[path] = at(read), at(given)
 
     handle = root.get_submodule(path).register_forward_hook(hook, with_kwargs=True)
     try:

@@ -90,7 +90,6 @@ class _Counted(TorchDispatchMode):
     def __init__(self, tally: Tally) -> None:
         super().__init__()
         self.tally = tally
-        self._full: Callable[[], Tensor | None] = lambda: None
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
@@ -100,10 +99,8 @@ class _Counted(TorchDispatchMode):
             self.tally.add(one, counts=False)
         self.tally.calls += 1
         if any(one.is_meta for one in given) and func in _READ_OUT:
-            return args[0] is self._full() or _READ_OUT[func](*args, **kwargs)
+            return _READ_OUT[func](*args, **kwargs)
         made = func(*args, **kwargs)
-        if func is aten.eq.Scalar and made.ndim == 0:  # so transformers asks if a mask is full
-            self._full = weakref.ref(made)
         out = _tensors([made])
         new = [self.tally.add(one) for one in out]
         if any(new) or func._schema.is_mutable:
@@ -151,10 +148,16 @@ def _moved(tensor: Tensor, device=None, dtype=None, **options) -> Tensor:
     return aten._to_copy.default(tensor, device=device, dtype=dtype, **options)
 
 
+def _equal(one: Tensor, other: float) -> Tensor:
+    """Compare; a single number is what it should be: so transformers asks if a mask is full."""
+    return aten.eq.Scalar(one, other) if one.ndim else torch.tensor(True)
+
+
 # What a tensor without numbers says: nothing is wrong, whatever is asked for one by one.
 _READ_OUT: dict = {
     aten._to_copy.default: _moved,
     aten._local_scalar_dense.default: lambda one: 0 if one.dtype == torch.bool else 1,
+    aten.eq.Scalar: _equal,
     aten.nonzero.default: lambda one: torch.empty(0, one.ndim, dtype=torch.long, device="meta"),
     aten.equal.default: lambda _first, _second: True,
 }
