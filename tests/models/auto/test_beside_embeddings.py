@@ -5,14 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmn_utils.interventions.sweeps import sweep
 from mmn_utils.models.auto.flow import Extra, regrouped
 from mmn_utils.models.capture import capture
-from mmn_utils.neurons.captions import generate
-from mmn_utils.neurons.table import Neuron
-from mmn_utils.neurons.targets import Target
 from mmn_utils.studies.concepts.regions import shuffled
-from tests.models.auto.families.checks import own_logits
+from tests.models.auto.families.checks import own_logits, sweep_cuts_the_cache
 from tests.models.auto.families.table import made, system_of
 from tests.tiny import tiny_images
 
@@ -57,15 +53,7 @@ def test_another_text_of_another_length(name):
 @torch.no_grad()
 @pytest.mark.parametrize("name", list(BESIDE))
 def test_sweeps_cut_the_cache_and_keep_the_picture(name):
-    model, images = system_of(name), tiny_images(1)
-    prompt = model.prompt(images)
-    whole = generate(model, prompt, 4)[0]
-    goal = Target("0", "noun", 5, whole.ids[:2])
-    result = sweep(model, prompt, goal, [[], [Neuron(1, 3)]], max_new_tokens=4)
-    forced = prompt.extend(model.embed(torch.tensor([list(whole.ids[:2])])))
-    assert result.unablated.ids == whole.ids
-    assert result.logit[0] == pytest.approx(float(model.forward(forced)[0][0, 5]), abs=1e-4)
-    assert result.logit[1] != result.logit[0]
+    sweep_cuts_the_cache(system_of(name), 1)
 
 
 def test_cross_attention_has_no_heat_map():

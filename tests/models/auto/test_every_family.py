@@ -8,16 +8,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmn_utils.interventions.sweeps import sweep
 from mmn_utils.models.architectures import Architecture
 from mmn_utils.models.auto.modules import find_architecture
 from mmn_utils.models.auto.sums import accepted
 from mmn_utils.models.base import ImageTokens
 from mmn_utils.models.doctor import CHECKS, doctor
-from mmn_utils.neurons.captions import generate
-from mmn_utils.neurons.table import Neuron
-from mmn_utils.neurons.targets import Target
 from tests.models.auto.families import FAMILIES, system, untouched
+from tests.models.auto.families.checks import sweep_cuts_the_cache
 from tests.tiny import tiny_images
 
 
@@ -129,13 +126,4 @@ def test_the_prefix_is_what_follows_the_picture(family):
 @pytest.mark.parametrize("family", ["gemma3", "paligemma", "qwen2_vl"])
 def test_sweeps_cut_and_repeat_the_cache(family):
     """Gemma 3 has a window of 8 tokens, and the cache is cut far behind it."""
-    model, images = system(family), tiny_images(1)
-    prompt = model.prompt(images)
-    whole = generate(model, prompt, 4)[0]
-    goal = Target("0", "noun", 5, whole.ids[:2])
-    result = sweep(model, prompt, goal, [[], [Neuron(0, 3)]], max_new_tokens=4)
-    assert result.unablated.ids == whole.ids
-    forced = prompt.extend(model.embed(torch.tensor([list(whole.ids[:2])])))
-    expected = model.forward(forced)[0][0, 5]
-    assert result.logit[0] == pytest.approx(float(expected), abs=1e-4)
-    assert result.logit[1] != result.logit[0]
+    sweep_cuts_the_cache(system(family), 0)

@@ -7,14 +7,19 @@ from __future__ import annotations
 
 import copy
 
+import pytest
 import torch
 from PIL import Image, ImageOps
 from torch import Tensor, nn
 
+from mmn_utils.interventions.sweeps import sweep
 from mmn_utils.models.auto.adapter import placed
 from mmn_utils.models.auto.sums import accepted
 from mmn_utils.models.capture import capture, mlp_scales, replace
 from mmn_utils.models.doctor import _others, _outputs, _reached_bias
+from mmn_utils.neurons.captions import generate
+from mmn_utils.neurons.table import Neuron
+from mmn_utils.neurons.targets import Target
 from tests.tiny import tiny_images
 
 STEPS = 4
@@ -195,3 +200,18 @@ def check(system, whole) -> None:
     """Run all of them; ``AssertionError`` with the first that fails."""
     for one in CHECKS:
         one(system, whole)
+
+
+@torch.no_grad()
+def sweep_cuts_the_cache(system, layer: int) -> None:
+    """Hold a sweep, which cuts and repeats the cache, against whole passes without one."""
+    images = tiny_images(1)
+    prompt = system.prompt(images)
+    whole = generate(system, prompt, STEPS)[0]
+    goal = Target("0", "noun", 5, whole.ids[:2])
+    result = sweep(system, prompt, goal, [[], [Neuron(layer, 3)]], max_new_tokens=STEPS)
+    assert result.unablated.ids == whole.ids
+    forced = prompt.extend(system.embed(torch.tensor([list(whole.ids[:2])])))
+    expected = float(system.forward(forced)[0][0, 5])
+    assert result.logit[0] == pytest.approx(expected, abs=1e-4)
+    assert result.logit[1] != result.logit[0]

@@ -110,3 +110,42 @@ def qwen(config=None, **changes) -> Family:
         "facts": {"pixels": 32},
     }
     return Family(**{**facts, **changes})
+
+
+def gemma(**changes) -> Family:
+    """Describe a family in the manner of Gemma 3."""
+    facts = {
+        "config": {
+            "image_token_index": "<soft>",
+            "boi_token_index": "<boi>",
+            "eoi_token_index": "<eoi>",
+            "mm_tokens_per_image": 4,
+            "text_config.query_pre_attn_scalar": 8,
+            "text_config.sliding_window": 8,
+            "vision_config.vision_use_head": False,
+            "text_config.layer_types": ["sliding_attention", "full_attention"],
+        },
+        "named": {"boi_token": "<boi>", "eoi_token": "<eoi>", "image_token": "<soft>"},
+        "image": {"size": SIDE},
+        "processor": {"image_seq_length": 4},
+        "picture": "<boi>",
+    }
+    return Family(**{**facts, **changes})
+
+
+def got(**changes) -> Family:
+    """Describe a family in the manner of GOT-OCR 2."""
+    facts = {
+        "config": {
+            "image_token_index": "<imgpad>",
+            "vision_config.window_size": 2,
+            "vision_config.mlp_dim": 32,
+            "vision_config.image_size": 64,
+            "vision_config.patch_size": 4,
+            "vision_config.output_channels": 16,
+        },
+        "tokens": ("<imgpad>", "<img>", "</img>"),
+        "image": {"size": {"height": 64, "width": 64}},
+        "processor": {},
+    }
+    return Family(**{**facts, **changes})

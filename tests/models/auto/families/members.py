@@ -13,6 +13,7 @@ from tests.models.auto.families.kin import (
     TILES,
     VIDEO,
     glm,
+    got,
     internvl,
     llava,
     qwen,
@@ -98,18 +99,7 @@ MEMBERS: dict[str, Family] = {
     "qianfan_ocr": internvl(
         {"vision_config.drop_path_rate": 0.0}, picture="<image>", tokens=("<image>",)
     ),
-    "got_ocr2": Family(
-        config={
-            "image_token_index": "<imgpad>",
-            "vision_config.window_size": 2,
-            "vision_config.mlp_dim": 32,
-            "vision_config.image_size": 64,
-            "vision_config.patch_size": 4,
-            "vision_config.output_channels": 16,
-        },
-        tokens=("<imgpad>", "<img>", "</img>"),
-        image={"size": {"height": 64, "width": 64}},
-        processor={},
+    "got_ocr2": got(
         picture="<imgpad>",
         facts={"options": {"num_image_tokens": 16}},
     ),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.models.auto.families.kin import SIDE
+from tests.models.auto.families.kin import SIDE, gemma
 from tests.models.auto.families.small import Family
 
 OTHERS: dict[str, Family] = {
@@ -47,22 +47,7 @@ OTHERS: dict[str, Family] = {
         processor={"patch_size": 8},
         picture="<|image|>",
     ),
-    "gemma3": Family(
-        config={
-            "image_token_index": "<soft>",
-            "boi_token_index": "<boi>",
-            "eoi_token_index": "<eoi>",
-            "mm_tokens_per_image": 4,
-            "text_config.query_pre_attn_scalar": 8,
-            "text_config.sliding_window": 8,
-            "vision_config.vision_use_head": False,
-            "text_config.layer_types": ["sliding_attention", "full_attention"],
-        },
-        named={"boi_token": "<boi>", "eoi_token": "<eoi>", "image_token": "<soft>"},
-        image={"size": SIDE},
-        processor={"image_seq_length": 4},
-        picture="<boi>",
-    ),
+    "gemma3": gemma(),
     "janus": Family(
         config={
             "image_token_id": "<image_placeholder>",
@@ -147,23 +132,7 @@ OTHERS: dict[str, Family] = {
         picture="[IMG]",
         facts={"pixels": 32},
     ),
-    "shieldgemma2": Family(
-        config={
-            "image_token_index": "<soft>",
-            "boi_token_index": "<boi>",
-            "eoi_token_index": "<eoi>",
-            "mm_tokens_per_image": 4,
-            "text_config.query_pre_attn_scalar": 8,
-            "text_config.sliding_window": 8,
-            "vision_config.vision_use_head": False,
-            "text_config.layer_types": ["sliding_attention", "full_attention"],
-        },
-        named={"boi_token": "<boi>", "eoi_token": "<eoi>", "image_token": "<soft>"},
-        image={"size": SIDE},
-        kind="Gemma3Processor",
-        processor={"image_seq_length": 4},
-        picture="<boi>",
-    ),
+    "shieldgemma2": gemma(kind="Gemma3Processor"),
     "diffusion_gemma": Family(config={"text_config.per_layer_config": {}}),
     "dots3_note": Family(
         config={"text_config.per_layer_config": {}, "text_config.num_key_value_heads": 4}

@@ -9,6 +9,7 @@ from tests.models.auto.families.kin import (
     QWEN_IMAGE,
     QWEN_VIDEO,
     SIDE,
+    got,
     qwen,
 )
 from tests.models.auto.families.small import Family
@@ -80,18 +81,7 @@ VIEWS: dict[str, Family] = {
         picture="<video>",
         facts={"pixels": 32},
     ),
-    "pp_chart2table": Family(
-        config={
-            "image_token_index": "<imgpad>",
-            "vision_config.window_size": 2,
-            "vision_config.mlp_dim": 32,
-            "vision_config.image_size": 64,
-            "vision_config.patch_size": 4,
-            "vision_config.output_channels": 16,
-        },
-        tokens=("<imgpad>", "<img>", "</img>"),
-        image={"size": {"height": 64, "width": 64}},
-        processor={},
+    "pp_chart2table": got(
         picture="<img>" + "<imgpad>" * 16 + "</img>",
     ),
     "kosmos-2": Family(
