@@ -245,4 +245,4 @@ def _limber(name: str, folder: Path) -> Size:
     config = json.loads((folder / "language_model" / "config.json").read_text(encoding="utf-8"))
     size = read_size(name, config)
     encoder = Encoder(tower["depth"], width, 4 * width, patches + 1)
-    return replace(size, image_tokens=patches, encoder=encoder, text_tokens=3)
+    return replace(size, image_tokens=patches, assumed=False, encoder=encoder, text_tokens=3)

@@ -66,6 +66,7 @@ def test_sizes_from_a_configuration_are_those_of_the_loaded_system(name):
     assert found[3] == pytest.approx(count, abs=1)
     matrices = sum(p.numel() for p in model.layer(0).parameters() if p.ndim == 2)
     assert size.matrices == pytest.approx(matrices, rel=0.01) or name.endswith("owl2")
+    assert not size.assumed
 
 
 def test_every_system_with_a_name_of_its_own_has_a_size():
