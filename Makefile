@@ -31,7 +31,7 @@ SNAKEMAKE = $(RUN) $(BIN)/snakemake --workflow-profile profiles/$(PROFILE) \
 	$(if $(CORES),--cores $(CORES))
 RUNS = $(basename $(notdir $(PRESET)))  # a preset may be given by the path of its file
 
-.PHONY: help env plan figures atlas page browser report golden site test lab lint miniature variants lock readme \
+.PHONY: help env plan figures atlas page browser report golden site test lab lint miniature smol variants lock readme \
 	clean
 
 help:  ## this list
@@ -39,11 +39,15 @@ help:  ## this list
 
 env: $(STAMP)  ## make or refresh the environment in .venv
 
-# An environment that is already there is kept; pip only adds or changes what differs.
+# An environment that is already there is kept; pip only adds or changes what differs. The lock is
+# complete, so nothing is resolved (of one package only the file inside is wanted, not what its
+# code asks for), but a CUDA build of torch brings libraries of its own, which no lock can name.
 $(STAMP): requirements.lock
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	@echo "Installing requirements.lock into $(VENV) (once; a few minutes)"
-	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps -r requirements.lock
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		"$$(grep '^torch==' requirements.lock)"
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check \
 		--no-deps --no-build-isolation -e .
 	@$(BIN)/python -m mmn_utils.running.environment > /dev/null
@@ -97,13 +101,16 @@ lint: $(STAMP)  ## check style with ruff
 miniature: $(STAMP)  ## train the miniature again from nothing (hours; resumable)
 	@$(RUN) $(BIN)/python -m mmn_utils.miniature
 
+smol: $(STAMP)  ## train the projection of smol on PHOTOGRAPHS, a folder; ARGS='--coco FOLDER' to judge
+	@$(RUN) $(BIN)/python -m mmn_utils.smol "$(PHOTOGRAPHS)" $(ARGS)
+
 variants: $(STAMP)  ## train what was tried before the miniature again (an hour of one core)
 	@$(RUN) $(BIN)/python -m mmn_utils.miniature.variants
 	@$(RUN) $(BIN)/python -m mmn_utils.miniature.clip --towers
 
 lock: $(STAMP)  ## resolve the dependencies afresh and pin them
 	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report - \
-		'.[test,lab,site]' torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \
+		'.[test,lab,site,smol]' torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \
 		transformers==5.23.0 bert-score==0.3.13 \
 		| $(BIN)/python .ci/lock.py > requirements.lock.new
 	@mv requirements.lock.new requirements.lock

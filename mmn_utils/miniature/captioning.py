@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmn_utils.miniature.scenes.sets import SceneSet
-from mmn_utils.miniature.training import Summand, fast_autocast
 from mmn_utils.miniature.world import World
+from mmn_utils.training.loop import Summand, fast_autocast
 
 CAPTION_LENGTH = 20  # tokens of the longest caption, full stop and end of text
 Ids = tuple[list[int], list[int]]

@@ -26,12 +26,12 @@ from mmn_utils.miniature.corpus import PROMPT
 from mmn_utils.miniature.language import Rows
 from mmn_utils.miniature.quality.captions import caption_quality
 from mmn_utils.miniature.quality.intervals import share
-from mmn_utils.miniature.training import keep_freed_memory
 from mmn_utils.miniature.world import WORLD_FILE, World, load_world
 from mmn_utils.models import load_model
 from mmn_utils.models.instructblip import InstructBlipFacts
 from mmn_utils.models.llava.system import LlavaFacts
 from mmn_utils.models.mplug_owl2.system import MplugOwl2Facts
+from mmn_utils.training.loop import keep_freed_memory
 
 # --- prompts ------------------------------------------------------------------------------
 

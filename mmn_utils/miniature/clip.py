@@ -35,13 +35,14 @@ from transformers import (
 
 from mmn_utils.miniature.distillation import DistillationOptions, distil
 from mmn_utils.miniature.phrases import FORMS
-from mmn_utils.miniature.projection import FeatureStore, kept_features
+from mmn_utils.miniature.projection import kept_features
 from mmn_utils.miniature.scenes import PROBE_SEED, SCENES, SIZE, VAL_SEED
 from mmn_utils.miniature.scenes.sets import SceneSet, rendered_scenes
-from mmn_utils.miniature.training import Schedule, fast_autocast, keep_freed_memory, train
 from mmn_utils.miniature.vision.encoder import PIXEL_MEAN, PIXEL_STD, load_encoder, to_input
 from mmn_utils.miniature.vision.probe import probe_features
 from mmn_utils.miniature.world import WORK, WORLD_FILE, World, load_world
+from mmn_utils.training.features import FeatureStore
+from mmn_utils.training.loop import Schedule, fast_autocast, keep_freed_memory, train
 
 SPECIAL = ("<pad>", "<start>", "<unk>", "<end>")
 MAX_WORDS = 40

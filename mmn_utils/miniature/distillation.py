@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import CLIPVisionModel
 
-from mmn_utils.miniature.projection import FeatureStore
-from mmn_utils.miniature.training import Schedule, fast_autocast, train
 from mmn_utils.miniature.vision.encoder import to_input
+from mmn_utils.training.features import FeatureStore
+from mmn_utils.training.loop import Schedule, fast_autocast, train
 
 #: layers of the tower that are taught: LLaVA reads the last but one, mPLUG-Owl2 the last.
 TAUGHT = (-2, -1)

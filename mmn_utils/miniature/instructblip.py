@@ -42,7 +42,6 @@ from mmn_utils.miniature.clip import (
 )
 from mmn_utils.miniature.llama import last_logits, load_llama
 from mmn_utils.miniature.scenes.sets import SceneSet
-from mmn_utils.miniature.training import Schedule, Summand, fast_autocast, train
 from mmn_utils.miniature.vision.encoder import PIXEL_MEAN, PIXEL_STD, to_input
 from mmn_utils.miniature.world import World
 from mmn_utils.models.instructblip import (
@@ -52,6 +51,7 @@ from mmn_utils.models.instructblip import (
     build_instructblip,
     save_instructblip,
 )
+from mmn_utils.training.loop import Schedule, Summand, fast_autocast, train
 
 FACTS = InstructBlipFacts(
     name="miniature/instructblip", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3

@@ -20,8 +20,8 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import GPTJConfig, GPTJForCausalLM, PreTrainedTokenizerFast
 
 from mmn_utils.miniature.corpus import CorpusOptions, documents
-from mmn_utils.miniature.training import Schedule, Summand, fast_autocast, keep_freed_memory, train
 from mmn_utils.miniature.world import WORK, World, load_world
+from mmn_utils.training.loop import Schedule, Summand, fast_autocast, keep_freed_memory, train
 
 END = "<|endoftext|>"
 

@@ -30,8 +30,8 @@ from mmn_utils.miniature.language import (
     fit,
     save_language_model,
 )
-from mmn_utils.miniature.training import keep_freed_memory
 from mmn_utils.miniature.world import WORLD_FILE, World, load_world
+from mmn_utils.training.loop import keep_freed_memory
 
 BEGIN = "<s>"
 

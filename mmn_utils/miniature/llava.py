@@ -27,13 +27,13 @@ from mmn_utils.miniature.chat import TEMPLATES, ChatRows, command, count_trained
 from mmn_utils.miniature.clip import load_tower, patch_states
 from mmn_utils.miniature.language import text_losses
 from mmn_utils.miniature.llama import LlamaOptions, last_logits, load_llama, next_logits
-from mmn_utils.miniature.projection import FeatureStore, fold, statistics
 from mmn_utils.miniature.scenes.sets import SceneSet
-from mmn_utils.miniature.training import Schedule, Summand, fast_autocast, train
 from mmn_utils.miniature.vision.encoder import PIXEL_MEAN, PIXEL_STD
 from mmn_utils.miniature.world import World
 from mmn_utils.models.llava.system import Llava, LlavaFacts
 from mmn_utils.models.llava.whole import build_llava, save_llava
+from mmn_utils.training.features import FeatureStore, fold, statistics
+from mmn_utils.training.loop import Schedule, Summand, fast_autocast, train
 
 FACTS = LlavaFacts(name="miniature/llava", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
 ALIGNMENT = Schedule(steps=300, rate=2e-3, save_every=100)

@@ -21,13 +21,13 @@ from mmn_utils.miniature.chat import TEMPLATES, command, count_trained, record_t
 from mmn_utils.miniature.clip import load_tower, tower_shape
 from mmn_utils.miniature.llama import load_llama
 from mmn_utils.miniature.scenes.sets import SceneSet
-from mmn_utils.miniature.training import Schedule, Summand, fast_autocast, train
 from mmn_utils.miniature.vision.encoder import PIXEL_MEAN, PIXEL_STD, to_input
 from mmn_utils.miniature.world import World
 from mmn_utils.models.mplug_owl2.config import AbstractorConfig, MplugOwl2Config, VisionConfig
 from mmn_utils.models.mplug_owl2.network import MplugOwl2ForCausalLM
 from mmn_utils.models.mplug_owl2.system import MplugOwl2, MplugOwl2Facts, build_mplug_owl2
 from mmn_utils.models.mplug_owl2.weights import save_mplug_owl2, text_weights
+from mmn_utils.training.loop import Schedule, Summand, fast_autocast, train
 
 FACTS = MplugOwl2Facts(name="miniature/mplug_owl2", mean=(PIXEL_MEAN,) * 3, std=(PIXEL_STD,) * 3)
 STAGE = Schedule(steps=1100, rate=1e-3, final=0.02, save_every=50)

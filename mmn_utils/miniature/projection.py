@@ -20,17 +20,17 @@ from safetensors.torch import save_file
 from timm.models import Beit
 from transformers import AutoTokenizer, GPTJForCausalLM
 
-from mmn_utils.cache import atomic, locked
 from mmn_utils.miniature.captioning import Batches, CaptionIds, Drawn, caption_loss, in_parts
 from mmn_utils.miniature.commands import parser_of, world_and_scenes
 from mmn_utils.miniature.corpus import PROMPT
 from mmn_utils.miniature.language import Thinned, last_logits
 from mmn_utils.miniature.scenes import SCENES
 from mmn_utils.miniature.scenes.sets import SceneSet
-from mmn_utils.miniature.training import Schedule, Summand, keep_freed_memory, train
 from mmn_utils.miniature.vision.encoder import encode_images, load_encoder
 from mmn_utils.miniature.world import World
 from mmn_utils.models.base import state_hash
+from mmn_utils.training.features import FeatureStore, fold, kept
+from mmn_utils.training.loop import Schedule, Summand, keep_freed_memory, train
 
 PATCH_SEED = 7  # behind a step's own, for the patches that it shows
 
@@ -56,53 +56,13 @@ class ProjectionOptions:
     seed: int = 0
 
 
-@dataclass(frozen=True)
-class FeatureStore:
-    """Patch features of many scenes, float16 (N, patches, width), and their statistics."""
-
-    values: np.ndarray
-    mean: torch.Tensor
-    std: torch.Tensor
-
-    @property
-    def patches(self) -> int:
-        """How many patches a scene has."""
-        return self.values.shape[1]
-
-    def batch(self, rows: np.ndarray, patches: np.ndarray | None = None) -> torch.Tensor:
-        """Return standardised features (B, n, width) of scenes, float32: of some patches or all."""
-        values = self.values[rows] if patches is None else self.values[rows][:, patches]
-        return (torch.from_numpy(values).float() - self.mean) / self.std
-
-
 def kept_features(encoder: Beit, images: np.ndarray, work: Path) -> FeatureStore:
     """Encode pictures (N, H, W, 3) once, and keep the features in a file of ``work``."""
     some = np.ascontiguousarray(images[:: max(1, len(images) // 100)])
     pictures = hashlib.sha256(some).hexdigest()[:8]
     file = work / f"features_{len(images)}_{pictures}_{state_hash(encoder)}.npy"
-    if not file.exists():
-        with locked(work):  # of two trainings that need the same features, one computes them
-            if not file.exists():
-                _encode(encoder, images, file)
-    return statistics(np.load(file, mmap_mode="r"))
-
-
-def _encode(encoder: Beit, images: np.ndarray, file: Path) -> None:
-    """Write the features of pictures, float16 (N, patches, width): all of them or no file."""
-    shape, start = (len(images), encoder.patch_embed.num_patches, encoder.embed_dim), 0
-    with atomic(file) as fresh:
-        values = np.lib.format.open_memmap(fresh, "w+", np.float16, shape)
-        for part in encode_images(encoder, images):
-            values[start : start + len(part)] = part.half().numpy()
-            start += len(part)
-        values.flush()
-
-
-def statistics(values: np.ndarray) -> FeatureStore:
-    """Add mean and spread of some 2,000 scenes to the features (N, patches, width) of all."""
-    sample = torch.from_numpy(np.array(values[:: max(1, len(values) // 2000)]))
-    sample = sample.float().flatten(0, 1)
-    return FeatureStore(values, sample.mean(0), sample.std(0) + 1e-6)
+    shape = (len(images), encoder.patch_embed.num_patches, encoder.embed_dim)
+    return kept(file, shape, lambda: encode_images(encoder, images))
 
 
 def drawn_patches(patches: int, block: int, seed: Sequence[int]) -> torch.Tensor:
@@ -117,12 +77,6 @@ def drawn_patches(patches: int, block: int, seed: Sequence[int]) -> torch.Tensor
     squares = grid.transpose(1, 2).reshape(-1, block * block)
     drawn = np.random.default_rng(seed).integers(block * block, size=len(squares))
     return squares[torch.arange(len(squares)), torch.from_numpy(drawn)].sort().values
-
-
-def fold(linear: torch.nn.Linear, store: FeatureStore) -> dict[str, torch.Tensor]:
-    """Return weight and bias that take raw features: the standardisation folded in."""
-    weight = linear.weight.detach() / store.std
-    return {"weight": weight, "bias": linear.bias.detach() - weight @ store.mean}
 
 
 def train_projection(

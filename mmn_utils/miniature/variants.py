@@ -23,8 +23,8 @@ from mmn_utils.miniature.corpus import CorpusOptions
 from mmn_utils.miniature.language import LanguageOptions, train_language_model
 from mmn_utils.miniature.projection import load_language_model
 from mmn_utils.miniature.text_probe import probe_text
-from mmn_utils.miniature.training import keep_freed_memory
 from mmn_utils.miniature.world import load_world
+from mmn_utils.training.loop import keep_freed_memory
 
 WORDS = CorpusOptions(combined=False, related=False)
 PAIRS = CorpusOptions(combined=True, related=False)

@@ -22,8 +22,10 @@ _SYSTEMS = ("limber", "llava", "instructblip", "mplug_owl2")  # module and loade
 _CHECKPOINTS = {"llava15": ("llava", "llava-hf/llava-1.5-7b-hf")}  # of a system, by a short name
 _TRIALS = ("trial", "trial/llava")  # of the true classes, small, with random weights
 _FOLDERS = {f"miniature/{system}": system for system in _SYSTEMS[1:]}
-_OWN = (*MINIATURES, *_FOLDERS, *_TRIALS, *_SYSTEMS, *_CHECKPOINTS)
-_HUB_NAME = re.compile(r"(?!miniature/)[\w.-]+/[\w.-]+")
+_SMOL = ("smol", "smol/untrained-encoder", "smol/untrained-projection")
+_VARIANTS = {**dict.fromkeys(_TRIALS, "trial"), **dict.fromkeys(_SMOL, "smol")}  # their loaders
+_OWN = (*MINIATURES, *_FOLDERS, *_VARIANTS, *_SYSTEMS, *_CHECKPOINTS)
+_HUB_NAME = re.compile(r"(?!(?:miniature|smol)/)[\w.-]+/[\w.-]+")
 _REVISED = re.compile(r"(.+)@([\w./-]+)")
 
 
@@ -59,8 +61,8 @@ def load_model(
         return _loader(name)(**options)
     if name in _CHECKPOINTS:
         return _load_checkpoint(name, options)
-    if name in _TRIALS:
-        return _loader("trial")(name, **options)
+    if name in _VARIANTS:
+        return _loader(_VARIANTS[name])(name, **options)
     if name in _FOLDERS:
         return _load_folder(name, data_path(*name.split("/")), _FOLDERS[name], options)
     folder = from_here(name)

@@ -33,7 +33,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, BeitModel, GPTJForCausalLM
 
 from mmn_utils.compat import quiet_loading
-from mmn_utils.models.architectures import GPTJ
+from mmn_utils.models.architectures import GPTJ, Architecture
 from mmn_utils.models.base import ImageTokens, files_hash
 from mmn_utils.models.copies import linear_of
 from mmn_utils.models.encoders import HubBeit, ImageEncoder, TimmBeit
@@ -62,8 +62,8 @@ class LimberFacts:
     """What is fixed about one system of this kind.
 
     ``mean`` and ``std`` of the pixels; ``fit`` and ``resample`` as ``pixels.to_square``.
-    ``vocabulary`` None for all rows of the unembedding, ``revision`` None to hash the tensors
-    instead of files.
+    ``architecture`` of the language model; ``vocabulary`` None for all rows of the unembedding,
+    ``revision`` None to hash the tensors instead of files.
     """
 
     name: str = "limber"
@@ -74,25 +74,26 @@ class LimberFacts:
     resample: str = "bilinear"
     vocabulary: int | None = None
     revision: str | None = None
+    architecture: Architecture = GPTJ
 
 
 LIMBER = LimberFacts(vocabulary=50258)
 
 
 class Limber(JoinedModel):
-    """Encoder, projection, GPT-J: image tokens first, then the text."""
+    """Encoder, projection, language model: image tokens first, then the text."""
 
     def __init__(
         self,
         facts: LimberFacts,
         encoder: ImageEncoder,
         projection: nn.Linear,
-        language_model: GPTJForCausalLM,
+        language_model: nn.Module,
         tokenizer,
     ) -> None:
         rows, columns = encoder.grid
         tokens = ImageTokens(0, rows * columns, encoder.grid, encoder.pixels)
-        super().__init__(facts, language_model, tokenizer, GPTJ, tokens)
+        super().__init__(facts, language_model, tokenizer, facts.architecture, tokens)
         expected = (self.sizes.width, encoder.width)
         if tuple(projection.weight.shape) != expected or projection.bias is None:
             raise ValueError(
@@ -120,7 +121,7 @@ def build_limber(
     facts: LimberFacts,
     encoder: ImageEncoder,
     projection: nn.Linear,
-    language_model: GPTJForCausalLM,
+    language_model: nn.Module,
     tokenizer,
 ) -> Limber:
     """Join parts into a system; they are frozen and put into evaluation mode in place.
@@ -167,7 +168,7 @@ def load_miniature(
     return build_limber(
         facts,
         _timm_encoder(config.get("architecture", config), files["vision"]),
-        _linear(load_file(files["projection"]), files["projection"]),
+        linear_from(load_file(files["projection"]), files["projection"]),
         language_model.to(device),
         AutoTokenizer.from_pretrained(files["language model"].parent),
     )
@@ -254,11 +255,11 @@ def read_projection(path: str | Path) -> nn.Linear:
 
     The file is a pickle and is read as tensors only. ``ValueError`` for anything else.
     """
-    return _linear(read_pickle(path), path)
+    return linear_from(read_pickle(path), path)
 
 
-def _linear(state: dict[str, Tensor], source: str | Path) -> nn.Linear:
-    """Build the projection, float32, from its two tensors."""
+def linear_from(state: dict[str, Tensor], source: str | Path) -> nn.Linear:
+    """Build a projection, float32, from its two tensors, ``weight`` and ``bias``."""
     keys = sorted(state) if isinstance(state, dict) else type(state).__name__
     if keys != ["bias", "weight"]:
         raise ValueError(f"{source} holds {keys}; a projection has exactly 'weight' and 'bias'")

@@ -19,11 +19,11 @@ import torch
 
 from mmn_utils.miniature import language
 from mmn_utils.miniature.captioning import caption_loss
-from mmn_utils.miniature.muon import Muon, parameter_groups
 from mmn_utils.miniature.projection import drawn_patches
-from mmn_utils.miniature.training import keep_freed_memory
 from mmn_utils.miniature.vision.objective import MaskedImageModel, block_mask
 from mmn_utils.miniature.vision.recipe import Recipe
+from mmn_utils.training.loop import keep_freed_memory
+from mmn_utils.training.muon import Muon, parameter_groups
 from tests.benchmarks.timing import best_times
 from tests.tiny import tiny_language_model
 

@@ -10,11 +10,11 @@ import torch
 
 from mmn_utils.miniature import clip, phrases
 from mmn_utils.miniature.distillation import DistillationOptions
-from mmn_utils.miniature.projection import FeatureStore, statistics
 from mmn_utils.miniature.scenes import SIZE
 from mmn_utils.miniature.scenes.sets import SceneSet
-from mmn_utils.miniature.training import Schedule
 from mmn_utils.miniature.vision.probe import probe_features
+from mmn_utils.training.features import FeatureStore, statistics
+from mmn_utils.training.loop import Schedule
 
 RECIPE = clip.ClipRecipe(
     scenes=8, batch=6, schedule=Schedule(steps=4, rate=1.5e-3, warmup=2, save_every=2),

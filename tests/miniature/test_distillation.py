@@ -9,9 +9,9 @@ from transformers import CLIPVisionConfig, CLIPVisionModel
 
 from mmn_utils.miniature import distillation
 from mmn_utils.miniature.distillation import Distillation, DistillationOptions, distil, gathered
-from mmn_utils.miniature.projection import statistics
-from mmn_utils.miniature.training import Schedule
 from mmn_utils.miniature.vision.encoder import to_input
+from mmn_utils.training.features import statistics
+from mmn_utils.training.loop import Schedule
 
 OPTIONS = DistillationOptions(
     batch=4, schedule=Schedule(steps=60, rate=1e-2, warmup=2, save_every=20)

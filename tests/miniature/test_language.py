@@ -13,9 +13,9 @@ from transformers import AutoTokenizer, GPTJForCausalLM
 from mmn_utils.miniature import language, training
 from mmn_utils.miniature.corpus import CorpusOptions
 from mmn_utils.miniature.language import LanguageOptions, train_language_model
-from mmn_utils.miniature.training import Schedule
 from mmn_utils.miniature.world import load_world
 from mmn_utils.presets import data_path
+from mmn_utils.training.loop import Schedule
 from tests.tiny import tiny_language_model, tiny_tokenizer
 
 TINY = LanguageOptions(

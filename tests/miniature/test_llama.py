@@ -14,8 +14,8 @@ from mmn_utils.miniature.chat import TEMPLATES, ChatRows
 from mmn_utils.miniature.corpus import CorpusOptions
 from mmn_utils.miniature.llama import BEGIN, LlamaOptions, chat_tokenizer
 from mmn_utils.miniature.phrases import captions
-from mmn_utils.miniature.training import Schedule
 from mmn_utils.presets import data_path
+from mmn_utils.training.loop import Schedule
 from tests.tiny import SENTENCES, tiny_tokenizer
 from tests.tiny_gated import tiny_llama
 

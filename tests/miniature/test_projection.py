@@ -12,9 +12,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from mmn_utils.miniature import projection
-from mmn_utils.miniature.projection import FeatureStore, ProjectionOptions
-from mmn_utils.miniature.training import Schedule
+from mmn_utils.miniature.projection import ProjectionOptions
 from mmn_utils.miniature.vision.encoder import build_encoder, encode_images
+from mmn_utils.training.features import FeatureStore
+from mmn_utils.training.loop import Schedule
 from tests.tiny import tiny_language_model, tiny_tokenizer
 
 WIDTH, PATCHES, FEATURES = 32, 16, 5

@@ -10,13 +10,13 @@ import torch
 
 from mmn_utils.miniature.scenes import PROBE_SEED, TRAIN_SEED
 from mmn_utils.miniature.scenes.sets import SceneSet, rendered_scenes
-from mmn_utils.miniature.training import keep_freed_memory
 from mmn_utils.miniature.vision.encoder import build_encoder, save_encoder
 from mmn_utils.miniature.vision.probe import colour_table, probe
 from mmn_utils.miniature.vision.progress import keep_curve
 from mmn_utils.miniature.vision.recipe import Recipe
 from mmn_utils.miniature.vision.trainer import Trainer
 from mmn_utils.miniature.world import WORK, WORLD_FILE, load_world
+from mmn_utils.training.loop import keep_freed_memory
 
 
 def main() -> None:

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
-from mmn_utils.miniature.training import fast_autocast, side_by_side
+from mmn_utils.training.loop import fast_autocast, side_by_side
 
 CONFIG = {
     "img_size": 112,

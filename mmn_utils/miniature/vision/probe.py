@@ -17,8 +17,8 @@ from torch import Tensor
 
 from mmn_utils.miniature.scenes.sets import SceneSet
 from mmn_utils.miniature.scenes.sprites import COLOURS
-from mmn_utils.miniature.training import side_by_side
 from mmn_utils.miniature.vision.encoder import encode_images
+from mmn_utils.training.loop import side_by_side
 
 
 def probe(model: Beit, scenes: SceneSet) -> dict[str, float]:

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from mmn_utils.miniature.scenes import SCENES
 from mmn_utils.miniature.scenes.sprites import SHOWN
-from mmn_utils.miniature.training import rate_factor
 from mmn_utils.miniature.vision.encoder import CONFIG
+from mmn_utils.training.loop import rate_factor
 
 OWN = "own"  # of ``scenes.COLOURS``, those that the codes are made of
 

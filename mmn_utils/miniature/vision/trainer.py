@@ -12,21 +12,21 @@ import torch
 from timm.models.beit import Beit
 from torch import Tensor, nn
 
-from mmn_utils.miniature.muon import Muon, parameter_groups
 from mmn_utils.miniature.scenes.sets import SceneSet
-from mmn_utils.miniature.training import (
-    Summand,
-    Workers,
-    fast_autocast,
-    rate_factor,
-    save_atomically,
-)
 from mmn_utils.miniature.vision.codes import feature_codes, pixel_codes
 from mmn_utils.miniature.vision.encoder import build_encoder, to_input
 from mmn_utils.miniature.vision.objective import MaskedImageModel, block_mask, cut_windows
 from mmn_utils.miniature.vision.probe import probe
 from mmn_utils.miniature.vision.progress import ProgressLog
 from mmn_utils.miniature.vision.recipe import OWN, Recipe, Stage, learning_rate
+from mmn_utils.training.loop import (
+    Summand,
+    Workers,
+    fast_autocast,
+    rate_factor,
+    save_atomically,
+)
+from mmn_utils.training.muon import Muon, parameter_groups
 
 
 class Trainer:

@@ -55,6 +55,18 @@ class Encoder:
 
 
 @dataclass(frozen=True)
+class Network:
+    """A tower of another kind, such as convolutions, as it was counted; computes in float32.
+
+    ``operations`` for one picture, ``held`` the bytes of what its largest module reads and writes.
+    """
+
+    parameters: int
+    operations: float
+    held: int
+
+
+@dataclass(frozen=True)
 class Size:
     """A language model and what is put into it; ``kind`` is gptj, or llama for gated MLPs.
 
@@ -71,7 +83,7 @@ class Size:
     heads: int
     vocabulary: int
     image_tokens: int
-    encoder: Encoder | None = None
+    encoder: Encoder | Network | None = None
     text_tokens: int = TEXT
     key_heads: int = 0
     head: int = 0
@@ -119,7 +131,9 @@ def size_of(model: str) -> Size:
     known = load_yaml(KNOWN)
     if model in known:
         facts = dict(known[model])
-        return Size(model, encoder=Encoder(**facts.pop("encoder")), **facts)
+        tower = facts.pop("encoder")
+        kind = Encoder if "layers" in tower else Network
+        return Size(model, encoder=kind(**tower), **facts)
     folder = data_path(*model.split("/")) if model.startswith("miniature") else from_root(model)
     if (folder / "vision.json").is_file():
         return _limber(model, folder)

@@ -9,8 +9,8 @@ import torch
 
 from mmn_utils.miniature import mplug_owl2
 from mmn_utils.miniature.captioning import Batches
-from mmn_utils.miniature.training import train
 from mmn_utils.models.base import state_hash
+from mmn_utils.training.loop import train
 from tests.miniature.chat.trained import LAST, LEARN, SYSTEMS, make, trainer, vision_of, whole_loss
 
 

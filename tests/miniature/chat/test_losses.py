@@ -11,9 +11,9 @@ from transformers.loss.loss_utils import ForCausalLMLoss
 from mmn_utils.miniature import captioning, instructblip, language, llava, mplug_owl2
 from mmn_utils.miniature.captioning import Batches
 from mmn_utils.miniature.chat import TEMPLATES
-from mmn_utils.miniature.projection import fold
 from mmn_utils.miniature.vision.encoder import to_input
 from mmn_utils.models.mplug_owl2.system import build_mplug_owl2
+from mmn_utils.training.features import fold
 from tests.miniature.chat.trained import SYSTEMS, pictures, trainer, whole_loss
 
 

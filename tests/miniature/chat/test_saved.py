@@ -16,11 +16,11 @@ from mmn_utils.miniature import chat, llava
 from mmn_utils.miniature.chat import TEMPLATES
 from mmn_utils.miniature.clip import patch_states
 from mmn_utils.miniature.llama import load_llama
-from mmn_utils.miniature.projection import fold, statistics
 from mmn_utils.miniature.vision.encoder import to_input
 from mmn_utils.models import load_model
 from mmn_utils.models.doctor import doctor
 from mmn_utils.models.llava.whole import build_llava
+from mmn_utils.training.features import fold, statistics
 from tests.miniature.chat.trained import LEARN, OPTIONS, SIDE, SYSTEMS, pictures, trainer, vision_of
 
 

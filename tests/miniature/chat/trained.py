@@ -16,8 +16,8 @@ from mmn_utils.miniature.instructblip import InstructBlipOptions
 from mmn_utils.miniature.llama import LlamaOptions, load_llama
 from mmn_utils.miniature.llava import LlavaOptions
 from mmn_utils.miniature.mplug_owl2 import MplugOwl2Options
-from mmn_utils.miniature.projection import statistics
-from mmn_utils.miniature.training import Schedule
+from mmn_utils.training.features import statistics
+from mmn_utils.training.loop import Schedule
 
 SIDE, PATCH, SCENES = 32, 8, 8
 TEXT = LlamaOptions(

@@ -8,7 +8,7 @@ from functools import partial
 import pytest
 import torch
 
-from mmn_utils.miniature.training import GENTLY, Progress, Schedule, Workers, rate_factor, train
+from mmn_utils.training.loop import GENTLY, Progress, Schedule, Workers, rate_factor, train
 
 SCHEDULE = Schedule(steps=8, rate=0.1, warmup=2, final=0.25, weight_decay=0.5, save_every=4)
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from mmn_utils.miniature.muon import SIZE, Muon, orthogonalised, parameter_groups
+from mmn_utils.training.muon import SIZE, Muon, orthogonalised, parameter_groups
 
 SHAPES = [(24, 24), (48, 16), (16, 48)]
 RATE, DECAY = 0.02, 0.4

@@ -1,4 +1,4 @@
-"""What every training of the miniature shares: schedule, checkpoints, progress."""
+"""What every training shares: schedule, checkpoints, progress."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from mmn_utils.miniature.muon import Muon, parameter_groups
+from mmn_utils.training.muon import Muon, parameter_groups
 
 Summand = Callable[[], torch.Tensor]  # of a loss; computed when it is called
 GENTLY = 0.1  # share of the rate at which parameters learn that begin trained

