@@ -31,8 +31,8 @@ SNAKEMAKE = $(RUN) $(BIN)/snakemake --workflow-profile profiles/$(PROFILE) \
 	$(if $(CORES),--cores $(CORES))
 RUNS = $(basename $(notdir $(PRESET)))  # a preset may be given by the path of its file
 
-.PHONY: help env plan figures atlas page browser report golden site test lab lint miniature smol variants lock readme \
-	clean
+.PHONY: help env plan figures atlas page browser report golden site test lab lint miniature smol \
+	variants stamps lock readme clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -107,6 +107,10 @@ smol: $(STAMP)  ## train the projection of smol on PHOTOGRAPHS, a folder; ARGS='
 variants: $(STAMP)  ## train what was tried before the miniature again (an hour of one core)
 	@$(RUN) $(BIN)/python -m mmn_utils.miniature.variants
 	@$(RUN) $(BIN)/python -m mmn_utils.miniature.clip --towers
+
+# SOURCE="FOLDER or .deb" where the package is already at hand.
+stamps: $(STAMP)  ## make the data set of photographed cut-outs (fetches a package of 161 MB)
+	@$(RUN) $(BIN)/python -m mmn_utils.datasets.stamps $(SOURCE) $(ARGS)
 
 lock: $(STAMP)  ## resolve the dependencies afresh and pin them
 	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report - \

@@ -28,6 +28,7 @@ FOLDER = "folder"
 
 # Name: its split. The miniature's scenes are in COCO's format, too.
 MINIATURE = {"miniature": "val", "miniature/looks": "looks"}
+STAMPS = {"stamps": "val"}  # scenes of photographed cut-outs (``datasets.stamps``)
 COCO = {"coco_val2017": "val2017", "coco_train2017": "train2017"}
 
 
@@ -36,6 +37,8 @@ def load_dataset(name: str, root: str | Path | None = None) -> Dataset:
 
     ``miniature``: the held-out scenes; ``miniature/looks``: scenes with looks that were
     never trained on (``root`` defaults to data/miniature/coco).
+    ``stamps``: scenes of photographed cut-outs, which ``make stamps`` makes (``root`` defaults to
+    data/cache/stamps).
     ``coco_val2017``, ``coco_train2017``: MS COCO in its own layout (``root`` defaults to
     the environment variable COCO_ROOT, else to data/coco).
     ``folder``: the photographs in ``root``, with what is known of them (``datasets.folder``);
@@ -45,6 +48,9 @@ def load_dataset(name: str, root: str | Path | None = None) -> Dataset:
     """
     if name in MINIATURE:
         return open_scenes(Path(root or data_path("miniature", "coco")), MINIATURE[name], name)
+    if name in STAMPS:
+        home = Path(root or data_path("cache", "stamps"))
+        return open_scenes(home, STAMPS[name], name, "`make stamps` makes them")
     if name in COCO:
         coco = root or os.environ.get("COCO_ROOT") or data_path("coco")
         return open_coco(Path(coco), COCO[name], name)
@@ -52,7 +58,7 @@ def load_dataset(name: str, root: str | Path | None = None) -> Dataset:
         if not root:
             raise ValueError("dataset 'folder' needs data_root: give the folder of photographs")
         return FolderDataset(from_here(root))
-    known = ", ".join([*MINIATURE, *COCO, FOLDER])
+    known = ", ".join([*MINIATURE, *STAMPS, *COCO, FOLDER])
     raise ValueError(f"unknown data set {name!r}: choose one of {known}")
 
 

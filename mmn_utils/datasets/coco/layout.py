@@ -8,6 +8,7 @@ from mmn_utils.datasets.coco.dataset import CocoDataset
 
 COCO_IMAGES = "http://images.cocodataset.org/zips/{split}.zip"
 COCO_ANNOTATIONS = "http://images.cocodataset.org/annotations/annotations_trainval2017.zip"
+SHIPPED = "They come with the repository, and `make miniature` makes them again"
 
 
 def open_coco(root: Path, split: str, name: str) -> CocoDataset:
@@ -30,17 +31,16 @@ def open_coco(root: Path, split: str, name: str) -> CocoDataset:
     return CocoDataset(*parts, name=name)
 
 
-def open_scenes(root: Path, split: str, name: str) -> CocoDataset:
-    """Open a split of the miniature's scenes ("val", "looks") below ``root``.
+def open_scenes(root: Path, split: str, name: str, remedy: str = SHIPPED) -> CocoDataset:
+    """Open a split of the miniature's scenes ("val", "looks"), or of others, below ``root``.
 
-    FileNotFoundError lists the missing parts.
+    FileNotFoundError lists the missing parts and says the ``remedy``.
     """
     parts = _parts(root, split)
     missing = [str(path) for path in parts if not path.exists()]
     if missing:
         raise FileNotFoundError(
-            f"the scenes of {name!r} are not complete: missing {'; '.join(missing)}. They come "
-            "with the repository, and `make miniature` makes them again"
+            f"the scenes of {name!r} are not complete: missing {'; '.join(missing)}. {remedy}"
         )
     return CocoDataset(*parts, name=name)
 
