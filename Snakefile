@@ -34,9 +34,10 @@ RUNS, ADDRESSES = [one.name for one in PRESETS], [one.address for one in PRESETS
 SECONDS = {
     "00_miniature": 50, "01_projection_decoding": 70, "02_attribution": 60, "03_selectivity": 250,
     "04_ablation": 210, "05_llava_contribution_scoring": 80, "06_editing": 170,
-    "07_neuron_browser": 110,
+    "07_neuron_browser": 110, "08_real_model": 600,
 }
 
+LAST = "08_real_model"  # reads the ledgers that the others write
 ATLAS = "07_neuron_browser"  # with whose parameters an atlas is made
 
 # Without a shared folder, snakemake looks for outputs in a copy of its own.
@@ -81,6 +82,8 @@ for place, (preset, notebook) in enumerate(JOBS):
             texts=[str(path) for path in Path("notebooks/texts").glob(f"{notebook}.yaml")],
             sources=sources(notebook),
             data=DATA if is_small(preset) else [],
+            ledgers=[record(one.name, other) for one, other in JOBS if other != LAST]
+            if notebook == LAST else [],
             shards=[one.record for one in SHARDS if (one.preset, one.notebook) == (preset, notebook)],
         output:
             record(preset.name, notebook),

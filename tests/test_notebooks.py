@@ -28,6 +28,7 @@ MOST_LINES = {
     "05_llava_contribution_scoring": 168,
     "06_editing": 132,
     "07_neuron_browser": 110,
+    "08_real_model": 125,
 }
 
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)

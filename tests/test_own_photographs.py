@@ -16,15 +16,20 @@ from traitlets.config import Config
 from mmn_utils.exhibits.entries import exhibits_of, load_exhibits
 from mmn_utils.exhibits.ledger import claims
 from mmn_utils.exhibits.texts import load_texts
+from mmn_utils.exhibits.verify import verify
 from mmn_utils.presets import ROOT, Preset, data_path, load_preset, notebook_path, resolve
 from mmn_utils.running import run
 from tests.models.auto.families import llava
 from tests.photographs import some_photographs
 
 BLOCK = re.compile(r"## Your own model and photographs\n.*?```python\n(.*?)```", re.DOTALL)
+CLIP = (
+    "no CLIP is given that knows the photographs of 'folder' (the miniature's own knows the "
+    "miniature's scenes alone); name one by the parameter clip"
+)
 CAPTIONS, MASKS = "no photograph has a caption", "no photograph has the mask of an object"
 LEFT_OUT = {
-    "01_projection_decoding": {"A-table-S2": CAPTIONS, "A-table-2": CAPTIONS},
+    "01_projection_decoding": {"A-fig-3": CLIP, "A-table-S2": CAPTIONS, "A-table-2": CAPTIONS},
     "02_attribution": {"A-table-1": CAPTIONS},
     "03_selectivity": {
         "A-fig-4": f"{CAPTIONS}, no photograph has an annotated object, "
@@ -147,6 +152,59 @@ def test_notebooks_of_paper_a_leave_out_what_needs_more(name, folder, shell, tmp
         rows = entered[entered["exhibit"] == exhibit]
         assert set(rows["holds"]) == {"not tested"}
         assert set(rows["test"]) == {f"left out: {reason}"}
+
+
+@pytest.fixture
+def captioned(folder, tmp_path) -> Path:
+    """Five of the photographs, with a caption each."""
+    place = tmp_path / "captioned"
+    place.mkdir()
+    said = ("a dog on a sofa", "two boats", "a man with a kite", "a red car", "birds on a tree")
+    for path, caption in zip(sorted(folder.iterdir()), said, strict=False):
+        shutil.copy(path, place)
+        (place / path.name).with_suffix(".txt").write_text(caption)
+    return place
+
+
+@pytest.mark.slow
+@pytest.mark.weights
+@pytest.mark.parametrize("clip", ["none", ""])
+@pytest.mark.parametrize(
+    ("name", "table", "untested"),
+    [
+        (
+            "01_projection_decoding",
+            "A-table-2",
+            {"A-table-2-clipscore-prompts", "A-table-2-clipscore-captions"},
+        ),
+        ("02_attribution", "A-table-1", {"A-table-1-clipscore", "A-table-1-captions"}),
+    ],
+)
+def test_captioned_photographs_without_a_clip_are_judged_by_bertscore_alone(
+    name, table, untested, clip, captioned, shell, tmp_path
+):
+    run_cells(shell, name, {"data_root": str(captioned), "run": "mine", "clip": clip})
+    reason = "clip = 'none' asks for no CLIPScore" if clip else CLIP
+    figures = tmp_path / "figures" / "mine"
+    assert left_out(figures, name) == {
+        exhibit.id: reason for exhibit in exhibits_of(name) if exhibit.id == "A-fig-3"
+    }
+    assert [path.suffix for path in figures.glob("A-fig-3*")] in ([], [".json"])
+    for suffix in (".csv", ".md"):
+        shown = (figures / f"{table}{suffix}").read_text(encoding="utf-8")
+        assert "BERTScore" in shown
+        assert "CLIPScore" not in shown
+    assert "clipscore" not in (figures / f"{table}.numbers.csv").read_text(encoding="utf-8")
+    record = json.loads((figures / f"{table}.json").read_text(encoding="utf-8"))
+    assert f"CLIPScore is left out: {reason}." in record["caption"]
+    entered = claims("mine").set_index("id")
+    of_clip = entered[entered["test"] == f"not tested: {reason}"]
+    assert set(of_clip.index) == untested
+    assert set(of_clip["holds"]) == {"not tested"}
+    tested = entered[entered["exhibit"] == table].drop(index=of_clip.index)
+    assert len(tested)
+    assert tested["n"].notna().all()
+    assert verify("mine", tmp_path / "figures") == (len(entered), [])
 
 
 @pytest.mark.slow

@@ -13,7 +13,7 @@ from mmn_utils.presets import ROOT
 
 LARGEST = 1_000_000  # bytes
 MAY_BE_LARGER = {
-    "data/miniature/*.safetensors": "trained weights, which nothing smaller stands for",
+    "data/*/*.safetensors": "trained weights, which nothing smaller stands for",
     "figures/*/browser.html": "a browser of its own, with a limit of its own",
 }
 

@@ -23,9 +23,14 @@ BEFORE, AFTER = "The horse", " A picture of"
 
 
 def tiny_llama(
-    seed: int = 0, vocabulary: int = 400, layers: int = 3, width: int = 32, units: int = 48
+    seed: int = 0,
+    vocabulary: int = 400,
+    layers: int = 3,
+    width: int = 32,
+    units: int = 48,
+    **facts,
 ) -> LlamaForCausalLM:
-    """Build a random LLaMA with grouped queries and untied embeddings."""
+    """Build a random LLaMA with grouped queries and untied embeddings; ``facts`` as LlamaConfig."""
     torch.manual_seed(seed)
     config = LlamaConfig(
         vocab_size=vocabulary,
@@ -38,7 +43,7 @@ def tiny_llama(
         initializer_range=0.2,
         bos_token_id=0,
         eos_token_id=0,
-        tie_word_embeddings=False,
+        **{"tie_word_embeddings": False, **facts},
     )
     model = LlamaForCausalLM(config)
     with torch.no_grad():

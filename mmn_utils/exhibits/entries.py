@@ -24,6 +24,8 @@ PAPERS = {
     "B": "Finding and Editing Multi-Modal Neurons in Pre-Trained Transformers",
     "C": "Beyond the papers",
 }
+# What a run may do without, whatever its photographs have: the judges of texts.
+OF_RUNS = ("clipscore", "bertscore")
 EXHIBIT_ID = re.compile(r"([A-Z])-[A-Za-z0-9-]+")
 # Presets of the same name whose runs come with the repository; the first that makes an
 # exhibit shows it in the README.
@@ -43,7 +45,8 @@ class Exhibit:
         claim: what the paper says with it, in our own words, whatever came out here; of paper C
             what it shows. One sentence.
         needs: what its photographs must have (``datasets.base.KINDS``), "masks" or, where any
-            of some will do, "captions or objects"; it is left out of runs without.
+            of some will do, "captions or objects", or the run (``OF_RUNS``); it is left out of
+            runs without.
     """
 
     id: str

@@ -57,6 +57,9 @@ class Judged:
     ratio: float | None = None
 
 
+UNTESTED = Judged(None, Verdict(NOT_TESTED), Verdict(NOT_TESTED))
+
+
 @dataclass(frozen=True)
 class Distance(Estimate):
     """Kolmogorov and Smirnov's D, with the ``p`` of their test."""
@@ -118,7 +121,7 @@ def judge_claim(
     columns = cases_of(claim, numbers, facts)
     count = len(next(iter(columns.values()), ()))
     if not count:
-        return Judged(None, Verdict(NOT_TESTED), Verdict(NOT_TESTED))
+        return UNTESTED
     test = _Test(claim, paper, facts, seed)
     estimate, holds, like = test(columns)
     rng = np.random.default_rng(seed)

@@ -1,4 +1,4 @@
-"""Exhibits that leave themselves out of a run, since their pictures lack what they need.
+"""Exhibits that leave themselves out of a run, since it or its pictures lack what they need.
 
 ``exhibits.yaml`` says what an exhibit ``needs``, and ``Run.needs`` opens each of its cells. Where
 something is lacking, the exhibit is entered with the reason and its claims as not tested, and the
@@ -10,17 +10,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any
 
 from mmn_utils.datasets.base import TooFew
 from mmn_utils.datasets.published import published_claim
-from mmn_utils.exhibits.entries import Exhibit
+from mmn_utils.exhibits.entries import OF_RUNS, Exhibit
 from mmn_utils.exhibits.formats import as_markdown
-from mmn_utils.exhibits.judging import NOT_TESTED, Judged, Verdict
+from mmn_utils.exhibits.judging import UNTESTED
 from mmn_utils.exhibits.ledger import row_of
 from mmn_utils.exhibits.texts import Claim
 
-UNTESTED = Judged(None, Verdict(NOT_TESTED), Verdict(NOT_TESTED))
 OR = " or "  # between the things of which any will do
 
 
@@ -57,12 +57,19 @@ class Placard:
         return {"text/markdown": text, "text/plain": self.left.id}
 
 
-def why_left_out(exhibit: Exhibit, data: Any) -> str:
-    """Say what a data set lacks of what an exhibit needs, "" where it has all of it.
+def why_left_out(
+    exhibit: Exhibit, data: Any, without: Mapping[str, str] = MappingProxyType({})
+) -> str:
+    """Say what is lacking of what an exhibit needs, "" where all of it is there.
 
-    A data set that cannot tell has everything.
+    A data set that cannot tell has everything; ``without`` says what the run does without (of
+    ``OF_RUNS``), and why.
     """
-    lacks = getattr(data, "lacks", lambda what: "")
+    told = getattr(data, "lacks", lambda what: "")
+
+    def lacks(what: str) -> str:
+        return without.get(what, "") if what in OF_RUNS else told(what)
+
     missing = [_lacking(lacks, need.split(OR)) for need in exhibit.needs]
     return "; ".join(filter(None, missing))
 

@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pandas as pd
@@ -18,7 +19,16 @@ from mmn_utils.cache import locked
 from mmn_utils.datasets.published import OURS, PublishedClaim, published_claim
 from mmn_utils.exhibits.entries import ALL_FILES, PAPERS, exhibits_of, figures_root
 from mmn_utils.exhibits.formats import format_number, to_csv, write_text
-from mmn_utils.exhibits.judging import NO, NOT_TESTED, OPEN, YES, Judged, facts_of, judge_claim
+from mmn_utils.exhibits.judging import (
+    NO,
+    NOT_TESTED,
+    OPEN,
+    UNTESTED,
+    YES,
+    Judged,
+    facts_of,
+    judge_claim,
+)
 from mmn_utils.exhibits.pages import forget_page
 from mmn_utils.exhibits.provenance import circumstances_path
 from mmn_utils.exhibits.texts import Claim, render
@@ -85,15 +95,22 @@ def judge_all(
     known: Mapping[str, Any],
     seed: int,
     system: str | None,
+    without: Mapping[str, str] = MappingProxyType({}),
 ) -> dict[str, Entry]:
     """Judge an exhibit's claims by its rows, as ``judging.read_numbers`` gives them.
 
     ``known`` are all facts that there are, and ``system`` the one of the paper's that stands
-    beside (``published_claim``).
+    beside (``published_claim``). A claim that needs something ``without`` which the run is, is
+    not tested, for the reason that stands there.
     """
     found = {}
     for id, claim in claims.items():
-        facts, paper = facts_of(claim, numbers.columns, known), published_claim(id, system)
+        paper = published_claim(id, system)
+        if reason := without.get(claim.needs):
+            row = row_of(id, exhibit, paper, f"not tested: {reason}", UNTESTED)
+            found[id] = Entry(UNTESTED, row, {})
+            continue
+        facts = facts_of(claim, numbers.columns, known)
         judged = judge_claim(claim, paper, numbers, facts, seed)
         row = row_of(id, exhibit, paper, render(claim.test, facts, id), judged)
         found[id] = Entry(judged, row, facts)

@@ -30,7 +30,13 @@ import pandas as pd
 
 from mmn_utils.datasets.published import published, published_claim
 from mmn_utils.datasets.words import Words
-from mmn_utils.exhibits.entries import Exhibit, exhibits_of, figures_root, load_exhibits
+from mmn_utils.exhibits.entries import (
+    OF_RUNS,
+    Exhibit,
+    exhibits_of,
+    figures_root,
+    load_exhibits,
+)
 from mmn_utils.exhibits.formats import (
     records,
     to_csv,
@@ -41,9 +47,8 @@ from mmn_utils.exhibits.formats import (
     write_figure,
     write_text,
 )
-from mmn_utils.exhibits.judging import Judged, read_numbers
+from mmn_utils.exhibits.judging import UNTESTED, Judged, read_numbers
 from mmn_utils.exhibits.leaving import (
-    UNTESTED,
     LeftOut,
     in_this_cell,
     stop_quietly,
@@ -54,6 +59,7 @@ from mmn_utils.exhibits.ledger import claims, enter, forget_exhibit, judge_all
 from mmn_utils.exhibits.provenance import provenance, record_making
 from mmn_utils.exhibits.texts import SAYS, Text, load_texts, render
 from mmn_utils.presets import check_run_name, read_parameters
+from mmn_utils.values import refuse_unknown
 
 if TYPE_CHECKING:  # who only looks exhibits up needs no matplotlib
     from matplotlib.figure import Figure
@@ -98,11 +104,15 @@ class Reading:
 
 @dataclass(frozen=True)
 class Judgement:
-    """An exhibit's rows as they are stored, the facts that its claims use, and what came out."""
+    """An exhibit's rows as they are stored, the facts that its claims use, and what came out.
+
+    ``without``: of what the run does without, that which keeps a claim untested.
+    """
 
     stored: str
     facts: dict[str, Any]
     claims: dict[str, dict[str, str]]
+    without: dict[str, str]
 
 
 class Run:
@@ -111,7 +121,8 @@ class Run:
     What a caption, a claim or a reading says stands in ``notebooks/texts``; the notebook hands over
     the facts. Those given with an exhibit are kept for what is said of it later. The data set's
     nouns are facts too: ``picture``, ``pictures``, ``reference``, ``references``
-    (``datasets.words``), photographs with human captions where it gives none.
+    (``datasets.words``), photographs with human captions where it gives none. ``without`` is a
+    fact, too.
     """
 
     def __init__(
@@ -124,11 +135,14 @@ class Run:
         seed: int = 0,
         root: str | Path | None = None,
         exhibits: str | Path | None = None,
+        without: Mapping[str, str] | None = None,
     ):
         """Open the run ``name`` for ``notebook``.
 
         ``parameters`` are recorded as they are; ``model`` and ``data`` by their name and
         revision (``provenance.describe``). ``exhibits`` names another list of exhibits.
+        ``without`` says what the run does without (of ``OF_RUNS``), each with the reason:
+        exhibits that need it are left out, single claims are not tested.
         """
         self.name = check_run_name(name)
         self.notebook = Path(notebook).stem
@@ -140,24 +154,39 @@ class Run:
         self._facts: dict[str, dict[str, Any]] = {}
         self._verdicts: dict[str, Judged] = {}
         self._left_out: dict[str, LeftOut] = {}
+        self.without = dict(without or {})
+        refuse_unknown(self.without, OF_RUNS, "something that a run may do without")
         self._begun = time.monotonic()
         self._provenance()  # what cannot be recorded is an error now, not after the work
 
     @classmethod
     def of(
-        cls, notebook: str, names: Mapping[str, Any], model: Any = None, data: Any = None
+        cls,
+        notebook: str,
+        names: Mapping[str, Any],
+        model: Any = None,
+        data: Any = None,
+        without: Mapping[str, str] | None = None,
     ) -> Run:
         """Open a run with the values that a notebook's parameters have among ``names``.
 
-        ``names`` are the notebook's ``globals()``. Figures drawn from here on have the house's
-        look.
+        ``names`` are the notebook's ``globals()``; the rest as for the run itself. Figures drawn
+        from here on have the house's look.
         """
         from mmn_utils.exhibits import plots  # here, since a look-up must not cost matplotlib
 
         plots.use_style()
         stop_quietly()
         parameters = {name: names[name] for name in read_parameters(notebook)}
-        run = cls(parameters["run"], notebook, parameters, model, data, parameters["seed"])
+        run = cls(
+            parameters["run"],
+            notebook,
+            parameters,
+            model,
+            data,
+            parameters["seed"],
+            without=without,
+        )
         if run.caveat:
             print(run.caveat)  # first of all that the notebook shows
         return run
@@ -170,15 +199,16 @@ class Run:
     def needs(self, *ids: str, data: Any = None) -> None:
         """Go on where the exhibits of a cell have what they need; else leave them out and end it.
 
-        ``exhibits.yaml`` says what that is. It is asked of the run's data set, or of ``data``
-        where an exhibit has photographs of its own. Raises ``LeftOut``, see ``leaving``; in a
-        notebook they are left out, too, where the rest of the cell raises ``TooFew``.
+        ``exhibits.yaml`` says what that is. It is asked of the run and of its data set, or of
+        ``data`` where an exhibit has photographs of its own. Raises ``LeftOut``, see ``leaving``;
+        in a notebook they are left out, too, where the rest of the cell raises ``TooFew``.
         """
         exhibits = [self._check(id) for id in ids]
         for id in ids:
             if id in self._left_out:
                 raise self._left_out[id]
-        found = [why_left_out(one, self.data if data is None else data) for one in exhibits]
+        asked = self.data if data is None else data
+        found = [why_left_out(one, asked, self.without) for one in exhibits]
         if reason := "; ".join(dict.fromkeys(filter(None, found))):
             self._leave_out(ids, reason)
         in_this_cell(partial(self._leave_out, ids))
@@ -298,6 +328,7 @@ class Run:
             **self.parameters,
             "system": self.model,
             "data": self.data,
+            "without": self.without,
             **getattr(self.data, "words", Words()).facts(),
             "verdict": lambda id: self._judged(id).holds.word,
             "says": lambda id: SAYS[self._judged(id).holds.word],
@@ -322,11 +353,14 @@ class Run:
         stored, known = to_csv(numbers), self._known(id, facts)
         asked = self._texts[id].claims if id in self._texts else {}
         read = read_numbers(StringIO(stored))
-        found = judge_all(id, asked, read, known, self.seed, self._system)
+        found = judge_all(id, asked, read, known, self.seed, self._system, self.without)
         self._verdicts.update({name: entry.judged for name, entry in found.items()})
         used = {name: fact for entry in found.values() for name, fact in entry.facts.items()}
         to_json(used)  # what cannot be stored is an error now
-        return Judgement(stored, used, {name: entry.row for name, entry in found.items()})
+        rows = {name: entry.row for name, entry in found.items()}
+        needed = {claim.needs for claim in asked.values()}
+        lacking = {what: reason for what, reason in self.without.items() if what in needed}
+        return Judgement(stored, used, rows, lacking)
 
     def _check(self, id: str, kind: str | None = None) -> Exhibit:
         known = load_exhibits(self._list)
@@ -362,7 +396,8 @@ class Run:
         self, id: str, rows: Judgement, caption: str, paper: pd.DataFrame | None
     ) -> None:
         write_text(self.folder / f"{id}.numbers.csv", rows.stored)
-        self._write_record(id, caption, paper, rows.facts)
+        more = {"without": rows.without} if rows.without else {}
+        self._write_record(id, caption, paper, rows.facts, **more)
         enter(self.folder, id, rows.claims)
         record_making(self.folder, id, self.notebook, self.model, self._begun)
 

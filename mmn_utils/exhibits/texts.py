@@ -29,6 +29,7 @@ A claim is tested on the exhibit's rows (``<id>.numbers.csv``), and what the pap
     case    a column: rows are averaged within each of its values, and these are the cases
     wide    three columns (index, columns, values): the rows laid out, a case for each index
     value   the estimate: a measure (``judging.MEASURES``) of expressions over columns
+    needs   what the run must have for it (``entries.OF_RUNS``), or it is not tested
     holds   true, false, or none for nothing to test: an expression over value, low, high, n, p of
             that estimate, further estimates under names of their own, and the facts
 """
@@ -45,7 +46,7 @@ from typing import Any
 import jinja2
 from jinja2 import meta
 
-from mmn_utils.exhibits.entries import LIST
+from mmn_utils.exhibits.entries import LIST, OF_RUNS
 from mmn_utils.exhibits.formats import as_markdown, to_markdown
 from mmn_utils.plain_yaml import load_yaml
 
@@ -70,6 +71,7 @@ class Claim:
     rows: str = ""
     case: str = ""
     wide: tuple[str, ...] = ()
+    needs: str = ""
     estimates: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -117,7 +119,7 @@ def _text(name: str, entry: Mapping[str, Any], path: Path) -> Text:
 
 
 def _claim(id: str, entry: Mapping[str, Any]) -> Claim:
-    own = {"test", "value", "holds", "rows", "case", "wide"}
+    own = {"test", "value", "holds", "rows", "case", "wide", "needs"}
     further = {name: rule for name, rule in entry.items() if name not in own}
     wide = tuple(entry.get("wide") or ())
     if len(wide) not in (0, 3) or (wide and entry.get("case")):
@@ -125,6 +127,8 @@ def _claim(id: str, entry: Mapping[str, Any]) -> Claim:
     given = {name: value for name, value in entry.items() if name in own and name != "wide"}
     if not all(isinstance(text, str) for text in (*given.values(), *further.values())):
         raise ValueError(f"{id}: every field but wide must be text")
+    if given.get("needs", OF_RUNS[0]) not in OF_RUNS:
+        raise ValueError(f"{id}: needs = {given['needs']!r}: choose from {', '.join(OF_RUNS)}")
     return Claim(id, **given, wide=wide, estimates=further)
 
 

@@ -49,7 +49,8 @@ def _judge_again(folder: Path, exhibit: str, notebook: str) -> dict[str, dict[st
     if record.get("left_out"):
         return untested_rows(exhibit, text.claims, record["left_out"], system)
     numbers = read_numbers(folder / f"{exhibit}.numbers.csv")
-    found = judge_all(exhibit, text.claims, numbers, record["facts"], record["seed"], system)
+    known = record["facts"], record["seed"], system, record.get("without", {})
+    found = judge_all(exhibit, text.claims, numbers, *known)
     return {id: entry.row for id, entry in found.items()}
 
 

@@ -6,25 +6,32 @@ far greedy generation goes along with it. Where that is to its end, the caption 
 others are made anew from the first token that differs, on top of the same pass. The captions
 are those of greedy generation up to rounding, since a pass over many tokens adds up its
 terms in another order than a pass over each.
+
+Where edits are given row by row, the layers below the lowest edited one make the same of a
+draft whatever the edit: they run when a draft is first tried (``below``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mmn_utils.datasets import Photograph
+from mmn_utils.interventions.below import Below
 from mmn_utils.interventions.edit import Edit
 from mmn_utils.interventions.row_edits import RowEdits, apply_by_row
 from mmn_utils.memory import in_batches
 from mmn_utils.models.base import Prompt
 from mmn_utils.models.capture import spare_last
 from mmn_utils.models.finite import refuse
+from mmn_utils.models.upper import begin_at, can_begin_at, put_below, streams_into
 from mmn_utils.neurons.captions import Caption, as_caption, generate
 from mmn_utils.neurons.targets import teacher_forced
 
@@ -33,7 +40,8 @@ from mmn_utils.neurons.targets import teacher_forced
 class Drafts:
     """Captions of the unchanged model, with the prompts (n, P, d) of their pictures, on the CPU.
 
-    Good for changes of the language model of this ``revision``.
+    Good for changes of the language model of this ``revision``. ``below`` fills as edits are
+    tried.
     """
 
     images: tuple[str, ...]
@@ -41,6 +49,7 @@ class Drafts:
     prompts: Prompt
     max_new_tokens: int
     revision: str
+    below: Below = field(default_factory=Below, repr=False)
 
 
 @torch.no_grad()
@@ -92,41 +101,57 @@ def captions_now(
     rows = [place[image] for image in (drafts.images if images is None else images)]
     reads = [None] * len(rows) if reads is None else list(reads)
     differences = np.full(len(rows), np.nan)
+    first = _lowest(model, drafts, edits)
+    order = sorted(range(len(rows)), key=lambda i: drafts.below.knows([rows[i]]))
 
-    def compute(some: range) -> list[Caption]:
-        batch = slice(some.start, some.stop)
-        own = nullcontext() if edits is None else apply_by_row(model, edits[batch])
+    def compute(some: Sequence[int]) -> list[Caption]:
+        own = nullcontext() if edits is None else apply_by_row(model, [edits[i] for i in some])
         with own as changed:
-            captions, logits = _again(model, drafts, rows[batch], changed)
-        for i, read in enumerate(reads[batch]):
-            if read is not None:
-                step, first, second = read
-                values = logits[i, step].float()
-                differences[some.start + i] = float(values[first] - values[second])
+            captions, logits = _again(model, drafts, [rows[i] for i in some], changed, first)
+        for place, i in enumerate(some):
+            if reads[i] is not None:
+                step, one, other = reads[i]
+                values = logits[place, step].float()
+                differences[i] = float(values[one] - values[other])
         return captions
 
-    found = in_batches(compute, range(len(rows)), batch_size)
-    return [caption for part in found for caption in part], differences
+    met = sum(drafts.below.knows([row]) for row in rows)
+    anew, again = order[: len(order) - met], order[len(order) - met :]
+    parts = in_batches(compute, anew, batch_size)
+    parts += in_batches(compute, again, 2 * batch_size)  # a shorter pass needs less memory
+    captions = dict(zip(order, chain.from_iterable(parts), strict=True))
+    return [captions[i] for i in range(len(rows))], differences
+
+
+def _lowest(model, drafts: Drafts, edits: Sequence[Edit | None] | None) -> int:
+    """Return the layer at which passes with these edits may begin; 0 for the start."""
+    layers = [neuron.layer for edit in edits or () if edit is not None for neuron in edit.neurons]
+    first = min(layers, default=0)
+    if model.revision != drafts.revision or not can_begin_at(model, first):
+        return 0
+    return drafts.below.ask(first, max(1, first - model.sizes.layers // 15))
 
 
 def _again(
-    model, drafts: Drafts, rows: Sequence[int], changed: RowEdits | None
+    model, drafts: Drafts, rows: Sequence[int], changed: RowEdits | None, first: int
 ) -> tuple[list[Caption], Tensor]:
     """Caption some pictures again; also the logits (B, longest + 1, V) along their drafts."""
     ids = [drafts.captions[row].ids for row in rows]
     prompt = drafts.prompts.select(rows).to(model.device)
     forced = teacher_forced(model, prompt, ids)
     start = prompt.embeds.shape[1]
-    last = forced.embeds.shape[1] - start + 1
     # an edit of the last layer is felt at the caption only, and takes positions as they come
     with spare_last(model, start - 1, besides=() if changed is None else changed.hooks):
-        logits, past = model.forward(forced, use_cache=True, last_only=False, last=last)
+        logits, past, below = _along(model, drafts, rows, forced, start, first)
     images = [drafts.images[row] for row in rows]
     steps = _agreed(model, images, ids, logits, drafts.max_new_tokens)
     captions = [drafts.captions[row] for row in rows]
     going = [i for i, step in enumerate(steps) if step is not None]
     if going:
         past.batch_select_indices(torch.tensor(going, device=model.device))
+        if below:
+            pairs = drafts.below.pairs([rows[i] for i in going], forced.embeds.shape[1])
+            put_below(past, pairs)
         begun = torch.stack([logits[i, steps[i]] for i in going]), past
         prompt = _cut(forced.select(going), start, [steps[i] for i in going])
         if changed is not None:
@@ -138,6 +163,25 @@ def _again(
             whole = (*ids[i][: steps[i]], *more.ids)[: drafts.max_new_tokens]
             captions[i] = as_caption(model, whole)
     return captions, logits
+
+
+def _along(
+    model, drafts: Drafts, rows: Sequence[int], forced: Prompt, start: int, first: int
+) -> tuple[Tensor, Any, bool]:
+    """Run drafts: logits (B, longest + 1, V), the cache, and whether it lacks lower layers."""
+    tokens = forced.embeds.shape[1]
+    options = {"use_cache": True, "last_only": False, "last": tokens - start + 1}
+    if not first:
+        return *model.forward(forced, **options), False
+    if drafts.below.knows(rows):
+        streams = replace(forced, embeds=drafts.below.streams(rows, tokens))
+        with begin_at(model, first):
+            return *model.forward(streams, **options), True
+    with streams_into(model, first) as seen:
+        logits, past = model.forward(forced, **options)
+    lengths = [start + len(drafts.captions[row].ids) for row in rows]
+    drafts.below.keep(rows, lengths, seen[-1], past)
+    return logits, past, False
 
 
 def _agreed(

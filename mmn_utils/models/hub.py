@@ -139,13 +139,16 @@ def _but(part: Part, folder: Path) -> str:
     return f": it is {lacking}" if lacking else ""
 
 
-def require_files(system: str, files: Iterable[Path]) -> None:
-    """Raise ``MissingParts`` naming the files of a miniature that are absent."""
+def require_files(system: str, files: Iterable[Path], remedy: str = "make miniature") -> None:
+    """Raise ``MissingParts`` naming files that the repository has and that are absent.
+
+    ``remedy`` is the command that makes them anew.
+    """
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
         raise MissingParts(
             f"{system} lacks {', '.join(missing)}; restore the files from the repository, or train "
-            "them again with `make miniature`"
+            f"them again with `{remedy}`"
         )
 
 

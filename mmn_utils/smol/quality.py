@@ -8,6 +8,7 @@ from pathlib import Path
 import pandas as pd
 from PIL import Image
 
+from mmn_utils.cache import atomic
 from mmn_utils.datasets import Photograph
 from mmn_utils.datasets.pictures import read_image
 from mmn_utils.measures.estimates import share_of
@@ -59,12 +60,12 @@ def first_nouns(model, photographs: Sequence[Photograph]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def row_of(system: str, split: str, steps: int, right: Iterable[bool]) -> dict:
+def row_of(system: str, source: str, steps: int, right: Iterable[bool]) -> dict:
     """Sum up whether captions were right: their share, its interval and how many there are."""
     found = share_of([float(one) for one in right])
     return {
         "system": system,
-        "photographs": split,
+        "source": source,
         "steps": steps,
         "share": round(found.value, 4),
         "low": round(found.low, 4),
@@ -74,11 +75,14 @@ def row_of(system: str, split: str, steps: int, right: Iterable[bool]) -> dict:
 
 
 def spread(shown: Sequence[Shown], count: int) -> list[Shown]:
-    """Take about ``count`` photographs, evenly over the list, so over its classes."""
+    """Take ``count`` photographs or more, fewer than twice as many, evenly over the list.
+
+    So evenly over its classes. All of them where there are no more than that.
+    """
     return list(shown[:: max(1, len(shown) // count)])
 
 
-def write_rows(rows: Sequence[dict], file: Path) -> None:
-    """Write rows as CSV."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    pd.DataFrame(rows).to_csv(file, index=False, lineterminator="\n")
+def write_rows(rows: pd.DataFrame, file: Path) -> None:
+    """Write rows as CSV, all of them or none."""
+    with atomic(file) as fresh:
+        rows.to_csv(fresh, index=False, lineterminator="\n")

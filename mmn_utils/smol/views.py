@@ -46,11 +46,13 @@ def _part(image: Image.Image, rng: np.random.Generator) -> Image.Image:
 def kept_views(found: Found, shown: Sequence[Shown], work: Path, seed: int = 0) -> FeatureStore:
     """Encode every view of photographs once, kept in ``work``: (N * VIEWS, patches, width).
 
-    The views of a photograph lie one behind the other.
+    The views of a photograph lie one behind the other. Photographs are told apart by set, class,
+    file and size of the file.
     """
-    names = "\n".join(f"{one.source}/{one.path.name}" for one in shown)
-    digest = hashlib.sha256(f"{found.revision}\n{seed}\n{names}".encode()).hexdigest()[:12]
     encoder = found.encoder
+    asked = [found.revision, encoder.pixels, found.mean, found.std, seed]
+    files = [(one.source, *one.path.parts[-2:], one.path.stat().st_size) for one in shown]
+    digest = hashlib.sha256(repr((asked, files)).encode()).hexdigest()[:12]
     shape = (len(shown) * VIEWS, encoder.grid[0] * encoder.grid[1], encoder.width)
     return kept(work / f"features_{digest}.npy", shape, lambda: _encoded(found, shown, seed))
 

@@ -23,6 +23,7 @@ from mmn_utils.studies.subjects import Subjects, top_neurons
 CONDITIONS = ("top", "interpretable", "random")
 PAPER_COUNTS = (0, 50, 100, 200, 400, 800, 1600, 3200, 6400)  # S.5 ...
 PAPER_UNITS = 28 * 16384  # ... of GPT-J's
+SPARE = 1.5  # of the units that would hold enough interpretable ones if these were anywhere
 COLUMNS = ["image", "condition", "k", "probability", "logit", "caption", "changed", "margin",
            "within_rounding", "touched", "noise"]  # fmt: skip
 
@@ -143,10 +144,12 @@ def _rank(
 ) -> dict[str, dict[Neuron, bool]]:
     """Rank each image's units, deep enough that ``most`` of them are interpretable.
 
-    {image: {unit, best first: is it interpretable?}}.
+    {image: {unit, best first: is it interpretable?}}. Where few units are, the first ranking
+    goes deeper, since each deeper one costs its passes again.
     """
     total = readable[1].size
-    depth = min(total, 2 * most)
+    share = max(np.mean([ends.mean() for ends in readable.values()]), most / total)
+    depth = min(total, max(2 * most, round(SPARE * most / share)))
     ranked: dict[str, dict[Neuron, bool]] = {}
     left = subjects
     while True:

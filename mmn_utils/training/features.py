@@ -45,13 +45,17 @@ def kept(
     """Write features part by part into a float16 file, all of them or none, or read it.
 
     What ``encode`` yields, (n, patches, width) at a time, fills ``shape``; of two trainings that
-    need the same, one computes it. ``ValueError`` where it does not fill it.
+    need the same, one computes it. ``ValueError`` where it does not fill it, or the file that is
+    there has another shape.
     """
     if not file.exists():
         with locked(file.parent):
             if not file.exists():
                 _write(file, shape, encode())
-    return statistics(np.load(file, mmap_mode="r"))
+    values = np.load(file, mmap_mode="r")
+    if values.shape != shape:
+        raise ValueError(f"{file} holds {values.shape}, not {shape}: move it away to encode anew")
+    return statistics(values)
 
 
 def _write(file: Path, shape: tuple[int, int, int], parts: Iterable[Tensor]) -> None:

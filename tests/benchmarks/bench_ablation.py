@@ -48,38 +48,39 @@ def one_at_a_time(model, prompt, target, rows, tokens: int) -> list[list[int]]:
     return captions
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--tokens", type=int, default=10)
-    parser.add_argument("--repeats", type=int, default=1)
-    parser.add_argument("--layers", type=int, default=6)
-    arguments = parser.parse_args()
-    model, prompt = random_system(1, arguments.layers)
+def measure(tokens: int = 10, repeats: int = 1, layers: int = 6) -> tuple[int, int, float]:
+    """Time both ways: rows whose captions are equal, rows, and how many times as long one takes."""
+    model, prompt = random_system(1, layers)
     target = random_targets(model, 1)[0]
-    units, layers, rng = model.sizes.units, model.sizes.layers, np.random.default_rng(0)
+    units, rng = model.sizes.units, np.random.default_rng(0)
     ks = [round(float(f) * units * layers) for f in FRACTIONS]
-    ranked = [
-        Neuron(int(i) // units, int(i) % units) for i in rng.permutation(units * layers)[:400]
-    ]
+    order = rng.permutation(units * layers)[: 3 * max(ks)]
+    ranked = [Neuron(int(i) // units, int(i) % units) for i in order]
     rows, labels = ablation_rows(ranked, {n: n.unit % 2 == 0 for n in ranked}, ks, units, rng)
     every = [rows[row] for row in labels.row]  # k = 0 in each condition, as one would write it
     results = {}
     times = best_times(
         {
-            "sweep": lambda: results.update(
-                sweep=sweep(model, prompt, target, rows, arguments.tokens)
-            ),
+            "sweep": lambda: results.update(sweep=sweep(model, prompt, target, rows, tokens)),
             "single": lambda: results.update(
-                single=one_at_a_time(model, prompt, target, every, arguments.tokens)
+                single=one_at_a_time(model, prompt, target, every, tokens)
             ),
         },
-        arguments.repeats,
+        repeats,
     )
     swept = [list(results["sweep"].captions[row].ids) for row in labels.row]
     equal = sum(a == [i for i in b if i not in model.end_tokens]
                 for a, b in zip(swept, results["single"], strict=True))  # fmt: skip
-    print(f"{equal} of {len(every)} captions equal, {len({tuple(c) for c in swept})} distinct")
-    ratio = times["single"] / times["sweep"]
+    return equal, len(every), times["single"] / times["sweep"]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--tokens", type=int, default=10)
+    parser.add_argument("--repeats", type=int, default=1)
+    parser.add_argument("--layers", type=int, default=6)
+    equal, rows, ratio = measure(**vars(parser.parse_args()))
+    print(f"{equal} of {rows} captions equal")
     print(f"one row at a time without a cache, over the sweep: {ratio:.1f} x")
 
 

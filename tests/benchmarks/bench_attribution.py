@@ -8,12 +8,14 @@ call and layer by layer. Processor time, since the machine may be shared; ratios
 from __future__ import annotations
 
 import argparse
+from functools import partial
 
 import torch
 from captum.attr import LayerGradientXActivation
 
 from mmn_utils.models.capture import capture
 from mmn_utils.neurons.attribution import attribution
+from mmn_utils.neurons.ranking import RANKS
 from mmn_utils.neurons.targets import objective, teacher_forced
 from tests.benchmarks.timing import best_times, random_system, random_targets
 
@@ -45,27 +47,26 @@ def captum(model, prompt, targets, groups) -> None:
         )
 
 
+def measure(images: int = 4, repeats: int = 3, layers: int = 6) -> dict[str, float]:
+    """Time all ways, in seconds."""
+    model, prompt = random_system(images, layers)
+    targets = random_targets(model, images)
+    modules = [model.pre_module(layer) for layer in range(layers)]  # behind the encoder
+    ways = {"floor": lambda: floor(model, prompt, targets)}
+    for rank_by in RANKS:
+        ways[rank_by] = partial(attribution, model, prompt, targets, rank_by=rank_by)
+    ways["captum"] = lambda: captum(model, prompt, targets, [modules])
+    ways["captum by layer"] = lambda: captum(model, prompt, targets, modules)
+    return best_times(ways, repeats)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--images", type=int, default=4)
     parser.add_argument("--repeats", type=int, default=3)
-    arguments = parser.parse_args()
-    model, prompt = random_system(arguments.images)
-    targets = random_targets(model, arguments.images)
-    model.prompt = lambda images: prompt  # what is timed begins behind the picture's encoder
-    modules = [model.pre_module(layer) for layer in range(model.sizes.layers)]
-    times = best_times(
-        {
-            "floor": lambda: floor(model, prompt, targets),
-            "max": lambda: attribution(model, targets, targets, rank_by="max"),
-            "sum": lambda: attribution(model, targets, targets, rank_by="sum"),
-            "pair": lambda: attribution(model, targets, targets, rank_by="pair"),
-            "captum": lambda: captum(model, prompt, targets, [modules]),
-            "captum by layer": lambda: captum(model, prompt, targets, modules),
-        },
-        arguments.repeats,
-    )
-    for rank_by in ("max", "sum", "pair"):
+    parser.add_argument("--layers", type=int, default=6)
+    times = measure(**vars(parser.parse_args()))
+    for rank_by in RANKS:
         print(f"attribution, {rank_by:>4}, over the floor: {times[rank_by] / times['floor']:.2f} x")
     print(f"Captum, all layers in one call, over ours: {times['captum'] / times['max']:.2f} x")
     print(f"Captum, layer by layer, over ours: {times['captum by layer'] / times['max']:.2f} x")

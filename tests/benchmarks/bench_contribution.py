@@ -97,8 +97,8 @@ def agree(weights: Weights, products: list[torch.Tensor]) -> float:
     return sum(shares) / len(shares)
 
 
-def measure(name: str, repeats: int) -> None:
-    weights = Weights(*SHAPES[name])
+def measure(name: str, repeats: int, shape: tuple[int, int, int, int] | None = None) -> None:
+    weights = Weights(*(shape or SHAPES[name]))
     products: list[torch.Tensor] = []
     few = 1 if "7B" in name else repeats
     once = best_times({"prepare": lambda: products.__setitem__(slice(None), prepare(weights))}, few)

@@ -19,6 +19,37 @@ from mmn_utils.studies import edits, subjects
 from tests.benchmarks.timing import best_times
 
 
+def measure(
+    model: str = "miniature/llava", photographs: int = 100, tokens: int = 12, repeats: int = 2
+) -> tuple[int, int, dict[str, float]]:
+    """Time both ways: captions that are alike, edits, and seconds of each way."""
+    system = load_model(model)
+    data = load_dataset("miniature").sample(photographs, 0)
+    captions = subjects.captions_of(system, data, max_new_tokens=tokens, progress=False)
+    said = edits.findings.nouns_said(system, data, captions)
+    concepts = edits.findings.choose_concepts(system, said, 12)
+    first = edits.findings.find_on_first(system, data, said, concepts, 5)
+    ground = edits.trials.Ground.of(system, data, first, max_new_tokens=tokens)
+    found = edits.findings.find_on_each(system, data, said, ground.rows, 5)
+    made = edits.making.edits_of(system, found, Settings())
+    images = [finding.photograph.id for finding in found]
+    texts = {}
+
+    def row_by_row() -> None:
+        texts["rows"] = [caption.text for caption in ground.captions(system, made, images)]
+
+    def one_by_one() -> None:
+        texts["weights"] = []
+        for edit, finding in zip(made, found, strict=True):
+            with apply(system, edit, hash_weights=False, allow_empty=True):
+                caption = caption_images(system, [finding.photograph.open()], tokens)[0]
+            texts["weights"].append(caption.text)
+
+    times = best_times({"weights": one_by_one, "rows": row_by_row}, repeats)
+    alike = sum(a == b for a, b in zip(texts["rows"], texts["weights"], strict=True))
+    return alike, len(made), times
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="miniature/llava")
@@ -26,33 +57,10 @@ def main() -> None:
     parser.add_argument("--tokens", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=2)
     arguments = parser.parse_args()
-    model, tokens = load_model(arguments.model), arguments.tokens
-    photographs = load_dataset("miniature").sample(arguments.photographs, 0)
-    captions = subjects.captions_of(model, photographs, max_new_tokens=tokens, progress=False)
-    said = edits.findings.nouns_said(model, photographs, captions)
-    concepts = edits.findings.choose_concepts(model, said, 12)
-    first = edits.findings.find_on_first(model, photographs, said, concepts, 5)
-    ground = edits.trials.Ground.of(model, photographs, first, max_new_tokens=tokens)
-    found = edits.findings.find_on_each(model, photographs, said, ground.rows, 5)
-    made = edits.making.edits_of(model, found, Settings())
-    images = [finding.photograph.id for finding in found]
-    texts = {}
-
-    def row_by_row() -> None:
-        texts["rows"] = [caption.text for caption in ground.captions(model, made, images)]
-
-    def one_by_one() -> None:
-        texts["weights"] = []
-        for edit, finding in zip(made, found, strict=True):
-            with apply(model, edit, hash_weights=False, allow_empty=True):
-                caption = caption_images(model, [finding.photograph.open()], tokens)[0]
-            texts["weights"].append(caption.text)
-
-    times = best_times({"weights": one_by_one, "rows": row_by_row}, arguments.repeats)
-    alike = sum(a == b for a, b in zip(texts["rows"], texts["weights"], strict=True))
-    print(f"{len(made)} edits of {model.name}; {alike} captions alike")
+    alike, made, times = measure(**vars(arguments))
+    print(f"{made} edits of {arguments.model}; {alike} captions alike")
     for name, seconds in times.items():
-        print(f"{name:8} {1000 * seconds / len(made):6.1f} ms an edit")
+        print(f"{name:8} {1000 * seconds / made:6.1f} ms an edit")
     print(f"ratio {times['weights'] / times['rows']:.1f}")
 
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
+from torch import Tensor
 
 from mmn_utils.models.architectures import GPTJ
 from mmn_utils.models.base import ImageTokens, Prompt, VisionLanguageModel
@@ -15,10 +16,25 @@ from tests.tiny import tiny_language_model, tiny_tokenizer
 PATCHES, WORDS = 196, 3
 
 
+class RandomSystem(VisionLanguageModel):
+    """A random language model whose pictures are numbers: each the seed of its image tokens."""
+
+    def preprocess(self, images: Sequence[int]) -> Tensor:
+        return torch.tensor(images)
+
+    def image_features(self, images: Sequence[int]) -> Tensor:
+        shape = self.image_tokens.count, self.sizes.width
+        seeds = [torch.Generator().manual_seed(seed) for seed in self.preprocess(images).tolist()]
+        return torch.stack([torch.randn(shape, generator=seed) for seed in seeds])
+
+    def soft_prompt(self, images: Sequence[int]) -> Tensor:
+        return self.image_features(images)
+
+
 def random_system(images: int, layers: int = 6) -> tuple[VisionLanguageModel, Prompt]:
     """Build a random GPT-J with 1,024 units a layer, and prompts of 199 tokens."""
     language_model = tiny_language_model(vocabulary=1536, layers=layers, width=256, positions=256)
-    model = VisionLanguageModel(
+    model = RandomSystem(
         "benchmark", language_model, tiny_tokenizer(), GPTJ,
         ImageTokens(0, PATCHES, (14, 14), 112), prefix="A picture of",
     )  # fmt: skip

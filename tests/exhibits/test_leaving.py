@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 
+import pandas as pd
 import pytest
 from IPython.core.interactiveshell import InteractiveShell
 
 from mmn_utils.datasets.base import KINDS, TooFew, lacking
 from mmn_utils.exhibits import leaving, readme
-from mmn_utils.exhibits.entries import SHIPPED, load_exhibits
+from mmn_utils.exhibits.entries import OF_RUNS, SHIPPED, load_exhibits
 from mmn_utils.exhibits.leaving import OR, LeftOut, why_left_out
 from mmn_utils.exhibits.ledger import claims
 from mmn_utils.exhibits.report import build_report
@@ -21,6 +22,7 @@ from mmn_utils.exhibits.verify import verify
 from tests.exhibits.samples import NUMBERS, TABLE, draw
 
 BARE = "no photograph has a caption"
+NO_CLIP = "no CLIP knows them"
 
 
 class Photographs:
@@ -36,9 +38,10 @@ class Photographs:
         return lacking(what, captions=["captions" in self.has], **told)
 
 
-def open_run(folder, *has: str, model="tiny") -> Run:
+def open_run(folder, *has: str, model="tiny", notebook="02_attribution", without=None) -> Run:
     parameters = {"preset": "", "run": "mine", "seed": 0}
-    return Run("mine", "02_attribution", parameters, model, Photographs(*has), root=folder)
+    data = Photographs(*has)
+    return Run("mine", notebook, parameters, model, data, root=folder, without=without)
 
 
 def leave(run: Run, id: str, data=None) -> str:
@@ -47,9 +50,11 @@ def leave(run: Run, id: str, data=None) -> str:
     return error.value.reason
 
 
-def test_what_exhibits_need_is_something_that_data_sets_have():
+def test_what_exhibits_need_is_something_that_data_sets_or_runs_have():
+    assert not {*KINDS} & {*OF_RUNS}
     for exhibit in load_exhibits().values():
-        assert {kind for need in exhibit.needs for kind in need.split(OR)} <= {*KINDS}
+        assert {kind for need in exhibit.needs for kind in need.split(OR)} <= {*KINDS, *OF_RUNS}
+    assert load_exhibits()["A-fig-3"].needs == ("clipscore",)
     assert load_exhibits()["A-table-1"].needs == ("captions",)
 
 
@@ -87,6 +92,56 @@ def test_a_left_out_exhibit_has_a_record_and_untested_claims(tmp_path):
     assert verify("mine", tmp_path) == (len(entered), [])
 
 
+def test_a_run_that_does_without_a_judge_leaves_out_what_needs_it(tmp_path):
+    given = {"notebook": "01_projection_decoding"}
+    open_run(tmp_path, **given).needs("A-fig-3")
+    run = open_run(tmp_path, "captions", without={"clipscore": NO_CLIP}, **given)
+    run.needs("A-table-2")
+    assert leave(run, "A-fig-3") == NO_CLIP
+    assert set(claims(run)["id"]) == {"A-fig-3-prompts-random", "A-fig-3-nouns"}
+    assert set(claims(run)["test"]) == {f"left out: {NO_CLIP}"}
+    assert [path.name for path in run.folder.glob("A-fig-3*")] == ["A-fig-3.json"]
+    with pytest.raises(ValueError, match="'clip' is not something that a run may do without"):
+        open_run(tmp_path, without={"clip": NO_CLIP})
+
+
+def scores(**judges: float) -> pd.DataFrame:
+    """Rows of Table 2 in which prompts are as good as random vectors and captions better."""
+    kinds = {"random": 0.0, "prompts": 0.0, "captions": 1.0, "coco": 2.0}
+    rows = [
+        {"judge": judge, "image": str(i), **{kind: scale * (x + i) for kind, x in kinds.items()}}
+        for judge, scale in judges.items()
+        for i in range(8)
+    ]
+    return pd.DataFrame(rows)
+
+
+def test_claims_that_need_a_judge_are_not_tested_without_it(tmp_path):
+    given = {"notebook": "01_projection_decoding", "without": {"clipscore": NO_CLIP}}
+    run = open_run(tmp_path, "captions", **given)
+    run.save_table("A-table-2", TABLE, "A table.", numbers=scores(bertscore=0.1))
+    found = claims(run).set_index("id")
+    assert found["holds"].to_dict() == {
+        "A-table-2-bertscore-prompts": "yes",
+        "A-table-2-bertscore-captions": "yes",
+        "A-table-2-clipscore-prompts": "not tested",
+        "A-table-2-clipscore-captions": "not tested",
+    }
+    untested = found["holds"] == "not tested"
+    assert set(found.loc[untested, "test"]) == {f"not tested: {NO_CLIP}"}
+    assert found.loc[untested, ["value", "ci_low", "n"]].isna().all(axis=None)
+    record = json.loads((run.folder / "A-table-2.json").read_text())
+    assert record["without"] == {"clipscore": NO_CLIP}
+    assert verify("mine", tmp_path) == (4, [])
+
+
+def test_a_run_that_has_all_judges_keeps_no_word_of_it(tmp_path):
+    run = open_run(tmp_path, "captions", notebook="01_projection_decoding")
+    run.save_table("A-table-2", TABLE, "A table.", numbers=scores(bertscore=0.1, clipscore=10))
+    assert set(claims(run)["holds"]) == {"yes"}
+    assert "without" not in json.loads((run.folder / "A-table-2.json").read_text())
+
+
 def test_nothing_is_left_of_an_exhibit_that_was_made_before(tmp_path, untold):
     run = Run("mine", "02_attribution", {"preset": "", "run": "mine", "seed": 0}, "tiny",
               Photographs(), root=tmp_path, exhibits=untold)  # fmt: skip
@@ -118,7 +173,7 @@ def test_the_report_says_why(tmp_path, monkeypatch):
     run.save_figure("A-fig-1", draw(), NUMBERS, "A caption.")
     html = build_report(run).read_text(encoding="utf-8")
     assert html.count(f'<p class="absent">Left out: {BARE}.</p>') == 1
-    assert f"1 of {len(load_exhibits())} exhibits were produced; the photographs lack" in html
+    assert f"1 of {len(load_exhibits())} exhibits were produced; the run lacks" in html
     assert "A-table-1.csv" not in html
     assert html.count("The rows beneath it") == 1
     assert came_out(load_exhibits()["A-table-1"], ["mine"], tmp_path) == {

@@ -128,6 +128,7 @@ def test_misspelt_keys_of_a_text_are_refused(tmp_path):
         ("wide: [image, k]", "index, columns and values"),
         ("wide: [image, k, top]\n      case: image", "and no case"),
         ("rows: 3", "must be text"),
+        ("needs: clip", "choose from clipscore, bertscore"),
     ],
 )
 def test_a_claim_in_another_form_is_refused(tmp_path, change, message):

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 import torch
 
 from mmn_utils.datasets import Photograph
 from mmn_utils.interventions import drafts as room
 from mmn_utils.interventions.drafts import captions_now, drafts_of
+from mmn_utils.interventions.edit import apply
 from mmn_utils.interventions.perturbation import perturb
 from mmn_utils.neurons.captions import caption_images
 from mmn_utils.neurons.table import Neuron
+from tests.interventions.rows import edit_at
 from tests.models.llava.tiny import tiny_llava
 from tests.models.mplug_owl2.tiny import tiny as tiny_mplug_owl2
 from tests.models.test_instructblip import tiny_instructblip
@@ -93,6 +97,41 @@ def test_differences_are_read_at_their_step(system, photographs, said):
         logits = system.forward(prompt)[0][0]
     assert found[0] == pytest.approx(float(logits[5] - logits[7]), abs=1e-4)
     assert [value != value for value in found] == [False, True, False, True, True]
+
+
+@contextmanager
+def counted(module):
+    """Count a module's passes without a hook, which would be seen."""
+    calls, forward = [], module.forward
+
+    def counting(*args, **kwargs):
+        calls.append(args)
+        return forward(*args, **kwargs)
+
+    module.forward = counting
+    try:
+        yield calls
+    finally:
+        del module.forward
+
+
+def test_layers_below_the_edits_run_once_for_all_of_them(system, photographs, said):
+    drafts = drafts_of(system, photographs, said, max_new_tokens=TOKENS)
+    images, first = [p.id for p in photographs], system.layer(0)
+    for turn, layers in enumerate([(2, 1, 2, 1, 2), (1, 1, 1, 2, 2), (2, 2, 2, 2, 2)]):
+        edits = [edit_at(system, ((layer, 3), (layer, 5)), layer) for layer in layers]
+        expected = []
+        for edit, photograph in zip(edits, photographs, strict=True):
+            with apply(system, edit, hash_weights=False):
+                expected += caption_images(system, [photograph.open()], TOKENS)
+        assert expected != said
+        with counted(first) as calls:
+            found, _ = captions_now(system, drafts, images, edits=edits, batch_size=5)
+        assert found == expected
+        longest = [args for args in calls if args and args[0].shape[1] > 1]
+        assert len(longest) == (turn == 0)
+    assert len(drafts.below.held) == 5
+    assert not any(module._forward_pre_hooks for module in system.language_model.modules())
 
 
 def test_bad_input(system, photographs, said):

@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mmn_utils.interventions.edit import Edit, apply
+from mmn_utils.interventions.edit import apply
 from mmn_utils.interventions.row_edits import apply_by_row
 from mmn_utils.models.base import state_hash
 from mmn_utils.neurons.captions import caption_images, generate
-from mmn_utils.neurons.table import Neuron
+from tests.interventions.rows import edit_at
 from tests.models.llava.tiny import tiny_llava
 from tests.models.mplug_owl2.tiny import tiny as tiny_mplug_owl2
 from tests.tiny import tiny_images, tiny_limber
@@ -36,16 +36,6 @@ def system(request):
     return request.param()
 
 
-def edit_at(system, places, seed: int) -> Edit | None:
-    if places is None:
-        return None
-    generator = torch.Generator().manual_seed(seed)
-    deltas = torch.randn(len(places), system.sizes.width, generator=generator)
-    neurons = tuple(Neuron(*place) for place in places)
-    about = (system.name, system.revision, system.sizes)
-    return Edit(neurons, deltas, (float("nan"),) * len(places), (), {}, *about)
-
-
 @pytest.fixture(scope="module")
 def edits(system):
     return [edit_at(system, places, seed) for seed, places in enumerate(PLACES)]
@@ -59,7 +49,7 @@ def ending(system):
     tokenizer.eos_token_id = before
 
 
-def alone(system, edit: Edit | None, image):
+def alone(system, edit, image):
     """Read logits and caption with the edit in the weights."""
 
     def read():

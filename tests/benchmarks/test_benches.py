@@ -1,0 +1,52 @@
+"""The benchmarks without a test of their own work, tried at tiny sizes: both ways agree."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from mmn_utils.miniature.vision.recipe import Recipe
+from mmn_utils.neurons.ranking import RANKS
+from tests.benchmarks import (
+    bench_ablation,
+    bench_attribution,
+    bench_contribution,
+    bench_edit_trials,
+    bench_training,
+)
+from tests.benchmarks.timing import best_times
+
+
+def test_a_sweep_says_what_single_rows_say():
+    equal, rows, ratio = bench_ablation.measure(tokens=2, layers=2)
+    assert equal == rows == 27
+    assert ratio > 0
+
+
+def test_attribution_is_timed_in_every_ranking():
+    times = bench_attribution.measure(images=1, repeats=1, layers=2)
+    assert set(times) == {"floor", *RANKS, "captum", "captum by layer"}
+    assert min(times.values()) > 0
+
+
+def test_edits_of_rows_say_what_edits_of_weights_say():
+    alike, made, times = bench_edit_trials.measure(photographs=12, tokens=6, repeats=1)
+    assert alike == made > 0
+    assert min(times.values()) > 0
+
+
+def test_contribution_names_the_published_units(capsys):
+    shape = (2, 16, 64, 60)
+    weights = bench_contribution.Weights(*shape)
+    assert bench_contribution.agree(weights, bench_contribution.prepare(weights)) > 0.95
+    bench_contribution.measure("tiny", 1, shape)
+    assert "without the preparation" in capsys.readouterr().out
+
+
+def test_training_takes_each_pair_of_steps():
+    recipe = Recipe()
+    tiny = replace(recipe, config={**recipe.config, "depth": 1}, part=2)
+    pairs = bench_training.pairs_of(tiny, layers=1, width=32)
+    for steps in pairs.values():
+        times = best_times(steps, 1)
+        assert len(times) == 2
+        assert min(times.values()) > 0

@@ -1,0 +1,61 @@
+"""Passes that begin at a layer give what whole passes give."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from mmn_utils.models.capture import capture
+from mmn_utils.models.past import with_states
+from mmn_utils.models.upper import begin_at, can_begin_at, kept_below, put_below, streams_into
+from tests.models.llava.tiny import tiny_llava
+from tests.models.mplug_owl2.tiny import tiny as tiny_mplug_owl2
+from tests.tiny import tiny_images, tiny_limber
+
+SYSTEMS = {"limber": tiny_limber, "llava": tiny_llava, "mplug_owl2": tiny_mplug_owl2}
+
+
+@pytest.fixture(scope="module", params=SYSTEMS.values(), ids=SYSTEMS)
+def system(request):
+    return request.param()
+
+
+@torch.no_grad()
+def test_a_pass_from_a_layer_is_the_rest_of_the_whole_one(system):
+    prompt, layer = system.prompt(tiny_images(2)), system.sizes.layers - 1
+    assert can_begin_at(system, layer)
+    with streams_into(system, layer) as seen:
+        whole, past = system.forward(prompt, use_cache=True)
+    pairs = kept_below(past, layer)
+    assert len(pairs) == layer
+    with begin_at(system, layer):
+        logits, rest = system.forward(replace(prompt, embeds=seen[0]), use_cache=True)
+    torch.testing.assert_close(logits, whole, rtol=1e-6, atol=1e-6)
+    put_below(rest, pairs)
+    longer = prompt.extend(system.embed(torch.tensor([[5], [9]]))).tail(1)
+    expected, found = (system.forward(longer, past=one)[0] for one in (past, rest))
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-6)
+    assert torch.equal(system.forward(prompt)[0], whole)
+
+
+def test_no_pass_begins_where_somebody_looks_or_nothing_lies_below(system):
+    with capture(system, layers=[0]):
+        assert not can_begin_at(system, 1)
+    with capture(system, layers=[1]):
+        assert can_begin_at(system, 1)
+    assert not can_begin_at(system, 0)
+    assert not can_begin_at(system, system.sizes.layers)
+
+
+def test_the_layers_come_back_after_an_error(system):
+    layers = system.layer(0), system.language_model.state_dict().keys()
+    with pytest.raises(ZeroDivisionError), begin_at(system, 1):
+        raise ZeroDivisionError
+    assert (system.layer(0), system.language_model.state_dict().keys()) == layers
+
+
+def test_another_cache_keeps_nothing():
+    past = with_states(tiny_limber().language_model.config, {0})
+    assert kept_below(past, 1) is None
