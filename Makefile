@@ -2,7 +2,8 @@
 #
 #   make figures                 all exhibits of the miniatures, then where the reports are
 #   make test                    the whole test suite
-#   make figures PRESET=limber   the notebooks of another preset
+#   make figures PRESET=smol     those of the real language model (first make stamps)
+#   make figures PRESET=limber   those of any other preset
 #   make figures PRESET="a b"    those of several presets, side by side
 #   make figures PRESET=my.yaml  a preset of one's own, by the path of its file
 #   make figures PROFILE=slurm SHARDS=8    by the scheduler of a cluster (profiles/)

@@ -52,6 +52,15 @@ DATA = [
 ]
 
 
+# What was trained for smol: its projections, and the record that one notebook reads.
+SMOL = sorted(str(path) for path in Path("data/smol").glob("*") if path.is_file())
+
+
+def reads_smol(preset, notebook):
+    """Say whether a notebook reads what was trained for smol."""
+    return notebook == LAST or str(preset.settings.get("model", "")).startswith("smol")
+
+
 def threads_of(preset):
     """Share the cores out among the notebooks of small systems; a large one has them all."""
     cores = workflow.cores or 8
@@ -82,6 +91,7 @@ for place, (preset, notebook) in enumerate(JOBS):
             texts=[str(path) for path in Path("notebooks/texts").glob(f"{notebook}.yaml")],
             sources=sources(notebook),
             data=DATA if is_small(preset) else [],
+            trained=SMOL if reads_smol(preset, notebook) else [],
             ledgers=[record(one.name, other) for one, other in JOBS if other != LAST]
             if notebook == LAST else [],
             shards=[one.record for one in SHARDS if (one.preset, one.notebook) == (preset, notebook)],

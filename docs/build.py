@@ -30,7 +30,7 @@ with unavailable("rfc3987_syntax"):
     from sources import ROOMS, write_sources
 
 from mmn_utils.browser.page.write import pictures_beside  # noqa: E402
-from mmn_utils.exhibits.entries import SHIPPED  # noqa: E402
+from mmn_utils.exhibits.entries import shipped  # noqa: E402
 from mmn_utils.exhibits.pages import BROWSER, STANDALONE  # noqa: E402
 
 
@@ -43,7 +43,7 @@ def build(out: Path, figures: Path, rooms: Sequence[str], quiet: bool = False) -
     for folder in (out, sources):
         shutil.rmtree(folder, ignore_errors=True)
     write_sources(sources, figures, rooms)
-    for run in SHIPPED:
+    for run in shipped(figures):
         without = shutil.ignore_patterns(f"*{STANDALONE}.html")
         shutil.copytree(figures / run, out / "figures" / run, ignore=without)
         _copy_pictures(figures / run / BROWSER, out)

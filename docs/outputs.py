@@ -12,6 +12,7 @@ from bs4 import BeautifulSoup, Tag
 from nbformat import NotebookNode, v4
 
 from mmn_utils.exhibits.pages import NOTEBOOKS
+from mmn_utils.running.notebook_pages import Page
 
 INJECTED = "injected-parameters"
 
@@ -25,7 +26,8 @@ def with_outputs(notebook: Path, run: Path, others: Sequence[str]) -> str:
     found = nbformat.read(notebook, as_version=4)
     page = run / NOTEBOOKS / f"{notebook.stem}.html"
     shown = _sections(page) if page.is_file() else {}
-    cells = [_note(notebook.stem, run.name, others, bool(shown))]
+    credits = Page(notebook.stem, run.name, run).credits if shown else []
+    cells = [_note(notebook.stem, run.name, others, bool(shown), credits)]
     for cell in found.cells:
         cells.append(cell)
         section = shown.get(f"cell-{cell.id}")
@@ -64,13 +66,15 @@ def _output(section: Tag, run: str) -> NotebookNode:
     return v4.new_output("display_data", {"text/html": html})
 
 
-def _note(stem: str, run: str, others: Sequence[str], shown: bool) -> NotebookNode:
-    """Return a line that says which run is shown, and where the others are."""
+def _note(
+    stem: str, run: str, others: Sequence[str], shown: bool, credits: Sequence[str]
+) -> NotebookNode:
+    """Return a line that says which run is shown, where the others are, and whose its pictures."""
     if not shown:
         text = f"Shown without outputs: the run `{run}` has no page of it; `make figures` makes it."
     else:
         report = f'<a href="../figures/{run}/report.html">{run}</a>'
         links = [f'<a href="../figures/{o}/{NOTEBOOKS}/{stem}.html">{o}</a>' for o in others]
         also = f" The same on {', '.join(links)}." if links else ""
-        text = f"Executed on the run {report}.{also}"
+        text = " ".join([f"Executed on the run {report}.{also}", *credits])
     return v4.new_markdown_cell(text, id="which-run")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import pkgutil
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -14,9 +14,17 @@ import pandas as pd
 from outputs import with_outputs
 
 import mmn_utils
-from mmn_utils.exhibits.entries import PAPERS, SHIPPED, Exhibit, load_exhibits
+from mmn_utils.exhibits.entries import PAPERS, SHIPPED, Exhibit, load_exhibits, shipped
 from mmn_utils.exhibits.pages import BROWSER, notebook_pages
-from mmn_utils.exhibits.verdicts import PAPERS_CLAIMS, came_out, counts, kinds, ledger_of
+from mmn_utils.exhibits.provenance import credits_of
+from mmn_utils.exhibits.verdicts import (
+    PAPERS_CLAIMS,
+    came_out,
+    counts,
+    kinds,
+    ledger_of,
+    left_out,
+)
 from mmn_utils.presets import NOTEBOOKS, ROOT, load_preset
 
 TEMPLATES = Path(__file__).parent / "pages"
@@ -76,26 +84,35 @@ def _write(path: Path, text: str) -> None:
 
 def facts(figures: Path) -> dict[str, Any]:
     """Return what the pages tell: nothing in it is typed, all is read from the runs."""
-    ledgers = pd.concat({run: ledger_of(run, figures) for run in SHIPPED}, names=["run"])
+    there = shipped(figures)
+    ledgers = pd.concat({run: ledger_of(run, figures) for run in there}, names=["run"])
     papers = kinds(ledgers)[PAPERS_CLAIMS]
     notebooks = sorted({exhibit.notebook for exhibit in load_exhibits().values()})
-    runs = {stem: [run for run in SHIPPED if load_preset(run).runs(stem)] for stem in notebooks}
+    runs = {stem: _runs(stem, there) for stem in notebooks}
     return {
         "claim": lambda id, run=SHIPPED[0]: ledgers.loc[run].set_index("id").loc[id],
         "caption": lambda id, run=SHIPPED[0]: _record(figures / run / f"{id}.json")["caption"],
         "measured": lambda measure: _measured(figures / SHIPPED[0], measure),
         "came_out": lambda exhibit, runs: came_out(exhibit, runs, figures),
+        "left_out": lambda exhibit, run: left_out(exhibit, run, figures),
         "counts": {run: counts(part) for run, part in papers.groupby("run", sort=False)},
         "total": counts(papers),
-        "notebooks": {stem: there[0] for stem, there in runs.items()},
-        "others": {stem: there[1:] for stem, there in runs.items()},
-        "browsers": [run for run in SHIPPED if (figures / run / BROWSER).is_file()],
-        "pages": {run: [page.stem for page in notebook_pages(figures / run)] for run in SHIPPED},
+        "notebooks": {stem: found[0] for stem, found in runs.items()},
+        "others": {stem: found[1:] for stem, found in runs.items()},
+        "browsers": [run for run in there if (figures / run / BROWSER).is_file()],
+        "pages": {run: [page.stem for page in notebook_pages(figures / run)] for run in there},
         "papers": [(key, title, _exhibits(key, figures)) for key, title in PAPERS.items()],
+        "credits": credits_of(_records(figures, there)),
         "section": _section,
         "families": pd.read_csv(FAMILIES, keep_default_na=False).to_dict("records"),
         "transformers": _pinned("transformers"),
     }
+
+
+def _runs(notebook: str, there: Sequence[str]) -> list[str]:
+    """List the runs that run a notebook, of those that are ``there`` if any does."""
+    runs = [run for run in SHIPPED if load_preset(run).runs(notebook)]
+    return [run for run in runs if run in there] or runs[:1]
 
 
 def _measured(folder: Path, measure: str) -> float:
@@ -105,12 +122,21 @@ def _measured(folder: Path, measure: str) -> float:
 
 
 def _exhibits(paper: str, figures: Path) -> list[tuple[Exhibit, list[str]]]:
-    """List a paper's exhibits, each with the runs that have it."""
-    return [
-        (exhibit, [run for run in SHIPPED if (figures / run / f"{id}.json").is_file()])
-        for id, exhibit in load_exhibits().items()
-        if exhibit.paper == paper
-    ]
+    """List a paper's exhibits, each with the runs that tell of it, those that show it first."""
+    found = []
+    for id, exhibit in load_exhibits().items():
+        if exhibit.paper == paper:
+            told = [run for run in SHIPPED if (figures / run / f"{id}.json").is_file()]
+            bare = [run for run in told if left_out(exhibit, run, figures)]
+            found.append((exhibit, [run for run in told if run not in bare] + bare))
+    return found
+
+
+def _records(figures: Path, runs: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """Read the records of all exhibits of some runs."""
+    ids = load_exhibits()
+    paths = [figures / run / f"{id}.json" for run in runs for id in ids]
+    return (_record(path) for path in paths if path.is_file())
 
 
 def _record(path: Path) -> dict[str, Any]:

@@ -26,7 +26,7 @@ MOST_LINES = {
     "03_selectivity": 156,
     "04_ablation": 102,
     "05_llava_contribution_scoring": 168,
-    "06_editing": 132,
+    "06_editing": 133,
     "07_neuron_browser": 110,
     "08_real_model": 125,
 }

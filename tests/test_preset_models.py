@@ -88,9 +88,26 @@ def test_a_name_may_bear_a_revision():
         load_model("a/model@a", revision="b")
 
 
-def test_a_variable_that_is_not_set_is_said_before_a_kernel_starts(monkeypatch, tmp_path):
-    monkeypatch.delenv("IMAGENET_ROOT", raising=False)
-    with pytest.raises(ValueError, match=r"\$IMAGENET_ROOT is not set in the env"):
-        check("03_selectivity", "limber")
-    monkeypatch.setenv("IMAGENET_ROOT", str(tmp_path))
-    assert check("03_selectivity", "limber")["classes"] == "$IMAGENET_ROOT"
+@pytest.mark.parametrize(
+    ("preset", "name"), [("limber", "IMAGENET_ROOT"), ("smol-photographs", "CALTECH_ROOT")]
+)
+def test_a_variable_that_is_not_set_is_said_before_a_kernel_starts(
+    preset, name, monkeypatch, tmp_path
+):
+    monkeypatch.delenv(name, raising=False)
+    with pytest.raises(ValueError, match=rf"\${name} is not set in the env"):
+        check("03_selectivity", preset)
+    monkeypatch.setenv(name, str(tmp_path))
+    assert check("03_selectivity", preset)["classes"] == f"${name}"
+
+
+def test_what_smol_is_asked_of_photographs_is_what_it_is_asked_of_stamps():
+    photographs, stamps = REAL["smol-photographs"], REAL["smol"]
+    assert set(photographs.only) == set(stamps.only) - {"08_real_model"}
+    assert photographs.settings["max_new_tokens"] == stamps.settings["max_new_tokens"]
+    for notebook in photographs.only:
+        asked = [resolve(notebook, one) for one in (photographs, stamps)]
+        differ = {name for name in asked[0] if asked[0][name] != asked[1][name]}
+        most = {"preset", "run", "dataset", "n_images", "n_viewers", "classes", "class_names",
+                "class_pictures", "concepts", "noise", "objects", "relatives", "sweep"}  # fmt: skip
+        assert differ <= most, notebook

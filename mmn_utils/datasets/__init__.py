@@ -9,6 +9,7 @@ from mmn_utils.datasets.base import Instance, Photograph
 from mmn_utils.datasets.coco import CocoDataset, open_coco, open_scenes
 from mmn_utils.datasets.folder import FolderDataset, OwnClasses
 from mmn_utils.datasets.imagenet import ClassFolders
+from mmn_utils.datasets.stamps import read_credits
 from mmn_utils.datasets.words import Words
 from mmn_utils.presets import data_path, from_here
 
@@ -50,7 +51,8 @@ def load_dataset(name: str, root: str | Path | None = None) -> Dataset:
         return open_scenes(Path(root or data_path("miniature", "coco")), MINIATURE[name], name)
     if name in STAMPS:
         home = Path(root or data_path("cache", "stamps"))
-        return open_scenes(home, STAMPS[name], name, "`make stamps` makes them")
+        remedy = "`make stamps` makes them"
+        return open_scenes(home, STAMPS[name], name, remedy, lambda root: read_credits(root).notice)
     if name in COCO:
         coco = root or os.environ.get("COCO_ROOT") or data_path("coco")
         return open_coco(Path(coco), COCO[name], name)

@@ -28,8 +28,14 @@ PAPERS = {
 OF_RUNS = ("clipscore", "bertscore")
 EXHIBIT_ID = re.compile(r"([A-Z])-[A-Za-z0-9-]+")
 # Presets of the same name whose runs come with the repository; the first that makes an
-# exhibit shows it in the README.
-SHIPPED = ("miniature", "miniature-llava", "miniature-instructblip", "miniature-mplug_owl2")
+# exhibit shows it in the README. What the miniatures need comes along, so `make figures` makes
+# their runs; the others are made by their names.
+MINIATURES = ("miniature", "miniature-llava", "miniature-instructblip", "miniature-mplug_owl2")
+SHIPPED = (*MINIATURES, "smol")
+# Presets of whose runs numbers and claims alone come along: their photographs are not ours to
+# show. What is kept of a run is what ends so.
+NUMBERS_ALONE = ("smol-photographs",)
+NUMBERS = (".csv", ".json")
 
 
 @dataclass(frozen=True)
@@ -94,6 +100,12 @@ def exhibits_of(notebook: str | Path, path: str | Path | None = None) -> list[Ex
     """Return the exhibits that a notebook makes."""
     stem = Path(notebook).stem
     return [exhibit for exhibit in load_exhibits(path).values() if exhibit.notebook == stem]
+
+
+def shipped(root: str | Path | None = None) -> list[str]:
+    """List the runs of ``SHIPPED`` that are there."""
+    folder = Path(root or figures_root())
+    return [run for run in SHIPPED if (folder / run / "claims.csv").is_file()]
 
 
 def made_exhibits(run: str, notebook: str | Path, root: str | Path | None = None) -> list[str]:

@@ -92,7 +92,7 @@ def describe(thing: Any) -> dict[str, Any] | None:
     """Return name, revision and the like of a model or a data set, ready for JSON.
 
     Takes None, a text, a dict, or anything with some of the attributes ``name``,
-    ``revision``, ``device``, ``dtype``, ``caveat``.
+    ``revision``, ``device``, ``dtype``, ``caveat``, ``credit``.
     """
     if thing is None or isinstance(thing, dict):
         return thing
@@ -100,7 +100,7 @@ def describe(thing: Any) -> dict[str, Any] | None:
         return {"name": thing}
     facts = {
         name: str(getattr(thing, name))
-        for name in ("name", "revision", "device", "dtype", "caveat")
+        for name in ("name", "revision", "device", "dtype", "caveat", "credit")
         if getattr(thing, name, None) not in (None, "")
     }
     if "name" not in facts:
@@ -110,7 +110,15 @@ def describe(thing: Any) -> dict[str, Any] | None:
 
 def caveats(records: Iterable[dict[str, Any]]) -> list[str]:
     """List what the systems of exhibits' records want said of their numbers, each once."""
-    found = [(record.get("model") or {}).get("caveat") for record in records]
+    return _each_once((record.get("model") or {}).get("caveat") for record in records)
+
+
+def credits_of(records: Iterable[dict[str, Any]]) -> list[str]:
+    """List what pages must say of whose the pictures are in exhibits' records, each once."""
+    return _each_once((record.get("data") or {}).get("credit") for record in records)
+
+
+def _each_once(found: Iterable[str | None]) -> list[str]:
     return list(dict.fromkeys(filter(None, found)))
 
 

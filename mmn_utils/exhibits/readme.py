@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cache
 
+import pandas as pd
+
 from mmn_utils.datasets.published import GATE
-from mmn_utils.exhibits.entries import SHIPPED, Exhibit, load_exhibits
+from mmn_utils.exhibits.entries import NUMBERS_ALONE, SHIPPED, Exhibit, load_exhibits
 from mmn_utils.exhibits.judging import NO
 from mmn_utils.exhibits.verdicts import (
     GATE_ALONE,
@@ -22,6 +24,7 @@ from mmn_utils.exhibits.verdicts import (
 from mmn_utils.presets import ROOT, Preset, load_preset
 
 SHIPPED_FIGURES = ROOT / "figures"
+SMOL = "smol"
 
 
 def exhibits_table() -> str:
@@ -29,7 +32,7 @@ def exhibits_table() -> str:
     lines = ["| exhibit | what the paper says, and what came out here | notebook |"]
     lines.append("| --- | --- | --- |")
     for exhibit in load_exhibits().values():
-        link = f"[`{exhibit.id}`](figures/{_runs(exhibit)[0]}/{_file(exhibit)})"
+        link = f"[`{exhibit.id}`](figures/{_file(exhibit)})"
         notebook = f"[{exhibit.notebook}](notebooks/{exhibit.notebook}.ipynb)"
         title = exhibit.title if exhibit.title.endswith("?") else f"{exhibit.title}."
         told = f"**{title}**{_told(exhibit)}".replace("|", r"\|")
@@ -38,10 +41,13 @@ def exhibits_table() -> str:
 
 
 def _file(exhibit: Exhibit) -> str:
-    """Name what the first run that makes an exhibit shows of it."""
-    if left_out(exhibit, _runs(exhibit)[0], SHIPPED_FIGURES):
-        return f"report.html#{exhibit.id}"
-    return exhibit.id + (".png" if exhibit.kind == "figure" else ".md")
+    """Name what the first run that has an exhibit shows of it, or says where none has it."""
+    runs = _runs(exhibit)
+    told = [run for run in runs if (SHIPPED_FIGURES / run / f"{exhibit.id}.json").is_file()]
+    for run in told:
+        if not left_out(exhibit, run, SHIPPED_FIGURES):
+            return f"{run}/{exhibit.id}{'.png' if exhibit.kind == 'figure' else '.md'}"
+    return f"{(told or runs)[0]}/report.html#{exhibit.id}"
 
 
 def _runs(exhibit: Exhibit) -> list[str]:
@@ -74,7 +80,7 @@ def verdict_counts() -> dict[tuple[str, str], dict[str, dict[str, int]]]:
     """
     return {
         (run, kind): counts(part)
-        for run in SHIPPED
+        for run in (*SHIPPED, *NUMBERS_ALONE)
         for kind, part in kinds(ledger_of(run, SHIPPED_FIGURES)).items()
         if kind != OUR_CLAIMS
     }
@@ -109,13 +115,18 @@ def _denied_on(run: str, ids: Sequence[str]) -> str:
     return f"[`{system}`]({links[0]})" + (" with the gate alone" if ids[0].endswith(GATE) else "")
 
 
+def _address(run: str) -> str:
+    """Return where a run is read: its report, or its claims where these alone are kept."""
+    return f"figures/{run}/{'claims.csv' if run in NUMBERS_ALONE else 'report.html'}"
+
+
 def _results_table() -> str:
     """Count the papers' claims in each run by both verdicts."""
     heads = ["run", "claims", "direction holds", "does not", "open", "not tested"]
     heads += ["size agrees", "differs", "open", "not tested", NO_FIGURE]
     lines = [f"| {' | '.join(heads)} |", f"| --- |{' ---: |' * (len(heads) - 1)}"]
     for (run, kind), counted in verdict_counts().items():
-        name = f"[`{run}`](figures/{run}/report.html)"
+        name = f"[`{run}`]({_address(run)})"
         name = f"… {kind}" if kind == GATE_ALONE else name
         direction, size = counted["direction"].values(), counted["size"].values()
         cells = [name, sum(direction), *direction, *size]
@@ -123,7 +134,42 @@ def _results_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-BLOCKS = {"results": results, "exhibits": exhibits_table}
+def real_model() -> str:
+    """Say in numbers what the run ``smol`` found, as Markdown; of no run, how it is made."""
+    folder = SHIPPED_FIGURES / SMOL
+    files = [folder / f"{id}.numbers.csv" for id in ("C-real-quality", "C-real-decoding")]
+    if not all(path.is_file() for path in files):
+        return "`make figures PRESET=smol` makes its run.\n"
+    right, shares = map(pd.read_csv, files)
+    return f"{_named(right)} {_written(shares)} [The report]({_address(SMOL)}) asks why.\n"
+
+
+def _named(right: pd.DataFrame) -> str:
+    """Say how often captions are right: rows source, and a column for each system."""
+    coco = right["source"].str.startswith("coco")
+    share = right[~coco].mean(numeric_only=True)
+    said = (
+        f"Of {(~coco).sum():,} photographs that no training saw, captions name the class of "
+        f"**{share['trained']:.0%}**: {share['untrained_projection']:.0%} with an untrained "
+        f"projection, {share['untrained_encoder']:.0%} with an untrained encoder"
+    )
+    if coco.any():
+        first = right.loc[coco, "trained"].mean()
+        said += f"; of {coco.sum():,} of COCO the first noun is right on {first:.0%}"
+    return f"{said}."
+
+
+def _written(shares: pd.DataFrame) -> str:
+    """Say how many top units write the noun: rows image, way, reading, share."""
+    share = shares[shares["reading"] == "signed"].groupby("way")["share"].mean()
+    return (
+        f"Of the units that attribution ranks first at the image tokens **{share['picture']:.1%}** "
+        f"write the caption's noun, {share['picture_random']:.1%} of random ones, and "
+        f"{share['last_token']:.1%} of those that contribute most at the last token."
+    )
+
+
+BLOCKS = {"results": results, "smol": real_model, "exhibits": exhibits_table}
 
 
 def marks(block: str) -> tuple[str, str]:

@@ -22,7 +22,7 @@ from mmn_utils.exhibits.entries import ALL_FILES, PAPERS, Exhibit, figures_root,
 from mmn_utils.exhibits.formats import format_number, png_size, write_text
 from mmn_utils.exhibits.ledger import VERDICTS
 from mmn_utils.exhibits.pages import BROWSER, TEMPLATES, notebook_pages
-from mmn_utils.exhibits.provenance import VERSIONS, caveats
+from mmn_utils.exhibits.provenance import VERSIONS, caveats, credits_of
 from mmn_utils.exhibits.verdicts import (
     NO_FIGURE,
     OUR_CLAIMS,
@@ -132,6 +132,7 @@ def render(folder: Path, beside: Sequence[str] = ()) -> str:
         "no_figure": NO_FIGURE,
         "origins": _origins(shown),
         "caveats": caveats(exhibit.record for exhibit in shown),
+        "credits": credits_of(exhibit.record for exhibit in shown),
         "versions": _read(folder / VERSIONS) if (folder / VERSIONS).is_file() else None,
         "total": len(entries),
     }

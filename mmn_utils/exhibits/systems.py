@@ -41,16 +41,19 @@ def by_system(runs: Sequence[str], root: str | Path | None = None) -> pd.DataFra
 def wide(rows: pd.DataFrame) -> pd.DataFrame:
     """Lay ``by_system`` out as the table: a row for each claim, verdict and value of each run."""
     cells = rows.assign(
-        cell=[
-            SHORT.get(holds, f"{holds} ({format_number(value)})")
-            for holds, value in zip(rows["holds"], rows["value"], strict=True)
-        ]
+        cell=[_cell(*pair) for pair in zip(rows["holds"], rows["value"], strict=True)]
     )
     order = list(dict.fromkeys(rows["id"]))
     table = cells.pivot(index="id", columns="run", values="cell").reindex(order)
     table = table[list(dict.fromkeys(rows["run"]))].fillna("")
     said = rows.drop_duplicates("id").set_index("id")[["statement", "paper_value"]]
     return said.join(table).reset_index()
+
+
+def _cell(holds: str, value: float) -> str:
+    """Write a verdict with the number that was measured, where one was."""
+    number = format_number(value, 3)
+    return SHORT.get(holds, f"{holds} ({number})" if number else holds)
 
 
 def agreement(rows: pd.DataFrame, first: str, second: str) -> pd.DataFrame:

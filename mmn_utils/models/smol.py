@@ -109,11 +109,13 @@ def resized(model: Limber, pixels: int) -> Limber:
     """Return the same system with pictures of another size, so with more or fewer image tokens.
 
     All parts are shared. The model itself where the size is its own; ``ValueError`` for an encoder
-    whose positions are fixed.
+    whose positions are fixed, and for no pixels.
     """
+    if pixels < 1:
+        raise ValueError(f"pixels = {pixels}: give the side of a picture, from 1")
     if pixels == model.image_tokens.pixels:
         return model
-    if not isinstance(model.encoder, GridEncoder):
+    if not isinstance(getattr(model, "encoder", None), GridEncoder):
         raise ValueError(
             f"pixels = {pixels}: {model.name}'s encoder takes {model.image_tokens.pixels} alone"
         )

@@ -15,10 +15,11 @@ import json
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
+from typing import Any
 
 import jinja2
 import nbformat
@@ -31,7 +32,7 @@ from mmn_utils.cache import BAR
 from mmn_utils.exhibits.entries import exhibits_of, figures_root, load_exhibits
 from mmn_utils.exhibits.formats import compress_png, png_size, write_bytes, write_text
 from mmn_utils.exhibits.pages import NOTEBOOKS, TEMPLATES, forget_page
-from mmn_utils.exhibits.provenance import caveats
+from mmn_utils.exhibits.provenance import caveats, credits_of
 from mmn_utils.presets import PRESETS, check_run_name, from_root, load_preset
 from mmn_utils.running.prose import headings, markdown, python
 
@@ -59,9 +60,17 @@ class Page:
     @property
     def caveats(self) -> list[str]:
         """What is to be said of its numbers first, as the exhibits that it made record it."""
+        return caveats(self._records())
+
+    @property
+    def credits(self) -> list[str]:
+        """What is to be said of whose its pictures are, as those exhibits record it."""
+        return credits_of(self._records())
+
+    def _records(self) -> Iterator[dict[str, Any]]:
         paths = [self.folder / f"{one.id}.json" for one in exhibits_of(self.name)]
         there = [path for path in paths if path.is_file()]
-        return caveats(json.loads(path.read_text(encoding="utf-8")) for path in there)
+        return (json.loads(path.read_text(encoding="utf-8")) for path in there)
 
     @property
     def neighbours(self) -> list[tuple[str, str]]:

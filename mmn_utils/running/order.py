@@ -17,7 +17,8 @@ from mmn_utils.presets import ROOT, Preset, load_preset
 # What a job on another machine must have from this one; see profiles/kubernetes.
 VARIABLES = (
     "PYTHONPATH", "MMN_FIGURES", "MMN_CACHE", "MMN_ATLAS", "MMN_BUILD", "HF_HOME",
-    "HF_HUB_CACHE", "HF_HUB_OFFLINE", "COCO_ROOT", "IMAGENET_ROOT", "LIMBER_PROJECTION",
+    "HF_HUB_CACHE", "HF_HUB_OFFLINE", "COCO_ROOT", "IMAGENET_ROOT", "CALTECH_ROOT",
+    "LIMBER_PROJECTION",
 )  # fmt: skip
 
 # Rooms that one notebook reads; a change there is no reason to run another.

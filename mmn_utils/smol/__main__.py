@@ -48,13 +48,13 @@ from mmn_utils.training.loop import keep_freed_memory
 
 RECIPES: dict[str, Options | None] = {  # by file; None: not trained at all
     "projection": Options(),
-    "projection_untrained_encoder": replace(Options(), steps=1000),
+    "projection_untrained_encoder": replace(Options(), steps=250),
     "projection_untrained": None,
 }
 JUDGE = "judge"  # beside the recipes, what may be asked for
 COCO = "coco_val2017"
-ON_THE_WAY = 250  # photographs of each set that a point of the curve is judged by
-DECODED, TOP_UNITS = 40, 20  # photographs, and units of each, that are decoded at each point
+ON_THE_WAY = 80  # photographs of each set that a point of the curve is judged by
+DECODED, TOP_UNITS = 24, 20  # photographs, and units of each, that are decoded at each point
 
 
 @dataclass(frozen=True)

@@ -225,16 +225,19 @@ def marked(work: Path, name: str) -> list[tuple[int, Path]]:
 
 
 def save_projection(path: Path, weights: dict[str, Tensor], training: dict) -> None:
-    """Save weight (d, width) and bias (d,) in half precision, with how they were trained.
+    """Save weight (d, width) and bias (d,), with how they were trained.
 
-    ``ValueError`` where one of them is too large for that, or not finite.
+    In half precision, or in float32 where one of them is too large for that: behind an encoder
+    whose features hardly differ they are. ``ValueError`` where one is not finite.
     """
-    half = {key: value.half().contiguous() for key, value in weights.items()}
-    for key, value in half.items():
+    for key, value in weights.items():
         if not value.isfinite().all():
-            raise ValueError(f"{path}: {key} up to {weights[key].abs().max():g} is beyond float16")
+            raise ValueError(f"{path}: {key} is not finite; was the rate too high?")
+    largest = max(float(value.abs().max()) for value in weights.values())
+    dtype = torch.float16 if largest <= torch.finfo(torch.float16).max else torch.float32
+    kept = {key: value.to(dtype).contiguous() for key, value in weights.items()}
     with atomic(path) as fresh:
-        save_file(half, fresh, metadata={"training": json.dumps(training, sort_keys=True)})
+        save_file(kept, fresh, metadata={"training": json.dumps(training, sort_keys=True)})
 
 
 def record_of(options: Options, language: nn.Module, shown: Sequence[Shown]) -> dict:

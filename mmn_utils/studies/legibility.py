@@ -9,14 +9,16 @@ photographs: *the same target token behind the same prefix*.
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pandas as pd
 import torch
 
-from mmn_utils.measures.estimates import shares_of
+from mmn_utils.measures.estimates import share_of, shares_of
 from mmn_utils.models.base import Prompt
 from mmn_utils.neurons.attribution import attribution
 from mmn_utils.neurons.decoding import (
@@ -33,6 +35,9 @@ from mmn_utils.studies.concepts.scoring import top_neurons as by_methods
 from mmn_utils.studies.store import per_photograph
 from mmn_utils.studies.subjects import Subjects, top_neurons
 
+if TYPE_CHECKING:
+    from mmn_utils.datasets import Photograph
+
 PICTURE = "picture"  # attribution at the image tokens, the paper's list
 SIGNED = "signed"  # the reading that the papers' own is compared with
 GENERIC = 0.5  # share of all lists in which a generic unit is, or more
@@ -47,23 +52,45 @@ READINGS = {
 # --- other inputs -------------------------------------------------------------------------
 
 
+def told(photograph: Photograph) -> str:
+    """Return what a photograph shows as a sentence, its first caption.
+
+    ``ValueError`` where it has none.
+    """
+    first = next(iter(photograph.captions), "").strip().rstrip(".")
+    if not first:
+        raise ValueError(
+            f"photograph {photograph.id!r} comes without a caption, so it cannot be told in words; "
+            "take a data set with captions"
+        )
+    return f"{first[:1].upper()}{first[1:]}."
+
+
+@torch.no_grad()
 def described_in_words(model, some: Subjects, row: int) -> tuple[Prompt, slice]:
     """Return the prompt of a photograph told in words, and where in it the words lie.
 
-    Its first reference caption stands where the image tokens would, behind it the same prefix.
+    Its first reference caption stands in place of the image tokens; what stands before and behind
+    them is the same, token by token. ``ValueError`` for a photograph without a caption.
     """
-    told = some.photographs[row].captions[0].strip().rstrip(".")
-    words = model.tokenizer.encode(f"{told[:1].upper()}{told[1:]}.", add_special_tokens=False)
-    prefix = model.tokenizer.encode(f" {model.prefix}", add_special_tokens=False)
-    embeds = model.embed(torch.tensor([words + prefix], dtype=torch.long))
-    return Prompt.of(embeds), slice(0, len(words))
+    photograph = some.photographs[row]
+    blank = "" if model.prefix[:1].isspace() else "\n"  # no text goes on right behind a full stop
+    words, gap = (
+        model.tokenizer.encode(text, add_special_tokens=False) for text in (told(photograph), blank)
+    )
+    shown, image = model.prompt([photograph.open()]).embeds, model.image_tokens
+    middle = model.embed(torch.tensor([words + gap], dtype=torch.long)).to(shown)
+    behind = shown[:, image.start + image.count :]
+    embeds = torch.cat([shown[:, : image.start], middle, behind], dim=1)
+    return Prompt.of(embeds), slice(image.start, image.start + len(words))
 
 
 @torch.no_grad()
 def snapped(model, some: Subjects, row: int) -> tuple[Prompt, None]:
     """Return a photograph's prompt with each image token replaced by the nearest word.
 
-    Nearest by cosine among the embeddings; what reaches the first layer is then words.
+    Nearest by cosine among the embeddings; what reaches the first layer is then words, and
+    whatever else a system is given of the picture is left out. The image tokens' places are scored.
     """
     prompt = model.prompt([some.photographs[row].open()])
     where = model.image_tokens.places
@@ -78,7 +105,8 @@ def by_input(
 ) -> pd.DataFrame:
     """Attribute each photograph's noun in prompts of another kind: the neuron table, cached.
 
-    ``prompt_of`` (model, subjects, row) gives a prompt and the positions that are scored.
+    ``prompt_of`` (model, subjects, row) gives a prompt and the positions that are scored. It may
+    read the photograph's file and its first caption: these are what the cache knows it by.
     """
 
     def compute(rows: list[int]) -> pd.DataFrame:
@@ -90,9 +118,15 @@ def by_input(
 
     table = per_photograph(
         f"legibility-{name}", model, some.photographs, compute, {"k": k, "input": name},
-        targets=some.targets, batch_size=batch_size,
+        targets=_with(some, [photograph.captions[:1] for photograph in some.photographs]),
+        batch_size=batch_size,
     )  # fmt: skip
     return neuron_table(table)
+
+
+def _with(some: Subjects, further: Sequence) -> list[list]:
+    """Pair each photograph's target with what else its results are of, for the cache to know."""
+    return [[target, one] for target, one in zip(some.targets, further, strict=True)]
 
 
 # --- lists --------------------------------------------------------------------------------
@@ -104,26 +138,27 @@ def exact(
     """Ablate the ``tried`` units that lists rank first for each photograph, each alone.
 
     Scores are what y loses. The neuron table, all ``tried`` of each photograph, best first;
-    cached. ``activation`` is that of the list where a unit stood highest.
+    cached. ``activation`` is that of the list where a unit stood highest. ``ValueError`` as
+    ``candidates``.
     """
+    chosen = {image: candidates(lists, image, tried) for image in some.ids}
+    units = [[list(place) for place in found.index.tolist()] for found in chosen.values()]
 
     def compute(rows: list[int]) -> pd.DataFrame:
-        tables = []
-        for row in rows:
-            found = candidates(lists, some.ids[row], tried)
-            prompt = model.prompt([some.photographs[row].open()])
-            units = [Neuron(*pair) for pair in found.index]
-            table = exact_ablation(model, prompt, some.targets[row], units, batch_size=batch_size)
-            signs = [found.loc[(n.layer, n.unit)] for n in neurons_of(table)]
-            tables.append(table.assign(activation=signs))
-        return pd.concat(tables, ignore_index=True)
+        return pd.concat([alone(row) for row in rows], ignore_index=True)
 
-    asked = {name: len(table) for name, table in lists.items()}
+    def alone(row: int) -> pd.DataFrame:
+        prompt = model.prompt([some.photographs[row].open()])
+        neurons = [Neuron(*place) for place in units[row]]
+        return exact_ablation(model, prompt, some.targets[row], neurons, batch_size=batch_size)
+
     table = per_photograph(
-        "legibility-exact", model, some.photographs, compute, {"tried": tried, "lists": asked},
-        targets=some.targets, batch_size=1,
+        "legibility-exact", model, some.photographs, compute, {},
+        targets=_with(some, units), batch_size=1,
     )  # fmt: skip
-    return neuron_table(table)
+    places = zip(table["image"], neurons_of(table), strict=True)
+    active = [chosen[image].loc[(neuron.layer, neuron.unit)] for image, neuron in places]
+    return neuron_table(table.assign(activation=active))
 
 
 def candidates(lists: Mapping[str, pd.DataFrame], image: str, count: int) -> pd.Series:
@@ -148,8 +183,13 @@ def lists_of(model, some: Subjects, k: int, depth: int) -> dict[str, pd.DataFram
     ``picture`` and ``picture_summed``: attribution at the image tokens, by the maximum and by
     the sum over them. ``last_token`` by contribution, and ``last_active`` by activation.
     ``words`` and ``snapped``: attribution where a caption, or words nearest to the image tokens,
-    stand in the picture's place.
+    stand in the picture's place. ``ValueError`` for a ``depth`` that holds no ``k``, and, before
+    anything is computed, for a photograph without a caption.
     """
+    if not 1 <= k <= depth:
+        raise ValueError(f"k = {k}, depth = {depth}: give a k from 1, and a depth of k or more")
+    for photograph in some.photographs:
+        told(photograph)
     first = Subjects(some.photographs, some.captions, [[target] for target in some.targets])
     last = by_methods(model, first, k=depth)
     return {
@@ -163,7 +203,14 @@ def lists_of(model, some: Subjects, k: int, depth: int) -> dict[str, pd.DataFram
 
 
 def top(table: pd.DataFrame, k: int) -> pd.DataFrame:
-    """Take each photograph's first ``k`` units."""
+    """Take each photograph's first ``k`` units; ``ValueError`` where it has fewer."""
+    counts = table.groupby("image", sort=False).size()
+    if (counts < k).any():
+        image = counts.index[counts < k][0]
+        raise ValueError(
+            f"{k} units of photograph {image} are asked for, but its list holds {counts[image]}; "
+            "rank more units (depth), or ask for fewer (k)"
+        )
     return table.groupby("image", sort=False).head(k).reset_index(drop=True)
 
 
@@ -204,7 +251,10 @@ def written(
 ) -> Written:
     """Measure the share of each photograph's top ``k`` units that write its noun, in each reading.
 
-    Beside each list, under ``<way>_random``, as many random units of the same layers.
+    Beside each list, under ``<way>_random``, as many random units of the same layers, each read
+    from the end of its vector that the unit beside it writes: then the choice of the unit is all
+    that differs. Its own activation at that place may have the other sign; controls that are read
+    by it, at image tokens alone, are in ``signs.signed_controls``. ``ValueError`` as ``top``.
     """
     parts = []
     for way, table in lists.items():
@@ -227,10 +277,13 @@ def written(
 
 
 def _random_beside(chosen: pd.DataFrame, units: int, seed: int) -> pd.DataFrame:
-    """Replace each unit by a random one of its layer; its sign is that of the unit beside it."""
+    """Replace each unit by a random one of its layer; its sign is that of the unit beside it.
+
+    The draw depends on the seed and the image alone, so more images leave it as it is.
+    """
     parts = []
-    for number, (_, part) in enumerate(chosen.groupby("image", sort=False)):
-        rng = np.random.default_rng((seed, number))
+    for image, part in chosen.groupby("image", sort=False):
+        rng = np.random.default_rng([seed, zlib.crc32(str(image).encode())])
         drawn = random_like(neurons_of(part), units, rng)
         parts.append(part.assign(unit=[neuron.unit for neuron in drawn]))
     return pd.concat(parts, ignore_index=True)
@@ -305,7 +358,7 @@ def signed_rows(rows: pd.DataFrame) -> pd.DataFrame:
     return rows[rows["reading"] == SIGNED].drop(columns="reading").reset_index(drop=True)
 
 
-def wide(rows: pd.DataFrame, reading: str = "signed") -> pd.DataFrame:
+def wide(rows: pd.DataFrame, reading: str = SIGNED) -> pd.DataFrame:
     """Lay one reading out: a row for each photograph, a column for each way."""
     some = rows[rows["reading"] == reading]
     return some.pivot(index="image", columns="way", values="share")[
@@ -338,13 +391,13 @@ def exact_table(
 ) -> pd.DataFrame:
     """Compare lists with the truth: what writes the noun, and the share of its top each has."""
     found = shares_of(wide(rows), seed)
-    same = {way: same_units(table, truth, k).mean() / k for way, table in lists.items()}
+    same = shares_of({way: same_units(table, truth, k) / k for way, table in lists.items()}, seed)
     return pd.DataFrame(
         [
             {
                 "units": names([way])[0],
                 "write the noun": format(one, ".1%"),
-                f"of the true top {k}": f"{same[way]:.0%}" if way in same else "",
+                f"of the true top {k}": format(same[way], ".0%") if way in same else "",
             }
             for way, one in found.items()
         ]
@@ -358,15 +411,16 @@ def tokens_table(rows, system, larger, some: Subjects, said, seed: int = 0) -> p
     of ``larger``.
     """
     found = shares_of(rows.pivot(index="image", columns="way", values="share"), seed)
-    same = np.mean([a.text == b.text for a, b in zip(said, some.captions, strict=True)])
+    same = [float(a.text == b.text) for a, b in zip(said, some.captions, strict=True)]
+    kept = {PICTURE: "", "larger": format(share_of(same, seed), ".0%")}
     return pd.DataFrame(
         [
             {
                 "image tokens": model.image_tokens.count,
                 "write the noun": format(found[way], ".1%"),
                 "random units": format(found[f"{way}_random"], ".1%"),
-                "captions as with the first": f"{kept:.0%}",
+                "captions as with the first": kept[way],
             }
-            for way, model, kept in ((PICTURE, system, 1.0), ("larger", larger, same))
+            for way, model in ((PICTURE, system), ("larger", larger))
         ]
     )

@@ -73,8 +73,14 @@ def read_record(folder: Path) -> Record:
             "`make smol PHOTOGRAPHS=FOLDER` writes it"
         )
     with safe_open(weights, "pt") as opened:
-        training = json.loads((opened.metadata() or {}).get("training", "{}"))
-    return Record(*(pd.read_csv(file, keep_default_na=False) for file in files), training)
+        training = (opened.metadata() or {}).get("training")
+    if training is None:
+        raise ValueError(
+            f"{weights} does not say how it was trained; `make smol` writes one that does"
+        )
+    return Record(
+        *(pd.read_csv(file, keep_default_na=False) for file in files), json.loads(training)
+    )
 
 
 def shares(table: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:

@@ -1,4 +1,4 @@
-"""What a system wants said of its numbers stands on every page that shows them."""
+"""What must be said of numbers, and of whose pictures are, stands on every page that shows them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ import nbformat
 import pytest
 from nbformat import v4
 
-from mmn_utils.exhibits.provenance import caveats, describe
+from mmn_utils.datasets import load_dataset
+from mmn_utils.exhibits.pages import standalone
+from mmn_utils.exhibits.provenance import caveats, credits_of, describe
 from mmn_utils.exhibits.report import build_report
 from mmn_utils.exhibits.saving import Run
 from mmn_utils.presets import read_parameters
@@ -67,3 +69,40 @@ def test_a_notebook_shows_it_first(capsys, caveat):
 def test_each_is_listed_once():
     records = [{"model": describe(SimpleNamespace(name="a", caveat=CAVEAT))}] * 2
     assert caveats([*records, {"model": {"name": "b"}}, {"model": None}]) == [CAVEAT]
+
+
+# --- whose the pictures are ---------------------------------------------------------------------
+
+CREDIT = "Pictures by <somebody>, under a licence."
+CREDITED = "Pictures by &lt;somebody&gt;, under a licence."
+
+
+def credited(tmp_path, untold, credit: str) -> Run:
+    data = SimpleNamespace(name="scenes", credit=credit)
+    run = Run("test", "02_attribution", PARAMETERS, "tiny", data, root=tmp_path, exhibits=untold)
+    run.save_figure("A-fig-1", draw(), NUMBERS, "A figure.")
+    run.save_table("A-table-1", TABLE, "A table.")
+    return run
+
+
+def test_each_page_and_each_record_says_whose_the_pictures_are(tmp_path, untold):
+    run = credited(tmp_path, untold, CREDIT)
+    record = json.loads((run.folder / "A-fig-1.json").read_text())
+    assert record["data"] == {"name": "scenes", "credit": CREDIT}
+    report = build_report(run)
+    assert report.read_text(encoding="utf-8").count(CREDITED) == 1
+    assert page_of(run, tmp_path).count(CREDITED) == 1
+    alone = standalone(report.read_text(encoding="utf-8"), run.folder)
+    assert alone.count(CREDITED) == 1
+
+
+def test_pictures_of_the_projects_own_have_no_credit(tmp_path, untold):
+    run = credited(tmp_path, untold, "")
+    record = json.loads((run.folder / "A-fig-1.json").read_text())
+    assert record["data"] == {"name": "scenes"}
+    assert load_dataset("miniature").credit == ""
+
+
+def test_credits_are_listed_once_each():
+    of = [{"data": {"name": "a", "credit": CREDIT}}, {"data": {"name": "b"}}, {"data": None}, {}]
+    assert credits_of([*of, *of]) == [CREDIT]

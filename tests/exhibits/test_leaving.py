@@ -184,7 +184,7 @@ def test_the_report_says_why(tmp_path, monkeypatch):
     exhibit = load_exhibits()["A-table-1"]
     monkeypatch.setattr(readme, "load_exhibits", lambda: {exhibit.id: exhibit})
     line = readme.exhibits_table()
-    assert f"*Here:* left out: {BARE}." in line
+    assert f"*Here:* `{SHIPPED[0]}`: left out: {BARE}." in line
     assert f"figures/{SHIPPED[0]}/report.html#A-table-1" in line
 
 

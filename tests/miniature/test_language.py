@@ -10,12 +10,12 @@ import pytest
 import torch
 from transformers import AutoTokenizer, GPTJForCausalLM
 
-from mmn_utils.miniature import language, training
+from mmn_utils.miniature import language
 from mmn_utils.miniature.corpus import CorpusOptions
 from mmn_utils.miniature.language import LanguageOptions, train_language_model
 from mmn_utils.miniature.world import load_world
 from mmn_utils.presets import data_path
-from mmn_utils.training.loop import Schedule
+from mmn_utils.training.loop import Progress, Schedule
 from tests.tiny import tiny_language_model, tiny_tokenizer
 
 TINY = LanguageOptions(
@@ -187,7 +187,7 @@ def test_what_is_saved_is_the_class_in_half_precision_with_how_it_was_made(tmp_p
 
 
 def test_the_curve_has_a_row_for_what_was_reported(tmp_path):
-    progress = training.Progress("toy", 10, tmp_path / "toy.csv", every=0.0)
+    progress = Progress("toy", 10, tmp_path / "toy.csv", every=0.0)
     progress(5, 50, loss=1.5)
     progress(10, 100, loss=1.25)
     assert (tmp_path / "toy.csv").read_text() == "step,items,loss\n5,50,1.5\n10,100,1.25\n"

@@ -16,10 +16,11 @@ from mmn_utils.models import smol as module
 from mmn_utils.models.any_encoder import Found, GridEncoder
 from mmn_utils.models.doctor import doctor
 from mmn_utils.models.gguf import dequantised
-from mmn_utils.models.smol import SMOL, language_folder, load_language
+from mmn_utils.models.smol import SMOL, language_folder, load_language, resized
 from mmn_utils.neurons.captions import generate
 from tests.gguf_files import gguf_llama, write_gguf
-from tests.tiny import tiny_images, tiny_tokenizer
+from tests.tiny import tiny_images, tiny_limber, tiny_tokenizer
+from tests.tiny_gated import TinyGated
 
 WIDTH, SIDE = 6, 16  # of the encoder's features, and of its picture
 MEAN, STD = (0.4, 0.5, 0.6), (0.2, 0.3, 0.4)
@@ -172,3 +173,40 @@ def test_type_and_encoder_may_be_others(parts, tmp_path, monkeypatch, asked):
     assert half.projection.weight.dtype == torch.float32
     load_model("smol", encoder="timm/some_name", **parts)
     assert asked[-1] == ("timm/some_name", True)
+
+
+@torch.no_grad()
+def test_a_larger_picture_has_more_tokens_through_the_same_parts(parts):
+    model, images = load_model("smol", **parts), tiny_images(2)
+    larger = resized(model, 2 * SIDE)
+    assert (model.image_tokens.count, larger.image_tokens.count) == (16, 64)
+    assert larger.image_tokens.grid == (8, 8)
+    assert larger.image_tokens.pixels == 2 * SIDE
+    assert larger.language_model is model.language_model
+    assert larger.projection is model.projection
+    assert larger.preprocess(images).shape == (2, 3, 2 * SIDE, 2 * SIDE)
+    features = model.encoder.resized(2 * SIDE).features(larger.preprocess(images))
+    expected = features @ model.projection.weight.T + model.projection.bias
+    torch.testing.assert_close(larger.soft_prompt(images), expected)
+    assert larger.prompt(images).embeds.shape == (2, 64 + 3, 64)
+    # neither its results nor those of a third size are taken for the system's own
+    assert len({model_identity_of(one) for one in (model, larger, resized(model, 3 * SIDE))}) == 3
+    assert model.image_tokens.pixels == SIDE
+    assert doctor(larger, images)["passed"].all()
+
+
+def model_identity_of(model) -> str:
+    return f"{model.name} {model.revision}"
+
+
+def test_a_size_of_its_own_changes_nothing_and_fixed_places_are_refused(parts):
+    model = load_model("smol", **parts)
+    assert resized(model, SIDE) is model
+    limber = tiny_limber()  # BEiT, whose positions are learnt
+    assert resized(limber, 32) is limber
+    with pytest.raises(ValueError, match="pixels = 64: tiny's encoder takes 32 alone"):
+        resized(limber, 64)
+    with pytest.raises(ValueError, match="pixels = 64: tiny gated's encoder takes 32 alone"):
+        resized(TinyGated(), 64)  # it has no encoder of its own
+    with pytest.raises(ValueError, match="pixels = 0: give"):
+        resized(model, 0)

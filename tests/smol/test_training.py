@@ -324,11 +324,17 @@ def test_what_is_saved_is_half_precision_and_says_how_it_was_trained(language, s
     assert (record["dtype"], record["steps"], record["marks"]) == ("float32", 6, [2, 4])
 
 
-def test_what_half_precision_cannot_hold_is_not_saved(tmp_path):
+def test_what_half_precision_cannot_hold_is_kept_in_single(tmp_path):
     weights = {"weight": torch.full((2, 3), 1e6), "bias": torch.zeros(2)}
-    with pytest.raises(ValueError, match=r"a\.safetensors: weight up to 1e\+06 is beyond float16"):
-        save_projection(tmp_path / "a.safetensors", weights, {})
-    assert list(tmp_path.iterdir()) == []
+    save_projection(tmp_path / "a.safetensors", weights, {})
+    kept = load_file(tmp_path / "a.safetensors")
+    assert all(torch.equal(kept[key], value) for key, value in weights.items())
+    save_projection(tmp_path / "b.safetensors", {**weights, "weight": torch.ones(2, 3)}, {})
+    assert load_file(tmp_path / "b.safetensors")["weight"].dtype == torch.float16
+    infinite = {**weights, "weight": torch.full((2, 3), torch.inf)}
+    with pytest.raises(ValueError, match=r"c\.safetensors: weight is not finite"):
+        save_projection(tmp_path / "c.safetensors", infinite, {})
+    assert not (tmp_path / "c.safetensors").exists()
 
 
 @pytest.mark.parametrize(("avx", "amx"), [(False, False), (True, False), (False, True)])

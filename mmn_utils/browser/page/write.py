@@ -30,7 +30,7 @@ from mmn_utils.exhibits.entries import SHIPPED, figures_root
 from mmn_utils.exhibits.formats import write_text
 from mmn_utils.exhibits.pages import BROWSER, STANDALONE
 from mmn_utils.models import load_model
-from mmn_utils.presets import Preset, resolve
+from mmn_utils.presets import Preset, load_preset, resolve
 
 LIMIT, STANDALONE_LIMIT = 2_000_000, 12_000_000  # bytes of a page
 TOPS = (100, 70, 50, 40, 30, 20, 15, 12, 10, 8, 7, 6, 5, 4, 3, 2, 1)
@@ -214,7 +214,7 @@ def render(run: str, packed: dict[str, Any], linked: bool = True) -> str:
     """Return a page of packed answers; ``linked`` to the run's report."""
     links = ""
     if linked:
-        others = [other for other in SHIPPED if other != run] if run in SHIPPED else []
+        others = [other for other in browsed() if other != run] if run in SHIPPED else []
         addresses = {"report": "report.html", **{o: f"../{o}/{BROWSER}" for o in others}}
         items = "".join(
             f'<a href="{html.escape(address)}">{html.escape(name)}</a> '
@@ -230,6 +230,11 @@ def render(run: str, packed: dict[str, Any], linked: bool = True) -> str:
         data=to_text(packed),
         script=front.bundle("static"),
     )
+
+
+def browsed() -> list[str]:
+    """List the runs that ship with such a page: those whose preset runs its notebook."""
+    return [run for run in SHIPPED if load_preset(run).runs(SETTINGS)]
 
 
 def unpack(page: str) -> dict[str, Any]:

@@ -29,13 +29,16 @@ class CocoDataset:
         instances_json: str | Path | None,
         captions_json: str | Path | None,
         name: str = "coco",
+        credit: str = "",
     ) -> None:
         """Read the annotations; ``name`` is what errors and provenance call the set.
+
+        ``credit`` is what pages that show its pictures must say of whose they are.
 
         Either file of annotations may be None. FileNotFoundError or ValueError, naming the path,
         where a part is missing or is not in COCO's format.
         """
-        self.name = name
+        self.name, self.credit = name, credit
         self.images_folder = Path(images_folder)
         if not self.images_folder.is_dir():
             raise FileNotFoundError(f"no folder of images at {self.images_folder} ({name})")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 from mmn_utils.datasets.coco.dataset import CocoDataset
@@ -31,10 +32,17 @@ def open_coco(root: Path, split: str, name: str) -> CocoDataset:
     return CocoDataset(*parts, name=name)
 
 
-def open_scenes(root: Path, split: str, name: str, remedy: str = SHIPPED) -> CocoDataset:
+def open_scenes(
+    root: Path,
+    split: str,
+    name: str,
+    remedy: str = SHIPPED,
+    credit: Callable[[Path], str] = lambda _root: "",
+) -> CocoDataset:
     """Open a split of the miniature's scenes ("val", "looks"), or of others, below ``root``.
 
-    FileNotFoundError lists the missing parts and says the ``remedy``.
+    ``credit`` reads there what must be said of whose they are. FileNotFoundError lists the missing
+    parts and says the ``remedy``.
     """
     parts = _parts(root, split)
     missing = [str(path) for path in parts if not path.exists()]
@@ -42,7 +50,7 @@ def open_scenes(root: Path, split: str, name: str, remedy: str = SHIPPED) -> Coc
         raise FileNotFoundError(
             f"the scenes of {name!r} are not complete: missing {'; '.join(missing)}. {remedy}"
         )
-    return CocoDataset(*parts, name=name)
+    return CocoDataset(*parts, name=name, credit=credit(root))
 
 
 def _parts(root: Path, split: str) -> tuple[Path, Path, Path]:

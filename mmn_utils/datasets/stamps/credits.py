@@ -31,6 +31,11 @@ class Credits:
             f"Public License, version 2 or later ({self.licence})."
         )
 
+    @property
+    def notice(self) -> str:
+        """Return what stands on pages that show the pictures: the credit, and what it is of."""
+        return f"{self.line} So are the figures here that show them."
+
 
 def read_credits(home: str | Path) -> Credits:
     """Read the credit of the scenes in a folder.

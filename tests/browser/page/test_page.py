@@ -25,13 +25,13 @@ from mmn_utils.browser.page.write import (
     BESIDE,
     LIMIT,
     STANDALONE_LIMIT,
+    browsed,
     pictures_beside,
     plans_of,
     unpack,
     write_page,
 )
 from mmn_utils.browser.views import Views
-from mmn_utils.exhibits.entries import SHIPPED
 from mmn_utils.neurons.receptive_fields import activation_maps
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.presets import ROOT
@@ -318,7 +318,7 @@ def test_the_command_loads_the_presets_system(
 # --- the pages that are committed -------------------------------------------------------------
 
 
-@pytest.mark.parametrize("run", SHIPPED)
+@pytest.mark.parametrize("run", browsed())
 def test_a_committed_page_is_small_and_finds_its_pictures(run):
     path = ROOT / "figures" / run / "browser.html"
     if not path.is_file():

@@ -155,6 +155,8 @@ def test_the_credit_says_whose_and_under_which_licence(home):
     for part in ("Bill Kendrick", "tuxpaint-stamps-default 2022.06.04-1", "version 2 or later"):
         assert part in line
     assert line.count(". ") == 0  # one sentence
+    assert load_dataset("stamps", home).credit == read_credits(home).notice
+    assert read_credits(home).notice.startswith(f"{line} So are the figures")
 
 
 def test_the_command_makes_the_data_set_once(fake, tmp_path, monkeypatch, capsys):
