@@ -30,7 +30,7 @@ from mmn_utils.neurons.decoding import (
 )
 from mmn_utils.neurons.effects import exact_ablation
 from mmn_utils.neurons.table import Neuron, neuron_table, neurons_of, random_like
-from mmn_utils.studies.agreement import writes_noun
+from mmn_utils.studies.agreement import listed, writes_noun
 from mmn_utils.studies.concepts.scoring import top_neurons as by_methods
 from mmn_utils.studies.store import per_photograph
 from mmn_utils.studies.subjects import Subjects, top_neurons
@@ -336,7 +336,7 @@ def generic_table(model, lists: Mapping[str, pd.DataFrame], k: int) -> pd.DataFr
         negative = float((own["activation"] < 0).mean())
         sign = -1 if negative > 0.5 else 1
         words = decoded_words(model, [(neuron, sign)], WORDS)[neuron, sign]
-        rows.append((str(neuron), share, negative, words))
+        rows.append((str(neuron), share, negative, listed(words)))
     return pd.DataFrame(rows, columns=["neuron", "lists", "negative", "words"])
 
 

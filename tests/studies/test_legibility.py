@@ -273,7 +273,7 @@ def test_without_generic_units_the_next_ones_are_read(writing):
     assert found["neuron"].tolist() == ["L0.u1", "L0.u2"]
     assert found["lists"].tolist() == [1, 1]
     assert found["negative"].tolist() == [1, 0]
-    assert all(len(words) == 10 for words in found["words"])
+    assert all(words.count(", ") >= 9 for words in found["words"])  # a token may be a comma
     with pytest.raises(ValueError, match="3 units of photograph a are asked for"):
         legibility.generic_rows(writing, {"picture": table}, {"a": "horse", "b": "boat"}, 3)
 

@@ -83,7 +83,7 @@ def depth(lists: Mapping[str, pd.DataFrame], readable: pd.DataFrame, k: int) -> 
         shares = part["entries"] / part["entries"].sum()
         left.plot(part["layer"], shares, color=plots.palette(COLOURS[way]), label=NAMES[way])
     left.set(xlabel="layer", ylabel=f"share of the top {k}")
-    left.legend(loc="upper right", fontsize=6.5)
+    left.legend(loc="upper center", fontsize=6.5)
     right.bar(readable["layer"], readable["share"], color=plots.palette("random"))
     right.set(xlabel="layer", ylabel="interpretable, of all units")
     return fig
