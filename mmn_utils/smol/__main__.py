@@ -41,7 +41,7 @@ from mmn_utils.smol.training import (
     train_projection,
 )
 from mmn_utils.smol.views import kept_views
-from mmn_utils.studies.legibility import PICTURE, written
+from mmn_utils.studies.legibility import PICTURE, wide, written
 from mmn_utils.studies.subjects import subjects, top_neurons
 from mmn_utils.training.features import fold
 from mmn_utils.training.loop import keep_freed_memory
@@ -97,12 +97,11 @@ def make(name: str, options: Options | None, trained: bool, places: Places) -> N
     save_projection(path, weights, record_of(options, language, shown))
 
 
-def judge(system: str, places: Places, file: Path, count: int | None) -> pd.DataFrame:
+def judge(model, places: Places, count: int | None) -> pd.DataFrame:
     """Caption photographs kept apart, ``count`` of each set or all: a row for each.
 
     Columns system, source, name, image, caption, right; of COCO the first noun is its name.
     """
-    model = load_smol(system, projection=file)
     shown = places.shown(VAL)
     parts = []
     for source in sources_of(shown):
@@ -111,16 +110,15 @@ def judge(system: str, places: Places, file: Path, count: int | None) -> pd.Data
     if places.coco and count is None:
         found = first_nouns(model, list(load_dataset(COCO, places.coco)))
         parts.append(found.rename(columns={"noun": "name"}).assign(source=COCO))
-    every = pd.concat(parts, ignore_index=True).assign(system=system)
+    every = pd.concat(parts, ignore_index=True).assign(system=model.name)
     return every[["system", "source", "name", "image", "caption", "right"]]
 
 
-def decoded_on_the_way(places: Places, steps: int, file: Path) -> pd.DataFrame:
+def decoded_on_the_way(model, places: Places, steps: int) -> pd.DataFrame:
     """Measure what share of top units writes the noun, on photographs kept apart.
 
     Columns steps, image, picture, picture_random; see ``studies.legibility``.
     """
-    model = load_smol("smol", projection=file)
     chosen = spread(places.shown(VAL), DECODED)
     photographs = [
         Photograph(f"{one.source}/{one.path.parent.name}/{one.path.name}", one.path)
@@ -129,22 +127,22 @@ def decoded_on_the_way(places: Places, steps: int, file: Path) -> pd.DataFrame:
     some = subjects(model, photographs, max_new_tokens=TOKENS)
     lists = {PICTURE: top_neurons(model, some, k=TOP_UNITS)}
     nouns = {target.image: target.noun for target in some.targets}
-    rows = written(model, lists, nouns, TOP_UNITS).rows.query("reading == 'signed'")
-    return (
-        rows.pivot(index="image", columns="way", values="share").reset_index().assign(steps=steps)
-    )
+    return wide(written(model, lists, nouns, TOP_UNITS).rows).reset_index().assign(steps=steps)
 
 
 def judge_all(places: Places) -> None:
     """Write what each system is worth, and the way of the trained one, beside the weights."""
-    found = [judge(system, places, places.file(name), None) for system, (name, _) in SMOL.items()]
+    found, rows, curve, decoded = [], [], [], []
+    for system, (name, _) in SMOL.items():
+        options = RECIPES[name]
+        found.append(judge(load_smol(system, projection=places.file(name)), places, None))
+        rows += summed_up(found[-1], options.steps if options else 0)
     write_rows(pd.concat(found, ignore_index=True), places.data / "captions.csv")
-    rows = [row for one in found for row in summed_up(one, RECIPES["projection"].steps)]
-    curve, decoded = [], []
     ends = (RECIPES["projection"].steps, places.file("projection"))
     for steps, file in [*marked(places.work, "projection"), ends]:
-        curve += summed_up(judge("smol", places, file, ON_THE_WAY), steps)
-        decoded.append(decoded_on_the_way(places, steps, file))
+        model = load_smol("smol", projection=file)
+        curve += summed_up(judge(model, places, ON_THE_WAY), steps)
+        decoded.append(decoded_on_the_way(model, places, steps))
     if len(decoded) > 1:  # where nothing was trained, what is there stays
         write_rows(pd.DataFrame(curve), places.data / "curve.csv")
         write_rows(pd.concat(decoded, ignore_index=True), places.data / "decoding.csv")
