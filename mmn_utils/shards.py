@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from collections.abc import Iterator, Sequence
 
 
@@ -16,6 +17,15 @@ def shard_slice(total: int, shard: tuple[int, int]) -> slice:
     if shards < 1 or not 0 <= index < shards:
         raise ValueError(f"shard = {shard!r} must be (index, shards) with 0 <= index < shards")
     return slice(index * total // shards, (index + 1) * total // shards)
+
+
+def read_shard(text: str) -> tuple[int, int]:
+    """Read ``3/8`` as (index, shards); ValueError for anything else."""
+    if not re.fullmatch(r"\d+/\d+", text):
+        raise ValueError(f"shard = {text!r}: give index/shards, such as 0/8 for the first of eight")
+    index, shards = map(int, text.split("/"))
+    shard_slice(0, (index, shards))
+    return index, shards
 
 
 def shard_of(ids: Sequence[str], shard: tuple[int, int], batch_size: int) -> list[str]:

@@ -19,15 +19,24 @@ class Place:
 
     def __init__(self, model, positions: str, prompt_length: int | None):
         self.image, self.positions = model.image_tokens, positions
-        self.prompt_length, self.offset = prompt_length, 0
+        self.prompt_length, self.offset, self.length = prompt_length, 0, 0
 
     def read(self, module, args, kwargs) -> None:
-        """Take the number of tokens already cached, as a forward pre-hook with keywords."""
+        """Take the numbers of tokens, cached and new, as a forward pre-hook with keywords."""
         past = kwargs.get("past_key_values")
         self.offset = 0 if past is None else past.get_seq_length()
+        self.length = kwargs["inputs_embeds"].shape[1]
+
+    def count(self) -> int:
+        """Count the positions of the running pass that are touched."""
+        touched = self.where(self.length)
+        return touched.stop - touched.start
 
     def where(self, length: int) -> slice:
-        """Return the positions of a pass of ``length`` tokens that are touched, maybe none."""
+        """Return which of the last ``length`` tokens of the running pass are touched, maybe none.
+
+        All of a pass's, but in a layer that computes the last ones alone.
+        """
         if self.positions == "all":
             return slice(0, length)
         if self.positions == "image":
@@ -35,8 +44,9 @@ class Place:
         else:
             if self.prompt_length is None:
                 raise ValueError("positions='generated' began within a caption; give prompt_length")
-            first, last = self.prompt_length, self.offset + length
-        return slice(*(min(max(edge - self.offset, 0), length) for edge in (first, last)))
+            first, last = self.prompt_length, self.offset + self.length
+        begin = self.offset + self.length - length
+        return slice(*(min(max(edge - begin, 0), length) for edge in (first, last)))
 
 
 @contextmanager

@@ -1,4 +1,7 @@
-"""Many ablations of one image in one batch, with one mask per row. Paper A, section 3.3 and S.5."""
+"""Many ablations of one image in one batch, with one mask per row. Paper A, section 3.3 and S.5.
+
+Each row joins where it first differs from the whole model (``models.branches``).
+"""
 
 from __future__ import annotations
 
@@ -9,14 +12,15 @@ import numpy as np
 import torch
 
 from mmn_utils.interventions.ablation import Ablation
-from mmn_utils.interventions.positions import Place, placed
-from mmn_utils.interventions.receipts import NothingTouched
+from mmn_utils.interventions.positions import placed
 from mmn_utils.interventions.rounding import margin, rounding_noise
+from mmn_utils.interventions.row_masks import RowMasks
 from mmn_utils.memory import in_batches
-from mmn_utils.models.capture import replace
+from mmn_utils.models import branches
+from mmn_utils.models.capture import replace, spare_last
 from mmn_utils.models.finite import refuse, require_finite
 from mmn_utils.neurons.captions import Caption, as_caption
-from mmn_utils.neurons.table import Neuron, by_layer, check_neurons
+from mmn_utils.neurons.table import Neuron, check_neurons
 from mmn_utils.neurons.targets import Target, objective
 
 
@@ -30,7 +34,8 @@ class SweepResult:
     each caption preferred its own token to the other's where they first part: the smaller
     of the two gaps between logits. ``within_rounding`` (rows,) marks changes whose margin
     is below the measured ``noise``: rounding alone could have made or unmade them.
-    ``touched`` (rows,) counts activations written over.
+    ``touched`` (rows,) counts activations written over, those too that nobody reads: of the last
+    layer at the image, they need not be computed.
     """
 
     probability: np.ndarray
@@ -72,68 +77,33 @@ def sweep(
         raise ValueError(f"a sweep runs on one image, not {len(prompt)}; call it for each")
     for row in rows:
         check_neurons(row, model.sizes.layers, model.sizes.units)
-    sets = list(dict.fromkeys([frozenset(), *map(frozenset, rows)]))
+    sets = sorted(dict.fromkeys([frozenset(), *map(frozenset, rows)]), key=_lowest)
+    trunk = _trunk(model, prompt, sets, positions)
     runs: list[_Rows] = []
 
     def compute(part: Sequence[frozenset[Neuron]]) -> None:
-        masks = _RowMasks(model, list(map(sorted, part)), Ablation((), positions, value, means))
+        masks = RowMasks(model, list(map(sorted, part)), Ablation((), positions, value, means))
         whole = runs[0].ids[0] if runs else None
-        runs.append(_run_rows(model, prompt, goals, masks, max_new_tokens, whole))
+        runs.append(_run_rows(model, prompt, trunk, goals, masks, max_new_tokens, whole))
 
     in_batches(compute, sets, batch_rows or len(sets), "conditions of a picture")
-    order = [sets.index(frozenset(row)) for row in rows]
-    noise = rounding_noise(model, prompt, runs[0].ids[0], runs[0].first_logits)
+    places = {row: place for place, row in enumerate(sets)}
+    order = [places[frozenset(row)] for row in rows]
+    noise = rounding_noise(model, prompt, runs[0].ids[0], runs[0].first_logits, trunk)
     return _gather(model, runs, order, noise, single)
 
 
-class _RowMasks:
-    """The activations that each row of a batch has written over, per layer.
+def _lowest(row: Iterable[Neuron]) -> int:
+    """Return the lowest layer of a row's neurons; -1 for none, so that it comes first."""
+    return min((neuron.layer for neuron in row), default=-1)
 
-    ``rows`` are those that the batch still holds.
-    """
 
-    def __init__(self, model, rows: Sequence[Sequence[Neuron]], ablation: Ablation):
-        self.model, self.ablation, self.count = model, ablation, len(rows)
-        self.wanted = torch.tensor([len(row) > 0 for row in rows])
-        self.touched = torch.zeros(len(rows), dtype=torch.long)
-        self.rows = torch.arange(len(rows))
-        self.masks = {}
-        for index, row in enumerate(rows):
-            for layer, units in by_layer(row).items():
-                empty = torch.zeros(len(rows), 1, model.sizes.units, dtype=torch.bool)
-                self.masks.setdefault(layer, empty)[index, 0, units] = True
-
-    def functions(self, place: Place) -> dict:
-        """Make the replacement of each layer."""
-        return {layer: self._function(layer, mask, place) for layer, mask in self.masks.items()}
-
-    def _function(self, layer: int, mask: torch.Tensor, place: Place):
-        mask, per_position = mask.to(self.model.device), mask[:, 0].sum(1)
-
-        def function(activation: torch.Tensor) -> torch.Tensor:
-            where = place.where(activation.shape[1])
-            part = activation[:, where]
-            if part.shape[1] == 0:
-                return activation
-            self.touched[self.rows] += per_position[self.rows] * part.shape[1]
-            mine = mask[self.rows.to(mask.device)]
-            part = torch.where(mine, self.ablation.fill(layer, activation), part)
-            if part.shape[1] == activation.shape[1]:
-                return part
-            activation = activation.clone()
-            activation[:, where] = part
-            return activation
-
-        return function
-
-    def check(self) -> None:
-        """Raise ``NothingTouched`` for a row of neurons of which none was written."""
-        missed = (self.wanted & (self.touched == 0)).nonzero().flatten().tolist()
-        if missed:
-            raise NothingTouched(
-                f"rows {missed} of the sweep wrote no activation at positions "
-                f"{self.ablation.positions!r}; generate a token, or give other positions"
-            )
+def _trunk(model, prompt, sets: Sequence[frozenset[Neuron]], positions: str):
+    """Run the whole model, for rows to branch off; None where they have to begin at its start."""
+    if not branches.can_branch(model, prompt):
+        return None
+    layers = {_lowest(row) for row in sets if row} if positions != "generated" else ()
+    return branches.trunk_of(model, prompt, layers)
 
 
 @dataclass
@@ -149,7 +119,13 @@ class _Rows:
 
 
 def _run_rows(
-    model, prompt, goals: Sequence[Target], masks: _RowMasks, steps: int, whole: list[int] | None
+    model,
+    prompt,
+    trunk: branches.Trunk | None,
+    goals: Sequence[Target],
+    masks: RowMasks,
+    steps: int,
+    whole: list[int] | None,
 ) -> _Rows:
     """Run one batch of rows: the prompt, each target's step, then the captions.
 
@@ -158,9 +134,10 @@ def _run_rows(
     length, rows = prompt.embeds.shape[1], masks.count
     scored = []
     positions, kinds = masks.ablation.positions, ("logit", "probability")
+    begun = None if trunk is None else _branched(model, trunk, masks)
     with placed(model, positions, length) as place, replace(model, masks.functions(place)):
-        logits, past = _prefill(model, prompt, rows, positions == "generated")
-        repeated = prompt.repeat(rows)
+        logits, past = begun or _prefill(model, prompt, rows, positions == "generated")
+        repeated = prompt.expand(rows)
         for goal in goals:
             at_goal = _after(model, repeated, past, goal.prefix, logits)
             scored.append([objective(at_goal, [goal] * rows, kind) for kind in kinds])
@@ -170,6 +147,27 @@ def _run_rows(
     masks.check()
     logit, probability = (torch.stack(values, dim=1).cpu() for values in zip(*scored, strict=True))
     return _Rows(logit, probability, ids, gaps, first, masks.touched)
+
+
+def _branched(model, trunk: branches.Trunk, masks: RowMasks):
+    """Run the prompt for all rows from where they part: logits (rows, V) and the cache."""
+    tokens, positions = trunk.prompt.embeds.shape[1], masks.ablation.positions
+    if not trunk.streams:  # all rows are the whole one as far as the prompt goes
+        past = branches.past_of_all(trunk, [], masks.count)
+        return trunk.logits.expand(masks.count, -1), past
+    found = []
+    for layer, some in masks.parts(branches.rows_at_once(model, tokens)):
+        masks.rows = torch.tensor(some)
+        with (
+            spare_last(model, tokens - 1),  # first, while no hook of ours is there to be seen
+            placed(model, positions, tokens) as place,
+            branches.parting(model, layer, len(some)),
+            replace(model, masks.functions(place)),
+        ):
+            found.append(branches.run_branch(model, trunk, layer))
+    masks.rows = torch.arange(masks.count)
+    past = branches.past_of_all(trunk, found, 0)
+    return torch.cat([branch.logits for branch in found]), past
 
 
 def _prefill(model, prompt, rows: int, alike: bool):
@@ -192,9 +190,9 @@ def _after(model, prompt, past, ids: Sequence[int], logits: torch.Tensor) -> tor
 
 
 def _step(model, prompt, past, tokens: torch.Tensor):
-    """Feed tokens (rows, n) behind a cached prompt; logits (rows, V), and the whole prompt."""
-    longer = prompt.extend(model.embed(tokens))
-    return model.forward(longer.tail(tokens.shape[1]), past=past, use_cache=True)[0], longer
+    """Feed tokens (rows, n) behind a cached prompt; logits (rows, V), and the prompt's tail."""
+    tail = prompt.next(model.embed(tokens))
+    return model.forward(tail, past=past, use_cache=True)[0], tail
 
 
 def _greedy(
@@ -204,7 +202,7 @@ def _greedy(
     logits: torch.Tensor,
     steps: int,
     whole: list[int] | None,
-    masks: _RowMasks,
+    masks: RowMasks,
     images: Sequence[str] | None,
 ):
     """Caption every row greedily on its cache: ids and gaps per row, row 0's logits (steps, V).

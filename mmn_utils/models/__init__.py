@@ -10,6 +10,7 @@ from pathlib import Path
 import torch
 
 from mmn_utils.models.base import VisionLanguageModel
+from mmn_utils.models.computing import INT8, attend, round_to_int8
 from mmn_utils.models.folders import FACTS, read_record
 from mmn_utils.models.hub import MissingParts, require_files
 from mmn_utils.models.limber import MINIATURES, build_limber, load_miniature
@@ -35,22 +36,39 @@ def load_model(
     device: str = "cpu",
     dtype: torch.dtype | str | None = None,
     chat_template: str | None = None,
+    attention: str | None = None,
     **facts,
 ) -> VisionLanguageModel:
     """Load a system by name, by its folder, by its name on the hub, or by a file of settings.
 
     A name may end in a revision of the hub: ``owner/repository@main``, ``limber@float16``.
     ``facts`` are those of the system's loader: for ``limber`` projection, encoder,
-    language_model, tokenizer, revision. ``dtype`` may be a name such as "bfloat16".
-    ``chat_template``, its text or a file, is for models that ``auto`` loads alone. A YAML file
-    has the key ``model`` and, beside it, facts such as ``chat_template``. A folder with
-    ``facts.json`` or ``vision.json`` is a miniature, any other is loaded as ``load_auto`` does.
-    Paths are from here or the repository. ``MissingParts`` for weights, else ``ValueError``.
+    language_model, tokenizer, revision. ``dtype`` may be a name such as "bfloat16", or "int8":
+    weights of the language model that eight bits hold, sums in float32 (``round_to_int8``).
+    ``attention`` is eager or sdpa (``attend``). ``chat_template``, its text or a file, is for
+    models that ``auto`` loads alone. A YAML file has the key ``model`` and, beside it, facts such
+    as ``chat_template`` or ``attention``. A folder with ``facts.json`` or ``vision.json`` is a
+    miniature, any other is loaded as ``load_auto`` does. Paths are from here or the repository.
+    ``MissingParts`` for weights, else ``ValueError``.
     """
     name, facts = _with_revision(str(name_or_path), facts)
     if name.endswith(".yaml"):
-        given = {"chat_template": chat_template, **facts} if chat_template else facts
+        asked = {"chat_template": chat_template, "attention": attention}
+        given = {key: value for key, value in asked.items() if value} | facts
         return load_model(**{**_settings(name), "device": device, "dtype": dtype, **given})
+    small = dtype == INT8
+    model = _load(name, device, "float32" if small else dtype, chat_template, facts)
+    if attention:
+        attend(model, attention)
+    if small:
+        round_to_int8(model)
+    return model
+
+
+def _load(
+    name: str, device: str, dtype: torch.dtype | str | None, chat_template: str | None, facts: dict
+) -> VisionLanguageModel:
+    """Load a system by its name or its folder, as it computes by itself."""
     options = {"device": _device(device, name), "dtype": _dtype(dtype), **facts}
     if chat_template:
         _require_auto(name)
@@ -160,5 +178,5 @@ def _dtype(dtype: torch.dtype | str | None) -> torch.dtype | None:
         return dtype
     found = getattr(torch, dtype, None)
     if not isinstance(found, torch.dtype) or not found.is_floating_point:
-        raise ValueError(f"dtype = {dtype!r}: give float32, bfloat16 or float16")
+        raise ValueError(f"dtype = {dtype!r}: give float32, bfloat16, float16 or int8")
     return found

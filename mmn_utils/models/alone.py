@@ -19,7 +19,7 @@ from transformers import GPTJConfig, GPTJForCausalLM, LlamaConfig, LlamaForCausa
 from mmn_utils.compat import quiet_loading
 from mmn_utils.models import instructblip, limber, llava, mplug_owl2
 from mmn_utils.models.architectures import GPTJ, LLAMA
-from mmn_utils.models.base import ImageTokens, VisionLanguageModel, files_hash
+from mmn_utils.models.base import ImageTokens, LateHash, VisionLanguageModel
 from mmn_utils.models.hub import (
     WEIGHTS,
     Part,
@@ -42,7 +42,7 @@ class Source:
 
     checkpoint: str
     kind: str = "llama"
-    revision: str | None = None
+    revision: str | LateHash | None = None
     tokenizer: str | None = None
     vocabulary: int | None = None
 
@@ -78,7 +78,7 @@ class LanguageModelAlone(VisionLanguageModel):
         *,
         vocabulary: int | None = None,
         rounding: torch.dtype | None = None,
-        revision: str | None = None,
+        revision: str | LateHash | None = None,
     ) -> None:
         nowhere = ImageTokens(0, 0, None, 0)
         super().__init__(
@@ -187,7 +187,7 @@ def load_alone(
     vocabulary = min(source.vocabulary or tokens.vocab_size, head.weight.shape[0])
     return LanguageModelAlone(
         system, skeleton, tokens, architecture, Tensors(files),
-        vocabulary=vocabulary, rounding=rounding, revision=files_hash(files),
+        vocabulary=vocabulary, rounding=rounding, revision=LateHash(files),
     )  # fmt: skip
 
 

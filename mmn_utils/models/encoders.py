@@ -10,11 +10,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import torch
-from timm.models.beit import Beit
 from torch import Tensor, nn
 from transformers import BeitModel
+
+if TYPE_CHECKING:  # it takes a second, which other systems need not wait
+    from timm.models.beit import Beit
 
 
 class ImageEncoder(nn.Module, ABC):

@@ -17,7 +17,7 @@ import torch
 from torch import nn
 from transformers import LlamaForCausalLM, PreTrainedConfig, PreTrainedModel
 
-from mmn_utils.models.base import files_hash
+from mmn_utils.models.base import LateHash
 from mmn_utils.models.hub import cast, load_whole, require_files, weight_files
 
 FACTS = "facts.json"
@@ -146,4 +146,4 @@ class Layout:
         if shared:
             self.put(whole, load_whole(LlamaForCausalLM, home))
             files = [*files, *weight_files(home)]
-        return replace(facts, revision=files_hash(files)), whole
+        return replace(facts, revision=LateHash(files)), whole

@@ -34,7 +34,7 @@ from transformers import (
 
 from mmn_utils.compat import quiet_loading
 from mmn_utils.models.architectures import LLAMA
-from mmn_utils.models.base import ImageTokens, Prompt, files_hash
+from mmn_utils.models.base import ImageTokens, LateHash, Prompt
 from mmn_utils.models.folders import FACTS, Layout
 from mmn_utils.models.hub import (
     Part,
@@ -71,7 +71,7 @@ class InstructBlipFacts:
     fit: str = "square"
     resample: str = "bicubic"
     vocabulary: int | None = None
-    revision: str | None = None
+    revision: str | LateHash | None = None
 
 
 class Queries(nn.Module):
@@ -256,7 +256,7 @@ def load_instructblip(
     words = load_tokenizer(found.get("tokenizer", folder))
     facts = InstructBlipFacts(
         vocabulary=own_vocabulary(words, whole.language_model.lm_head),
-        revision=files_hash(weight_files(folder)),
+        revision=LateHash(weight_files(folder)),
         **texts,
     )
     return build_instructblip(facts, whole, words, load_tokenizer(folder / _QFORMER))

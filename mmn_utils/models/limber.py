@@ -28,13 +28,12 @@ import torch
 import torch.nn.functional as F
 from PIL import Image
 from safetensors.torch import load_file
-from timm.models.beit import Beit
 from torch import Tensor, nn
 from transformers import AutoTokenizer, BeitModel, GPTJForCausalLM
 
 from mmn_utils.compat import quiet_loading
 from mmn_utils.models.architectures import GPTJ, Architecture
-from mmn_utils.models.base import ImageTokens, files_hash
+from mmn_utils.models.base import ImageTokens, LateHash
 from mmn_utils.models.copies import linear_of
 from mmn_utils.models.encoders import HubBeit, ImageEncoder, TimmBeit
 from mmn_utils.models.hub import Part, find_parts, load_whole, require_files, tokenizer_part
@@ -73,7 +72,7 @@ class LimberFacts:
     fit: str = "square"
     resample: str = "bilinear"
     vocabulary: int | None = None
-    revision: str | None = None
+    revision: str | LateHash | None = None
     architecture: Architecture = GPTJ
 
 
@@ -163,7 +162,7 @@ def load_miniature(
         name=name,
         mean=tuple(config.get("mean", LimberFacts.mean)),
         std=tuple(config.get("std", LimberFacts.std)),
-        revision=files_hash(files.values()),
+        revision=LateHash(files.values()),
     )
     return build_limber(
         facts,
@@ -186,6 +185,8 @@ def _fused_attention(query: Tensor, key: Tensor, value: Tensor, attention_mask=N
 
 def _timm_encoder(architecture: dict, weights: Path) -> TimmBeit:
     """Build timm's BEiT from its constructor arguments and load its weights in float32."""
+    from timm.models.beit import Beit  # takes a second, which other systems need not wait
+
     beit = Beit(**architecture)
     beit.load_state_dict({key: value.float() for key, value in load_file(weights).items()})
     return TimmBeit(beit)
@@ -201,13 +202,15 @@ def load_limber(
     language_model: str | Path = LANGUAGE_MODEL,
     tokenizer: str | Path = TOKENIZER,
     revision: str | None = "float16",
+    vocabulary: int | None = LIMBER.vocabulary,
     device: str = "cpu",
     dtype: torch.dtype | None = None,
 ) -> Limber:
     """Load LiMBeR-BEIT from the hub (or its cache, or folders) and a projection file.
 
     ``projection`` None is the file that LIMBER_PROJECTION names in the environment, else
-    data/limber/proj.ckpt; ``revision`` is that of the language model on the hub. ``dtype``
+    data/limber/proj.ckpt; ``revision`` is that of the language model on the hub;
+    ``vocabulary`` None takes all rows of its unembedding, also those that no token has. ``dtype``
     None computes in bfloat16; weights are rounded to bfloat16 in any case, as LiMBeR does. Raises
     ``MissingParts`` with every part that is missing and how to get it.
     """
@@ -224,7 +227,7 @@ def load_limber(
     )
     weights = [*weight_files(found["language model"]), *weight_files(found["encoder"])]
     return build_limber(
-        replace(LIMBER, revision=files_hash([*weights, projection])),
+        replace(LIMBER, revision=LateHash([*weights, projection]), vocabulary=vocabulary),
         _hub_encoder(found["encoder"]),
         read_projection(projection),
         model.to(device, dtype or torch.bfloat16),

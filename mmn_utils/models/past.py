@@ -7,7 +7,7 @@ written beside those that are there, wherever nobody else could be looking.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Iterable
+from collections.abc import Callable, Container, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -26,6 +26,28 @@ class RoomyLayer(DynamicLayer):
         super().__init__()
         self.__dict__.update(layer.__dict__)
         self._held: tuple[Tensor, ...] = ()
+
+    @classmethod
+    def of(
+        cls, parts: Sequence[tuple[Tensor, Tensor]], counts: Sequence[int], length: int
+    ) -> RoomyLayer:
+        """Lay keys and values of several parts out in one, with room for ``length`` tokens.
+
+        ``counts`` rows of each part (rows or 1, heads, T, width), whose one row may stand for all.
+        """
+        layer, first = cls(DynamicLayer()), parts[0][0]
+        layer.lazy_initialization(first, first)
+        held = []
+        for tensors in zip(*parts, strict=True):
+            shape = sum(counts), tensors[0].shape[1], length, tensors[0].shape[-1]
+            held.append(tensors[0].new_empty(shape))
+            begin = 0
+            for tensor, count in zip(tensors, counts, strict=True):
+                held[-1][begin : begin + count, :, : tensor.shape[-2]] = tensor
+                begin += count
+        layer._held = tuple(held)
+        layer.keys, layer.values = (whole[..., : first.shape[-2], :] for whole in held)
+        return layer
 
     def __copy__(self) -> RoomyLayer:
         """Share what was read, never the room behind it."""

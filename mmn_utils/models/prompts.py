@@ -100,6 +100,22 @@ class Prompt:
         part = self.embeds[:, -tokens:], self.positions[:, -tokens:]
         return replace(self, embeds=part[0], positions=part[1])
 
+    def next(self, embeds: Tensor) -> Prompt:
+        """Make the tail of embeddings (B, n, d) that follow this prompt, or this tail.
+
+        What ``extend`` and ``tail`` make of a whole prompt, without a copy of its embeddings.
+        """
+        if len(embeds) != len(self):
+            raise ValueError(f"{len(embeds)} rows to follow {len(self)}; repeat the prompt first")
+        mask = torch.cat([self.mask, self.mask.new_ones(embeds.shape[:2])], dim=1)
+        positions = (mask.cumsum(1) - 1).clamp(min=0)[:, -embeds.shape[1] :]
+        return replace(self, embeds=embeds.to(self.embeds), mask=mask, positions=positions)
+
+    def expand(self, rows: int) -> Prompt:
+        """Let one row stand for several, without a copy."""
+        names = self.names * rows
+        return replace(self._each(lambda p: p.expand(rows, *p.shape[1:])), names=names)
+
     def repeat(self, rows: int) -> Prompt:
         """Repeat each row ``rows`` times: a, a, b, b."""
         names = tuple(name for name in self.names for _ in range(rows))

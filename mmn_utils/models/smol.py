@@ -18,7 +18,7 @@ from transformers import LlamaForCausalLM
 from mmn_utils.compat import quiet_loading
 from mmn_utils.models.any_encoder import LITE2, GridEncoder, load_encoder
 from mmn_utils.models.architectures import LLAMA
-from mmn_utils.models.base import files_hash
+from mmn_utils.models.base import LateHash
 from mmn_utils.models.gguf import GGUF, dequantised
 from mmn_utils.models.hub import (
     Part,
@@ -71,7 +71,7 @@ def load_smol(
         prefix=PREFIX,
         mean=found.mean,
         std=found.std,
-        revision=files_hash([projection, *weight_files(folder)]) + f"-{found.revision}",
+        revision=LateHash([projection, *weight_files(folder)], f"-{found.revision}"),
         architecture=LLAMA,
     )
     return build_limber(

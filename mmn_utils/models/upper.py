@@ -6,8 +6,8 @@ stream, and what is read of their tokens later lies in the cache.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
 from torch.nn.modules import module as global_hooks
@@ -44,6 +44,36 @@ def begin_at(model, layer: int) -> Iterator[None]:
         yield
     finally:
         setattr(parent, name, layers)
+
+
+@contextmanager
+def stand_in(
+    model, layer: int, kinds: Mapping[int, Tensor | tuple], stream: Tensor
+) -> Iterator[None]:
+    """Let layers up to one compute nothing, and give what is read above it: ``stream`` (B, T, d).
+
+    ``kinds`` are what each of them gave in a pass, whose form is kept. Also where layers are told
+    more than the stream, as long as that is nothing that the layers below make.
+    """
+
+    def given(kind: Tensor | tuple):
+        out = (stream, *kind[1:]) if isinstance(kind, tuple) else stream
+        return lambda *_args, **_options: out
+
+    with ExitStack() as stack:
+        for i in range(layer + 1):
+            module = model.layer(i)
+            own = vars(module).get("forward")
+            stack.callback(_put_back, module, own)
+            module.forward = given(kinds[i])
+        yield
+
+
+def _put_back(module: nn.Module, own) -> None:
+    """Give a module back its class's forward, or one of its own that somebody had given it."""
+    del module.forward
+    if own is not None:
+        module.forward = own
 
 
 @contextmanager

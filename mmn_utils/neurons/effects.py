@@ -6,13 +6,11 @@ Each neuron ablated alone, and integrated gradients, whose sum is all that is lo
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from itertools import chain
 
 import numpy as np
 import pandas as pd
 import torch
 
-from mmn_utils.memory import in_batches
 from mmn_utils.models.capture import replace
 from mmn_utils.neurons.ranking import TopK, scored
 from mmn_utils.neurons.table import NO_PATCH, Neuron, check_neurons
@@ -25,9 +23,9 @@ from mmn_utils.neurons.targets import (
     teacher_forced,
     watch,
 )
+from mmn_utils.neurons.truth import exact_losses
 
 
-@torch.no_grad()
 def exact_ablation(
     model,
     prompt,
@@ -40,40 +38,20 @@ def exact_ablation(
 ) -> pd.DataFrame:
     """Score neurons by what y loses when each alone is set to zero: the truth Eq. 2 approximates.
 
-    ``prompt`` of one image; ``positions`` ``all`` or ``image``. One forward pass serves
-    ``batch_size`` neurons, each in a row of its own, beside a row left whole.
+    ``prompt`` of one image; ``positions`` and ``batch_size`` as ``truth.exact_losses``.
     """
     check_neurons(neurons, model.sizes.layers, model.sizes.units)
-    if positions not in ("all", "image"):
-        raise ValueError(f"positions={positions!r}: give 'all' or 'image'")
-    where = slice(None) if positions == "all" else positions_of(model, prompt, None)
-    prompt = teacher_forced(model, prompt, [target.prefix])
-
-    def compute(rows: Sequence[Neuron]) -> list[float]:
-        with replace(model, _one_each(rows, where)):
-            logits, _ = model.forward(prompt.repeat(len(rows) + 1))
-        y = objective(logits, [target] * (len(rows) + 1), of)
-        return (y[-1] - y[:-1]).tolist()
-
-    lost = list(chain.from_iterable(in_batches(compute, neurons, batch_size, "neurons")))
+    if of not in ("logit", "probability"):
+        raise ValueError(f"of={of!r}: give 'logit' or 'probability'")
+    by_layer: dict[int, list[int]] = {}
+    for neuron in neurons:
+        by_layer.setdefault(neuron.layer, []).append(neuron.unit)
+    losses = exact_losses(
+        model, prompt, target, units=by_layer, positions=positions, batch_size=batch_size
+    )
     layers, units = np.array([[n.layer for n in neurons]]), np.array([[n.unit for n in neurons]])
-    return scored([target], layers, units, np.full_like(units, NO_PATCH), np.array([lost]))
-
-
-def _one_each(neurons: Sequence[Neuron], where: slice) -> dict[int, Callable]:
-    """Make the replacements that set neuron i to zero in row i."""
-    functions = {}
-    for layer in {n.layer for n in neurons}:
-        cells = [(row, n.unit) for row, n in enumerate(neurons) if n.layer == layer]
-
-        def function(activation, cells=cells):
-            activation = activation.clone()
-            for row, unit in cells:
-                activation[row, where, unit] = 0
-            return activation
-
-        functions[layer] = function
-    return functions
+    lost = getattr(losses, of)[layers, units]
+    return scored([target], layers, units, np.full_like(units, NO_PATCH), lost)
 
 
 def integrated_gradients(

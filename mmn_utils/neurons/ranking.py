@@ -11,7 +11,7 @@ import numpy as np
 import pandas as pd
 import torch
 
-from mmn_utils.neurons.table import NO_PATCH, neuron_table
+from mmn_utils.neurons.table import NO_PATCH, ranked_table
 from mmn_utils.neurons.targets import Target
 
 
@@ -99,14 +99,7 @@ def scored(
     activations: np.ndarray | None = None,
 ) -> pd.DataFrame:
     """Lay scores (targets, n) of so many neurons for each target out as a neuron table."""
-    repeat = scores.shape[1]
-    columns = {
-        "image": [t.image for t in targets for _ in range(repeat)],
-        "target": [t.noun for t in targets for _ in range(repeat)],
-        "token": [t.token for t in targets for _ in range(repeat)],
-        "layer": layers.ravel(), "unit": units.ravel(), "patch": patches.ravel(),
-        "score": scores.ravel(),
-    }  # fmt: skip
-    if activations is not None:
-        columns["activation"] = activations.ravel()
-    return neuron_table(columns)
+    active = np.full(scores.shape, np.nan) if activations is None else activations
+    columns = {"layer": layers, "unit": units, "patch": patches, "score": scores}
+    labels = [(t.image, t.noun, t.token) for t in targets]
+    return ranked_table(labels, {**columns, "activation": active})

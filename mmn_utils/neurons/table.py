@@ -101,9 +101,44 @@ def neuron_table(rows: Iterable[Mapping] | Mapping[str, Sequence] | pd.DataFrame
     if "activation" not in table:
         table = table.assign(activation=np.nan)
     table = _typed(table)
+    _check_finite(table)
+    keys = ["image", "target", "score", "layer", "unit", "patch"]
+    return table.sort_values(keys, ascending=[name != "score" for name in keys], ignore_index=True)
+
+
+def ranked_table(
+    labels: Sequence[tuple[str, str, int]], columns: Mapping[str, np.ndarray]
+) -> pd.DataFrame:
+    """Build the neuron table of so many neurons for each (image, target, token), as arrays.
+
+    ``columns`` from ``layer`` to ``activation``, each (labels, n). What ``neuron_table`` makes
+    of them, in a fraction of the time.
+    """
+    pairs = [label[:2] for label in labels]
+    places = {pair: place for place, pair in enumerate(sorted(set(pairs)))}
+    repeat = columns["score"].shape[1]
+    rows = np.arange(len(labels)).repeat(repeat)
+    own = np.array([places[pair] for pair in pairs], dtype=np.int64)[rows]
+    held = {name: np.asarray(columns[name]).ravel() for name in COLUMNS[3:]}
+    keys = held["patch"], held["unit"], held["layer"], -held["score"], own
+    order = np.lexsort(keys)
+    images, targets, tokens = zip(*labels, strict=True) if labels else ((), (), ())
+    begin = {
+        "image": pd.array(images, dtype="str").take(rows[order]),
+        "target": pd.array(targets, dtype="str").take(rows[order]),
+        "token": np.array(tokens, dtype=np.int64)[rows[order]],
+    }
+    rest = {name: held[name][order].astype(SCHEMA[name], copy=False) for name in held}
+    table = pd.DataFrame({**begin, **rest}, copy=False)
+    _check_finite(table)
+    return table
+
+
+def _check_finite(table: pd.DataFrame) -> None:
+    """Raise ``ValueError`` naming a row whose score, or activation, is not finite."""
     for name, wrong in (
-        ("score", ~np.isfinite(table["score"])),
-        ("activation", np.isinf(table["activation"])),
+        ("score", ~np.isfinite(table["score"].to_numpy())),
+        ("activation", np.isinf(table["activation"].to_numpy())),
     ):
         if wrong.any():
             bad = table.loc[wrong].iloc[0]
@@ -111,8 +146,6 @@ def neuron_table(rows: Iterable[Mapping] | Mapping[str, Sequence] | pd.DataFrame
                 f"{name} {bad[name]} of L{bad.layer}.u{bad.unit} on image {bad.image!r} is not "
                 "finite; compute in float32 or bfloat16 and check the pictures"
             )
-    keys = ["image", "target", "score", "layer", "unit", "patch"]
-    return table.sort_values(keys, ascending=[name != "score" for name in keys], ignore_index=True)
 
 
 def _typed(table: pd.DataFrame) -> pd.DataFrame:

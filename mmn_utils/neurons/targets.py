@@ -14,7 +14,7 @@ from functools import partial
 import torch
 
 from mmn_utils.models.base import Prompt
-from mmn_utils.models.capture import after_mlps, replace
+from mmn_utils.models.capture import after_mlps, replace, spare_last
 from mmn_utils.neurons.text import nouns
 
 Positions = Sequence[int] | slice | None
@@ -150,19 +150,23 @@ def at_steps(
             raise ValueError(f"activation={reading!r}: give one of {', '.join(ACTIVATIONS)}")
     prompt, rows, places = shared_captions(model, images, targets)
     late = scales is not None and model.architecture.mlp_norm is not None
-    held: dict[str, torch.Tensor] = {}
+    tokens, held = prompt.embeds.shape[1], {}
 
     def at_places(reading: str, layer: int, values: torch.Tensor) -> None:
-        held[reading] = values[rows, places].float()
+        left_out = tokens - values.shape[1]  # of the last layer, in front, where none is read
+        held[reading] = values[rows, places - left_out].float()
         if not late:
             takers[reading](layer, held.pop(reading))
 
     def hand_over(layer: int, written: torch.Tensor) -> None:
-        scales[layer] = model.mlp_scale(layer, written[rows, places])
+        left_out = tokens - written.shape[1]
+        scales[layer] = model.mlp_scale(layer, written[rows, places - left_out])
         for reading, taker in takers.items():
             taker(layer, held.pop(reading))
 
+    first = min(places.tolist(), default=0)
     with ExitStack() as stack:
+        stack.enter_context(spare_last(model, first))
         for reading in takers:
             stack.enter_context(watch(model, partial(at_places, reading), ACTIVATIONS[reading]))
         if late:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import replace
+
+import pytest
 
 from mmn_utils.miniature.vision.recipe import Recipe
 from mmn_utils.neurons.ranking import RANKS
@@ -11,15 +14,35 @@ from tests.benchmarks import (
     bench_attribution,
     bench_contribution,
     bench_edit_trials,
+    bench_exact,
     bench_training,
 )
 from tests.benchmarks.timing import best_times
 
+SHAPES = {"llava": {"layers": 2, "width": 32, "side": 4}, "miniature": {"layers": 2}}
 
-def test_a_sweep_says_what_single_rows_say():
-    equal, rows, ratio = bench_ablation.measure(tokens=2, layers=2)
-    assert equal == rows == 27
-    assert ratio > 0
+
+@pytest.mark.parametrize("system", bench_ablation.SYSTEMS)
+@pytest.mark.parametrize("score", bench_ablation.SCORES)
+def test_a_sweep_says_what_plain_hooks_say(system, score):
+    ways = bench_ablation.WAYS if system == "llava" else ["batch", "cache"]
+    shape = SHAPES[system]
+    rows, equal, ratios = bench_ablation.measure(system, score, tokens=3, ways=ways, **shape)
+    assert equal == dict.fromkeys(ways, rows)
+    assert rows > 8
+    assert min(ratios.values()) > 0
+
+
+def test_a_sweep_that_disagrees_is_not_timed(monkeypatch):
+    monkeypatch.setattr(
+        bench_ablation.PlainSweep, "without", lambda self, rows: contextlib.nullcontext()
+    )
+    with pytest.raises(AssertionError):
+        bench_ablation.measure("llava", tokens=2, ways=["cache"], **SHAPES["llava"])
+
+
+def test_contribution_is_timed_against_hooks():
+    assert bench_contribution.against_hooks(repeats=1, layers=2) > 0
 
 
 def test_attribution_is_timed_in_every_ranking():
@@ -50,3 +73,10 @@ def test_training_takes_each_pair_of_steps():
         times = best_times(steps, 1)
         assert len(times) == 2
         assert min(times.values()) > 0
+
+
+def test_the_truth_of_units_is_that_of_one_at_a_time():
+    for positions in ("all", "step"):
+        found = bench_exact.measure(positions, units=8, plain_units=2, repeats=1, layers=2)
+        assert found.operations <= 1.3 * found.derived
+        assert "x (apart" in str(found)

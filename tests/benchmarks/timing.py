@@ -1,4 +1,4 @@
-"""What the benchmarks share: a random system of the miniature's size, and a stopwatch."""
+"""What the benchmarks share: random systems of two sizes, and a stopwatch."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
+from transformers import LlamaConfig, LlamaForCausalLM
 
-from mmn_utils.models.architectures import GPTJ
+from mmn_utils.models.architectures import GPTJ, LLAMA
 from mmn_utils.models.base import ImageTokens, Prompt, VisionLanguageModel
 from mmn_utils.neurons.targets import Target
 from tests.tiny import tiny_language_model, tiny_tokenizer
@@ -31,16 +32,41 @@ class RandomSystem(VisionLanguageModel):
         return self.image_features(images)
 
 
-def random_system(images: int, layers: int = 6) -> tuple[VisionLanguageModel, Prompt]:
-    """Build a random GPT-J with 1,024 units a layer, and prompts of 199 tokens."""
+def random_system(
+    images: int, layers: int = 6, growth: float = 1.0
+) -> tuple[VisionLanguageModel, Prompt]:
+    """Build a random GPT-J with 1,024 units a layer, and prompts of 199 tokens.
+
+    Write vectors grow by ``growth`` from layer to layer.
+    """
     language_model = tiny_language_model(vocabulary=1536, layers=layers, width=256, positions=256)
-    model = RandomSystem(
-        "benchmark", language_model, tiny_tokenizer(), GPTJ,
-        ImageTokens(0, PATCHES, (14, 14), 112), prefix="A picture of",
+    places = ImageTokens(0, PATCHES, (14, 14), 112)
+    return _with_prompts(language_model, GPTJ, places, images, growth)
+
+
+def random_llava(
+    images: int, layers: int = 12, growth: float = 1.0, width: int = 512, side: int = 24
+) -> tuple[VisionLanguageModel, Prompt]:
+    """Build a random LLaMA with 4 ``width`` units a layer, behind ``side`` x ``side`` patches."""
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=1536, hidden_size=width, intermediate_size=4 * width, num_hidden_layers=layers,
+        num_attention_heads=8, num_key_value_heads=8, max_position_embeddings=1024,
+        initializer_range=0.05, bos_token_id=0, eos_token_id=0, attn_implementation="sdpa",
     )  # fmt: skip
+    places = ImageTokens(0, side**2, (side, side), 14 * side)
+    return _with_prompts(LlamaForCausalLM(config), LLAMA, places, images, growth)
+
+
+def _with_prompts(language_model, architecture, places: ImageTokens, images: int, growth: float):
+    model = RandomSystem(
+        "benchmark", language_model, tiny_tokenizer(), architecture, places, prefix="A picture of"
+    )
+    for layer in range(model.sizes.layers):
+        model.act_module(layer).weight.data.mul_(growth**layer)
     generator = torch.Generator().manual_seed(0)
-    embeds = torch.randn(images, PATCHES + WORDS, model.sizes.width, generator=generator)
-    return model, Prompt.of(embeds)
+    shape = images, places.count + WORDS, model.sizes.width
+    return model, Prompt.of(torch.randn(shape, generator=generator))
 
 
 def random_targets(model: VisionLanguageModel, images: int) -> list[Target]:

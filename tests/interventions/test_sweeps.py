@@ -12,11 +12,15 @@ from mmn_utils.interventions import sweeps
 from mmn_utils.interventions.ablation import Ablation, ablate
 from mmn_utils.interventions.receipts import NothingTouched
 from mmn_utils.interventions.sweeps import sweep
+from mmn_utils.models import branches
 from mmn_utils.neurons.captions import as_caption, generate
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.neurons.targets import Target, objective, teacher_forced
 from tests.interventions.rows import IMAGES, ROWS, TARGET
 from tests.interventions.test_ablation import no_hooks
+from tests.models.mplug_owl2.tiny import tiny as tiny_mplug_owl2
+from tests.tiny import tiny_limber
+from tests.tiny_gated import TinyGated
 
 
 def single_run(model, prompt, row, positions, value, means, target=TARGET, tokens=6):
@@ -48,6 +52,35 @@ def test_each_row_is_its_single_run(model, prompt, means, positions, value):
     whole = generate(model, prompt, 6)[0]
     assert result.unablated == whole == result.captions[0] == result.captions[4]
     assert list(result.changed) == [caption != whole for caption in result.captions]
+
+
+@pytest.mark.parametrize("kind", [tiny_limber, TinyGated, tiny_mplug_owl2])
+@pytest.mark.parametrize("positions", ["all", "image", "generated"])
+@pytest.mark.parametrize("fast", [1, 2**25])
+def test_rows_that_branch_off_are_rows_from_the_start(kind, positions, fast, monkeypatch):
+    system = kind()
+    prompt = system.prompt(IMAGES[:1])
+    monkeypatch.setattr(branches, "FAST", fast)
+    layers = system.sizes.layers
+    rows = [[], *([Neuron(layer, unit) for layer in some for unit in range(0, 40, step)]
+                  for some in ((layers - 1,), (1, layers - 1), (1,), range(layers))
+                  for step in (3, 4))]  # fmt: skip
+    branched = sweep(system, prompt, TARGET, rows, 5, positions=positions, batch_rows=4)
+    monkeypatch.setattr(sweeps.branches, "can_branch", lambda *_: False)
+    whole = sweep(system, prompt, TARGET, rows, 5, positions=positions)
+    np.testing.assert_allclose(branched.logit, whole.logit, atol=1e-5, rtol=1e-5)
+    assert branched.captions == whole.captions
+    assert np.ptp(branched.logit) > 1e-4
+    assert list(branched.touched) == list(whole.touched)
+
+
+def test_rows_within_a_hook_of_somebody_begin_at_the_start(model, prompt):
+    with ablate(model, Ablation((Neuron(0, 3), Neuron(2, 5)))):
+        inside = sweep(model, prompt, TARGET, ROWS, 5)
+    more = [[*row, Neuron(0, 3), Neuron(2, 5)] for row in ROWS]
+    expected = sweep(model, prompt, TARGET, more, 5)
+    np.testing.assert_allclose(inside.logit, expected.logit, atol=1e-5, rtol=1e-5)
+    assert inside.captions == expected.captions
 
 
 def test_rows_count_what_they_touch(model, prompt):

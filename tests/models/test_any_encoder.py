@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 
 import pytest
 import timm
@@ -123,6 +124,20 @@ def test_lite2_untrained_is_the_same_each_time_and_draws_from_nobodys_numbers(li
     assert state_hash(first.encoder) == state_hash(again.encoder) != state_hash(lite2.encoder)
     stem = [one.encoder.network._conv_stem.weight for one in (first, lite2)]
     assert not torch.allclose(*stem, atol=1e-2)
+
+
+def test_features_of_untrained_lite2_are_large_enough_for_half_precision(lite2):
+    encoder = load_encoder(LITE2, trained=False).encoder
+    found = encoder.features(pixels(224))
+    with torch.no_grad():
+        plain = encoder.network.extract_features(pixels(224)).flatten(2).mT
+    torch.testing.assert_close(found, encoder.factor * plain, rtol=1e-6, atol=0)
+    assert math.log2(encoder.factor).is_integer()  # scaling by it loses no bit
+    assert 0.2 < float(found.std()) < 5
+    lost = (found != 0) & (found.half() == 0)
+    assert lost.float().mean() < 1e-3
+    assert lite2.encoder.factor == 1
+    assert encoder.resized(256).factor == encoder.factor
 
 
 def test_lite2_lacking_weights_or_code_says_how_to_get_them(monkeypatch):

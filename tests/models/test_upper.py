@@ -7,9 +7,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from mmn_utils.models.capture import capture
+from mmn_utils.models.capture import capture, output_of
 from mmn_utils.models.past import with_states
-from mmn_utils.models.upper import begin_at, can_begin_at, kept_below, put_below, streams_into
+from mmn_utils.models.upper import (
+    begin_at,
+    can_begin_at,
+    kept_below,
+    put_below,
+    stand_in,
+    streams_into,
+)
 from tests.models.llava.tiny import tiny_llava
 from tests.models.mplug_owl2.tiny import tiny as tiny_mplug_owl2
 from tests.tiny import tiny_images, tiny_limber
@@ -59,3 +66,26 @@ def test_the_layers_come_back_after_an_error(system):
 def test_another_cache_keeps_nothing():
     past = with_states(tiny_limber().language_model.config, {0})
     assert kept_below(past, 1) is None
+
+
+@torch.no_grad()
+def test_layers_that_stand_in_are_as_if_they_had_been_computed(system):
+    prompt, layer = system.prompt(tiny_images(2)), system.sizes.layers - 2
+    kinds, hooks = {}, []
+    for i in range(system.sizes.layers):
+        note = lambda _module, _inputs, output, i=i: kinds.update({i: output})  # noqa: E731
+        hooks.append(system.layer(i).register_forward_hook(note))
+    whole = system.forward(prompt)[0]
+    for hook in hooks:
+        hook.remove()
+    stream = output_of(kinds[layer])
+    system.layer(0).forward = own = system.layer(0).forward
+    with stand_in(system, layer, kinds, stream), capture(system) as seen:
+        assert torch.equal(system.forward(prompt)[0], whole)
+    assert set(seen.values) == {system.sizes.layers - 1}
+    with stand_in(system, layer, kinds, stream * 0.5):
+        assert (system.forward(prompt)[0] - whole).abs().max() > 1e-3
+    assert vars(system.layer(0))["forward"] is own
+    del system.layer(0).forward
+    assert all("forward" not in vars(system.layer(i)) for i in range(system.sizes.layers))
+    assert torch.equal(system.forward(prompt)[0], whole)

@@ -17,6 +17,7 @@ from mmn_utils.neurons.table import (
     check_neurons,
     neuron_table,
     random_like,
+    ranked_table,
     read_table,
     top_k,
     unique_neurons,
@@ -176,3 +177,30 @@ def test_a_neuron_outside_the_model_is_named():
     for neuron in (Neuron(2, 0), Neuron(0, 8), Neuron(-1, 0)):
         with pytest.raises(ValueError, match=f"{neuron}.*units 0 to 7"):
             check_neurons([neuron], layers=2, units=8)
+
+
+@quick
+@given(seed=st.integers(0, 999), labels=st.integers(0, 5), k=st.integers(0, 7))
+def test_a_ranked_table_is_the_table_of_its_rows(seed, labels, k):
+    rng = np.random.default_rng(seed)  # few values, so that images, nouns and scores are tied
+    names = [(f"p{rng.integers(2)}", f"é{rng.integers(3)}", int(rng.integers(9)))
+             for _ in range(labels)]  # fmt: skip
+    shape = labels, k
+    columns = {
+        "layer": rng.integers(0, 2, shape), "unit": rng.integers(0, 3, shape),
+        "patch": rng.integers(-1, 2, shape), "score": rng.integers(-2, 3, shape).astype("float32"),
+        "activation": rng.normal(size=shape).astype("float32"),
+    }  # fmt: skip
+    rows = {
+        name: [label[i] for label in names for _ in range(k)]
+        for i, name in enumerate(("image", "target", "token"))
+    }
+    expected = neuron_table({**rows, **{name: held.ravel() for name, held in columns.items()}})
+    pd.testing.assert_frame_equal(ranked_table(names, columns), expected)
+
+
+def test_a_ranked_table_names_what_is_not_finite():
+    whole = {name: np.zeros((1, 2), dtype=int) for name in ("layer", "unit", "patch")}
+    columns = {**whole, "score": np.array([[1.0, np.nan]]), "activation": np.zeros((1, 2))}
+    with pytest.raises(ValueError, match=r"score nan of L0\.u0 on image 'a'"):
+        ranked_table([("a", "cat", 1)], columns)

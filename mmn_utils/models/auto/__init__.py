@@ -52,7 +52,7 @@ from mmn_utils.models.auto.adapter import AutoVisionLanguageModel
 from mmn_utils.models.auto.building import build_auto, known_facts
 from mmn_utils.models.auto.modules import Unsupported
 from mmn_utils.models.auto.refusals import refused
-from mmn_utils.models.base import files_hash
+from mmn_utils.models.base import LateHash
 from mmn_utils.models.hub import WEIGHTS, MissingParts, Part, find, load_whole, weight_files
 from mmn_utils.models.placement import PLACED, on_one_device, require_accelerate
 
@@ -90,7 +90,7 @@ def load_auto(
     except (OSError, ImportError, ValueError, AttributeError, LookupError, TypeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise MissingParts(f"{name_or_path} has no processor that loads: {reason}") from error
-    facts["revision"] = files_hash(weight_files(folder))
+    facts["revision"] = LateHash(weight_files(folder))
     return build_auto(str(name_or_path), model, processor, **facts)
 
 

@@ -62,7 +62,7 @@ class AutoVisionLanguageModel(VisionLanguageModel):
         """Hash of the weights, and of the facts that change what the model is given."""
         facts = (self.ids, self.reader.pixels, sorted(self.reader.options.items()))
         facts = repr(facts).encode()
-        weights = self._revision or state_hash(*self.modules())
+        weights = self._of_files() or state_hash(*self.modules())
         return f"{weights}-{hashlib.sha256(facts).hexdigest()[:8]}"
 
     @property

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from mmn_utils.models.auto.modules import Unsupported
 from mmn_utils.models.auto.sums import accepted
 from mmn_utils.models.auto.templates import fill
+from mmn_utils.models.base import LateHash
 from mmn_utils.models.pixels import to_pixels, to_rgb, to_square
 
 FOUND = "found"  # the grid that count and facts of the model suggest
@@ -58,7 +59,7 @@ class AutoFacts:
     end: str | None = None
     check: bool = True
     vocabulary: int | None = None
-    revision: str | None = None
+    revision: str | LateHash | None = None
 
 
 class Reader:

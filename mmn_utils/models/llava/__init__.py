@@ -27,7 +27,7 @@ from pathlib import Path
 import torch
 
 from mmn_utils.compat import quiet_loading
-from mmn_utils.models.base import files_hash
+from mmn_utils.models.base import LateHash
 from mmn_utils.models.folders import FACTS
 from mmn_utils.models.hub import (
     WEIGHTS,
@@ -74,7 +74,7 @@ def load_llava(
         return load_saved(Path(checkpoint), texts, device, dtype)
     found = _find(checkpoint, vision_tower, tokenizer, revision)
     files = [file for folder in found.values() for file in weight_files(folder)]
-    facts = LlavaFacts(revision=files_hash(files))
+    facts = LlavaFacts(revision=LateHash(files))
     load = load_original if "vision tower" in found else load_published
     return load(facts, texts, found, device, dtype or torch.float16)
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from transformers import CLIPVisionModel, LlamaForCausalLM, LlavaConfig
 
 from mmn_utils.models.architectures import LLAMA
-from mmn_utils.models.base import ImageTokens, Prompt
+from mmn_utils.models.base import ImageTokens, LateHash, Prompt
 from mmn_utils.models.joined import JoinedModel, beginning
 from mmn_utils.models.pixels import CLIP_MEAN, CLIP_STD
 
@@ -65,7 +65,7 @@ class LlavaFacts:
     resample: str = "bicubic"
     vision_layer: int = -2
     vocabulary: int | None = None
-    revision: str | None = None
+    revision: str | LateHash | None = None
 
 
 class Llava(JoinedModel):

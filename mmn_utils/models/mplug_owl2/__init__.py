@@ -28,7 +28,7 @@ from pathlib import Path
 
 import torch
 
-from mmn_utils.models.base import files_hash
+from mmn_utils.models.base import LateHash
 from mmn_utils.models.folders import FACTS, miniature_files, read_facts
 from mmn_utils.models.hub import (
     Part,
@@ -76,7 +76,7 @@ def load_mplug_owl2(
     if not saved:
         facts = replace(facts, vocabulary=own_vocabulary(words, network.lm_head))
     files = [*text, *weight_files(folder)]
-    facts = replace(facts, fit=fit or facts.fit, revision=files_hash(files))
+    facts = replace(facts, fit=fit or facts.fit, revision=LateHash(files))
     return build_mplug_owl2(facts, network, words)
 
 

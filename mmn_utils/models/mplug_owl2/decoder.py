@@ -50,11 +50,17 @@ class MultiwayNetwork(nn.Module):
         self.multiway = nn.ModuleList([text, image])
 
     def forward(self, hidden: Tensor, split: Split | None) -> Tensor:
-        """Send each token of (B, T, d) through its own module, and through no other."""
+        """Send each token of (B, T, d) through its own module, and through no other.
+
+        A split of one row holds for all.
+        """
         if split is None:
             return self.multiway[TEXT](hidden)
-        flat = hidden.flatten(0, 1)
         pairs = zip(self.multiway, split.rows, strict=True)
+        if len(split.back) == hidden.shape[1]:
+            along = [module(hidden.index_select(1, places)) for module, places in pairs]
+            return torch.cat(along, dim=1).index_select(1, split.back)
+        flat = hidden.flatten(0, 1)
         parts = [module(flat.index_select(0, rows)) for module, rows in pairs]
         return torch.cat(parts).index_select(0, split.back).unflatten(0, hidden.shape[:2])
 
@@ -140,6 +146,8 @@ def visible_keys(
     None where plain causality says it all. A token always sees itself, so that padding in
     front has something to attend to.
     """
+    if mask is not None and mask.ndim == 4:  # ready: 0 where a token sees a key
+        return mask == 0
     whole = mask is None or bool(mask.all())
     if whole and (held == 0 or tokens == 1):
         return None

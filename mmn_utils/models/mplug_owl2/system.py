@@ -10,7 +10,7 @@ from PIL import Image
 from torch import Tensor
 
 from mmn_utils.models.architectures import LLAMA
-from mmn_utils.models.base import ImageTokens, Prompt
+from mmn_utils.models.base import ImageTokens, LateHash, Prompt
 from mmn_utils.models.joined import JoinedModel, beginning
 from mmn_utils.models.mplug_owl2.network import MplugOwl2ForCausalLM
 from mmn_utils.models.pixels import CLIP_MEAN, CLIP_STD, to_pixels, to_rgb
@@ -36,7 +36,7 @@ class MplugOwl2Facts:
     std: tuple[float, float, float] = CLIP_STD
     fit: str = "square"
     vocabulary: int | None = None
-    revision: str | None = None
+    revision: str | LateHash | None = None
 
 
 class MplugOwl2(JoinedModel):

@@ -1,0 +1,197 @@
+"""All benchmarks, and the page of their ratios: ``python -m tests.benchmarks.results``.
+
+Writes ``RESULTS.md`` beside this file: the machine in general terms, versions, and one table for
+each benchmark. What needs weights or a browser that are not here is named with the reason.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import platform
+import sys
+import tempfile
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import pandas as pd
+import torch
+
+from mmn_utils.browser.atlas.files import write_atlas
+from mmn_utils.cache import atomic
+from mmn_utils.datasets import load_dataset
+from mmn_utils.miniature.vision.recipe import Recipe
+from mmn_utils.models import MissingParts, load_model
+from mmn_utils.neurons.ranking import RANKS
+from tests.benchmarks import (
+    bench_ablation,
+    bench_atlas,
+    bench_attribution,
+    bench_contribution,
+    bench_edit_trials,
+    bench_exact,
+    bench_session,
+    bench_smol,
+    bench_training,
+)
+from tests.benchmarks.timing import best_times
+
+PAGE = Path(__file__).with_name("RESULTS.md")
+PACKAGES = ("torch", "transformers", "captum", "numpy", "pandas")
+Table = Callable[[bool], pd.DataFrame]
+
+
+def ablation(tiny: bool) -> pd.DataFrame:
+    """Sweeps: how many times as long plain hooks take."""
+    small = {"llava": {"layers": 2, "width": 32, "side": 4}, "miniature": {"layers": 2}}
+    rows = []
+    for system in bench_ablation.SYSTEMS:
+        for score in bench_ablation.SCORES:
+            more = {"tokens": 2, "ways": ["cache"], **small[system]} if tiny else {}
+            count, equal, ratios = bench_ablation.measure(system, score, **more)
+            for way, ratio in ratios.items():
+                alike = f"{equal[way]} of {count}"
+                rows.append((system, score, way, alike, ratio))
+    return pd.DataFrame(rows, columns=["system", "score", "plain hooks", "captions equal", "ratio"])
+
+
+def attribution(tiny: bool) -> pd.DataFrame:
+    """Attribution: its time over the floor, and Captum's over its."""
+    size = {"images": 1, "repeats": 1, "layers": 2} if tiny else {}
+    times = bench_attribution.measure(**size)
+    rows = [(f"ours by {rank}, over the floor", times[rank] / times["floor"]) for rank in RANKS]
+    rows += [(f"{way}, over ours", times[way] / times["max"]) for way in times if "captum" in way]
+    return pd.DataFrame(rows, columns=["what", "ratio"])
+
+
+def contribution(tiny: bool) -> pd.DataFrame:
+    """Contribution of one noun: its time, with the pass, over plain hooks'."""
+    size = {"repeats": 1, "layers": 2} if tiny else {"repeats": 15}
+    ratio = bench_contribution.against_hooks(**size)
+    return pd.DataFrame({"what": ["ours, over plain hooks"], "ratio": [ratio]})
+
+
+def exact(tiny: bool) -> pd.DataFrame:
+    """Every unit off alone: how many times as long one at a time takes, operations over derived."""
+    sizes = {"all": (64, 4), "step": (1024, 16)}
+    more = {"repeats": 1, "layers": 2} if tiny else {}
+    rows = []
+    for positions, (units, plain) in sizes.items():
+        one = bench_exact.measure(positions, *((4, 2) if tiny else (units, plain)), **more)
+        rows.append((positions, one.plain / one.ours, one.operations / one.derived))
+    return pd.DataFrame(rows, columns=["units off", "ratio", "operations over derived"])
+
+
+def edit_trials(tiny: bool) -> pd.DataFrame:
+    """Edits tried on photographs: how many times as long edited weights take."""
+    size = {"photographs": 12, "tokens": 6, "repeats": 1} if tiny else {}
+    alike, made, times = bench_edit_trials.measure(**size)
+    ratio = times["weights"] / times["rows"]
+    return pd.DataFrame({"captions alike": [f"{alike} of {made}"], "ratio": [ratio]})
+
+
+def training(tiny: bool) -> pd.DataFrame:
+    """Steps of training: how many times as long the first way takes."""
+    size = {"layers": 1, "width": 32} if tiny else {}
+    rows = []
+    for what, steps in bench_training.pairs_of(Recipe(), **size).items():
+        first, second = best_times(steps, 1 if tiny else 3).values()
+        rows.append((what, " / ".join(steps), first / second))
+    return pd.DataFrame(rows, columns=["step", "ways", "ratio"])
+
+
+def atlas(tiny: bool) -> pd.DataFrame:
+    """Questions to an atlas: seconds, and those of pandas."""
+    size = {"layers": 3, "units": 64, "width": 300, "vocabulary": 90, "k": 10} if tiny else {
+        "layers": 28, "units": 4096, "width": 1024, "vocabulary": 50258, "k": 100}  # fmt: skip
+    facts = bench_atlas.random_facts(**size)
+    with tempfile.TemporaryDirectory() as folder:
+        parts = bench_atlas.random_parts(facts, pictures=30 if tiny else 300)
+        return bench_atlas.measure(write_atlas(Path(folder) / "atlas", facts, parts), asked=3)
+
+
+def session(tiny: bool) -> pd.DataFrame:
+    """Questions of the live browser on the miniature: seconds."""
+    found = bench_session.of_preset("miniature")
+    return bench_session.measure(found, 2 if tiny else 20).reset_index()
+
+
+def smol(tiny: bool) -> pd.DataFrame:
+    """The real language model: how many times as long the plain way takes."""
+    model, shown = load_model("smol"), load_dataset("stamps").sample(4 if tiny else 32, 0)
+    bench = bench_smol.Bench(model, shown, 4 if tiny else 20)
+    only = ["attribution"] if tiny else [*bench_smol.AIMS]
+    ratios = bench_smol.measure(bench, 1 if tiny else 2, only)
+    rows = [(name, ratio, bench_smol.AIMS[name]) for name, ratio in ratios.items()]
+    return pd.DataFrame(rows, columns=["question", "ratio", "aimed at"])
+
+
+TABLES: dict[str, Table] = {
+    one.__name__: one
+    for one in (
+        ablation,
+        attribution,
+        contribution,
+        edit_trials,
+        exact,
+        training,
+        atlas,
+        session,
+        smol,
+    )
+}
+
+
+def machine() -> str:
+    """Say in general terms what machine this is, and which versions are in use."""
+    versions = ", ".join(f"{name} {version(name)}" for name in PACKAGES)
+    kind = f"{platform.system()} on {platform.machine()}, {os.cpu_count()} cores"
+    return f"{kind}; one thread, processor time. Python {platform.python_version()}, {versions}."
+
+
+def page(tables: dict[str, pd.DataFrame | str]) -> str:
+    """Lay tables, or the reasons why there are none, out as Markdown."""
+    parts = ["# Benchmarks", "", "Written by `make bench`. " + machine()]
+    for name, found in tables.items():
+        about = TABLES[name].__doc__.splitlines()[0]
+        shown = found if isinstance(found, str) else _markdown(found)
+        parts += ["", f"## {name.replace('_', ' ')}", "", about, "", shown]
+    return "\n".join(parts) + "\n"
+
+
+def _markdown(table: pd.DataFrame) -> str:
+    """Write a table with numbers of three digits."""
+    cells = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row]
+             for row in table.itertuples(index=False)]  # fmt: skip
+    lines = [list(map(str, table.columns)), ["---"] * len(table.columns), *cells]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def results(names: list[str], tiny: bool = False) -> dict[str, pd.DataFrame | str]:
+    """Run benchmarks: a table of each, or the reason why it could not be run here."""
+    torch.set_num_threads(1)
+    found: dict[str, pd.DataFrame | str] = {}
+    for name in names:
+        print(f"{name} ...", file=sys.stderr, flush=True)
+        try:
+            found[name] = TABLES[name](tiny)
+        except (MissingParts, FileNotFoundError) as error:
+            found[name] = f"Not run: {str(error).splitlines()[0]}"
+    return found
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--only", nargs="+", choices=list(TABLES), default=list(TABLES))
+    parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try it")
+    parser.add_argument("--page", type=Path, default=PAGE)
+    chosen = parser.parse_args()
+    written = page(results(chosen.only, chosen.tiny))
+    with atomic(chosen.page) as part:
+        part.write_text(written, encoding="utf-8")
+    print(f"Results: {chosen.page}")
+
+
+if __name__ == "__main__":
+    main()
