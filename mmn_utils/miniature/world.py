@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
+from mmn_utils.datasets.articles import article
 from mmn_utils.plain_yaml import load_yaml
 
 WORLD_FILE = Path("data/miniature/concepts.yaml")
@@ -75,16 +76,11 @@ class World:
         return tuple(c for c in self.concepts if not held_out or c.held_out_look)
 
 
-def indefinite_article(word: str) -> str:
-    """Return "an" before a vowel letter, else "a"."""
-    return "an" if word[0].lower() in "aeiou" else "a"
-
-
 def _concept(card: dict) -> Concept:
     return Concept(
         name=card["name"],
         plural=card["plural"],
-        article=card.get("article") or indefinite_article(card["name"]),
+        article=card.get("article") or article(card["name"]),
         supercategory=card["supercategory"],
         looks=tuple(card["looks"]),
         held_out_look=card.get("held_out_look"),

@@ -3,6 +3,7 @@
 Resumable: features and checkpoints lie in ``--work``. A step shows photographs of ``train``
 folders; those of ``val`` folders are captioned afterwards, and COCO's, if ``--coco`` is given.
 A step's photographs come from the sets by shares of the recipe's own, or of ``--shares``.
+``--only encoders`` trains nothing, but says what linear probes of several encoders tell apart.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from mmn_utils.smol.photographs import (
     read_names,
     sources_of,
 )
-from mmn_utils.smol.quality import TOKENS, first_nouns, named, row_of, spread, write_rows
+from mmn_utils.smol.probe import try_encoders
+from mmn_utils.smol.quality import TOKENS, first_nouns, named, spread, write_rows
 from mmn_utils.smol.training import (
     Options,
     chances_of,
@@ -41,6 +43,7 @@ from mmn_utils.smol.training import (
     train_projection,
 )
 from mmn_utils.smol.views import kept_views
+from mmn_utils.studies import naming
 from mmn_utils.studies.legibility import PICTURE, wide, written
 from mmn_utils.studies.subjects import subjects, top_neurons
 from mmn_utils.training.features import fold
@@ -48,10 +51,11 @@ from mmn_utils.training.loop import keep_freed_memory
 
 RECIPES: dict[str, Options | None] = {  # by file; None: not trained at all
     "projection": Options(),
-    "projection_untrained_encoder": replace(Options(), steps=250),
+    "projection_untrained_encoder": replace(Options(), steps=1000),
     "projection_untrained": None,
 }
 JUDGE = "judge"  # beside the recipes, what may be asked for
+ENCODERS = "encoders"  # and this, if it is asked for by name: one of them is an extra package
 COCO = "coco_val2017"
 ON_THE_WAY = 80  # photographs of each set that a point of the curve is judged by
 DECODED, TOP_UNITS = 24, 20  # photographs, and units of each, that are decoded at each point
@@ -132,29 +136,44 @@ def decoded_on_the_way(model, places: Places, steps: int) -> pd.DataFrame:
 
 def judge_all(places: Places) -> None:
     """Write what each system is worth, and the way of the trained one, beside the weights."""
-    found, rows, curve, decoded = [], [], [], []
+    found, rows, curve, decoded = {}, [], [], []
     for system, (name, _) in SMOL.items():
         options = RECIPES[name]
-        found.append(judge(load_smol(system, projection=places.file(name)), places, None))
-        rows += summed_up(found[-1], options.steps if options else 0)
-    write_rows(pd.concat(found, ignore_index=True), places.data / "captions.csv")
-    ends = (RECIPES["projection"].steps, places.file("projection"))
-    for steps, file in [*marked(places.work, "projection"), ends]:
+        found[system] = judge(load_smol(system, projection=places.file(name)), places, None)
+        rows.append(summed_up(found[system], options.steps if options else 0))
+    write_rows(pd.concat(found.values(), ignore_index=True), places.data / "captions.csv")
+    for steps, file in marked(places.work, "projection"):
         model = load_smol("smol", projection=file)
-        curve += summed_up(judge(model, places, ON_THE_WAY), steps)
+        curve.append(summed_up(judge(model, places, ON_THE_WAY), steps))
         decoded.append(decoded_on_the_way(model, places, steps))
-    if len(decoded) > 1:  # where nothing was trained, what is there stays
-        write_rows(pd.DataFrame(curve), places.data / "curve.csv")
+    if decoded:  # where nothing was trained, what is there stays
+        steps = RECIPES["projection"].steps
+        curve.append(summed_up(some_of(found["smol"], ON_THE_WAY), steps))
+        model = load_smol("smol", projection=places.file("projection"))
+        decoded.append(decoded_on_the_way(model, places, steps))
+        write_rows(pd.concat(curve, ignore_index=True), places.data / "curve.csv")
         write_rows(pd.concat(decoded, ignore_index=True), places.data / "decoding.csv")
-    print(pd.DataFrame([*curve, *rows]).to_string(index=False))
+    print(pd.concat([*curve, *rows], ignore_index=True).to_string(index=False))
 
 
-def summed_up(found: pd.DataFrame, steps: int) -> list[dict]:
-    """Sum up the rows of ``judge`` by set."""
-    return [
-        row_of(system, source, steps, part["right"])
-        for (system, source), part in found.groupby(["system", "source"], sort=False)
-    ]
+def some_of(found: pd.DataFrame, count: int) -> pd.DataFrame:
+    """Take the rows of ``judge`` that it would have had with that ``count``."""
+    of_classes = found[found["source"] != COCO]
+    return pd.concat(spread(part, count) for _, part in of_classes.groupby("source", sort=False))
+
+
+def summed_up(found: pd.DataFrame, steps: int) -> pd.DataFrame:
+    """Sum up the rows of ``judge`` by set: system, source, steps, share, low, high, n."""
+    table = naming.shares(found, ["system", "source"], "right").round(4)
+    table.insert(2, "steps", steps)
+    return table
+
+
+def judge_encoders(places: Places) -> None:
+    """Write what probes of encoders tell apart, beside the weights."""
+    found = try_encoders(places.shown(TRAIN), places.shown(VAL), places.work)
+    write_rows(found, places.data / "encoders.csv")
+    print(found.to_string(index=False))
 
 
 def check(names: Sequence[str], recipes: dict[str, Options | None], places: Places) -> None:
@@ -183,7 +202,7 @@ def with_shares(shares: Sequence[tuple[str, float]]) -> dict[str, Options | None
 
 
 def main() -> None:
-    """Train what is asked for, then judge all that is there."""
+    """Try encoders and train, what of it is asked for, then judge all that is there."""
     arguments = _parser().parse_args()
     places = Places(arguments.photographs, arguments.data, arguments.work, arguments.coco)
     recipes = with_shares(arguments.shares)
@@ -191,6 +210,8 @@ def main() -> None:
     check(names, recipes, places)
     keep_freed_memory()
     torch.set_num_threads(1)  # the two threads of a training take a core each
+    if ENCODERS in names:
+        judge_encoders(places)
     for name, trained in SMOL.values():
         if name in names:
             make(name, recipes[name], trained, places)
@@ -201,7 +222,7 @@ def main() -> None:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m mmn_utils.smol", description=__doc__)
     parser.add_argument("photographs", type=_folder, help="a folder of sets, see smol.photographs")
-    parser.add_argument("--only", nargs="*", choices=[*RECIPES, JUDGE], default=[])
+    parser.add_argument("--only", nargs="*", choices=[*RECIPES, JUDGE, ENCODERS], default=[])
     parser.add_argument("--shares", nargs="*", type=_share, default=[], metavar="SET=SHARE")
     parser.add_argument("--data", type=Path, default=data_path("smol"))
     parser.add_argument("--work", type=Path, default=data_path("cache", "smol"))

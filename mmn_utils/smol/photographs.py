@@ -14,6 +14,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from mmn_utils.datasets.articles import article
 from mmn_utils.datasets.imagenet import pictures_in
 from mmn_utils.datasets.pictures import is_visible
 
@@ -53,11 +54,6 @@ def class_name(folder: str, names: Mapping[str, str]) -> str:
     return names.get(folder, folder.replace("_", " ").casefold())
 
 
-def with_article(name: str) -> str:
-    """Put the indefinite article before a name."""
-    return f"{'an' if name[0].casefold() in 'aeiou' else 'a'} {name}"
-
-
 def find_photographs(folder: Path, split: str, names: Mapping[str, str]) -> list[Shown]:
     """List a split's photographs, sets and classes in the order of their names.
 
@@ -82,7 +78,7 @@ def _of_classes(one: Path, split: str, names: Mapping[str, str]) -> Iterator[Sho
     for folder in _folders(one / split):
         name = class_name(folder.name, names)
         for path in pictures_in(folder):
-            yield Shown(path, one.name, (with_article(name),), name)
+            yield Shown(path, one.name, (f"{article(name)} {name}",), name)
 
 
 def _captioned(one: Path) -> Iterator[Shown]:

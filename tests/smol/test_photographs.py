@@ -14,7 +14,6 @@ from mmn_utils.smol.photographs import (
     find_photographs,
     read_names,
     sources_of,
-    with_article,
 )
 from tests.smol.sets import CAPTIONS, tiny_shown, write_captions, write_sets
 from tests.tiny import tiny_images
@@ -114,13 +113,3 @@ def test_the_repositorys_names_of_classes():
     assert class_name("car_side", names) == "car"
     assert class_name("Brain_Coral", names) == "brain coral"
     assert len(set(names.values())) == len(names)
-
-
-def test_articles_go_by_the_first_letter():
-    words = ("airplane", "English springer", "tench", "Joshua tree")
-    assert [with_article(word) for word in words] == [
-        "an airplane",
-        "an English springer",
-        "a tench",
-        "a Joshua tree",
-    ]

@@ -11,8 +11,9 @@ import pytest
 from mmn_utils.datasets import Photograph
 from mmn_utils.neurons.captions import Caption, generate
 from mmn_utils.smol import quality as module
+from mmn_utils.smol.__main__ import COCO, some_of, summed_up
 from mmn_utils.smol.photographs import VAL
-from mmn_utils.smol.quality import TOKENS, first_nouns, named, row_of, spread, write_rows
+from mmn_utils.smol.quality import TOKENS, first_nouns, named, spread, write_rows
 from tests.smol.sets import tiny_shown
 from tests.tiny import tiny_limber, tiny_photographs
 
@@ -72,20 +73,25 @@ def test_the_first_noun_must_be_among_what_people_say(tmp_path, monkeypatch):
     assert found["image"].tolist() == [one.id for one in photographs]
 
 
-def test_a_row_has_the_share_within_its_interval():
-    row = row_of("smol", "kinds/val", 75, [True] * 30 + [False] * 10)
-    assert (row["system"], row["source"], row["steps"], row["n"]) == (
-        "smol",
-        "kinds/val",
-        75,
-        40,
+def test_what_captions_got_right_is_summed_up_within_its_interval():
+    right = {"kinds": [True] * 30 + [False] * 10, "others": [False] * 5}
+    found = pd.DataFrame(
+        {"system": "smol", "source": source, "right": one}
+        for source, ones in right.items()
+        for one in ones
     )
+    row, none = summed_up(found, 75).to_dict("records")
+    assert [row[key] for key in ("system", "source", "steps", "n")] == ["smol", "kinds", 75, 40]
     assert row["share"] == 0.75
     assert 0.55 < row["low"] < 0.7  # of a binomial's: 0.75 - 1.96 x 0.068 = 0.62
     assert 0.8 < row["high"] < 0.95
-    none = row_of("smol", "kinds/val", 0, [False] * 5)
     assert none["share"] == none["low"] == 0
     assert 0 <= none["high"] < 1
+
+
+def test_the_rows_of_fewer_photographs_are_among_those_of_all():
+    found = pd.DataFrame({"source": ["a"] * 7 + [COCO] * 2 + ["b"] * 2, "image": range(11)})
+    assert some_of(found, 3)["image"].tolist() == [0, 2, 4, 6, 9, 10]
 
 
 @pytest.mark.parametrize(("total", "count"), [(9, 3), (10, 3), (5, 3), (3, 3), (2, 3), (500, 250)])

@@ -40,7 +40,7 @@ SHOWN = [
     Shown(f"{i}.jpg", "caltech101" if i < 6 else "flickr", (SAID[i % 4], SAID[(i + 1) % 4]))
     for i in range(8)
 ]
-SHORT = Options(steps=6, batch=4, part=2, marks=(2, 4))
+SHORT = Options(steps=6, batch=4, part=2, marks=(2, 4), shown=None, dropout=0)
 
 
 @pytest.fixture(scope="module")
@@ -155,6 +155,28 @@ def test_some_image_tokens_are_drawn_anew_each_step_in_their_order():
     counts = np.bincount(found.flatten(), minlength=9)
     assert counts.min() > 130  # of 178 expected; a binomial's deviation is 10
     assert counts.max() < 226
+
+
+def test_features_are_dropped_by_photograph_and_keep_their_mean():
+    assert drawn().kept(0, 50) is None
+    draws = drawn(replace(SHORT, dropout=0.2, batch=16))
+    kept = torch.cat([draws.kept(step, 50) for step in range(50)])
+    assert kept.shape == (800, 1, 50)
+    assert set(kept.unique().tolist()) == {0.0, 1.25}
+    assert kept.mean() == pytest.approx(1, abs=0.01)  # of 40,000 draws: a deviation is .0025
+    assert torch.equal(kept[16:32], draws.kept(1, 50))
+    assert not torch.equal(kept[:16], kept[16:32])
+
+
+def test_a_step_learns_nothing_from_features_that_it_drops(language, store, tmp_path, monkeypatch):
+    options = replace(SHORT, steps=1, dropout=0.5, weight_decay=0)
+    only_first = torch.zeros(4, 1, WIDTH)
+    only_first[..., 0] = 2
+    monkeypatch.setattr(Draws, "kept", lambda *_: only_first)
+    weights = train(language, store, tmp_path, options)
+    change = weights["weight"] - module.fold(new_projection(store, language, 0), store)["weight"]
+    assert change[:, 0].abs().max() > 1e-4
+    torch.testing.assert_close(change[:, 1:], torch.zeros_like(change[:, 1:]), atol=1e-7, rtol=0)
 
 
 def test_sets_have_their_shares_and_photographs_of_a_set_are_alike():

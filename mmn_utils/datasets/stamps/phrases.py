@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from mmn_utils.datasets.articles import article
 from mmn_utils.datasets.stamps.catalogue import Entry
 
-VOWELS = "aeiou"
-# How words begin whose vowel is spoken as a consonant, and the reverse.
-SPOKEN_CONSONANT = ("uni", "use", "uku", "eu", "ewe", "one")
-SPOKEN_VOWEL = ("hour", "heir", "honest")
 ONE = (
     "{0}.",
     "a photograph of {0}.",
@@ -24,12 +21,6 @@ TWO = (
     "the picture shows {0} and {1}.",
     "{0} next to {1}.",
 )
-
-
-def article(noun: str) -> str:
-    """Return "a" or "an", as the noun's first sound asks."""
-    vowel = noun[0] in VOWELS and not noun.startswith(SPOKEN_CONSONANT)
-    return "an" if vowel or noun.startswith(SPOKEN_VOWEL) else "a"
 
 
 def captions(shown: Sequence[Entry]) -> tuple[str, ...]:

@@ -13,7 +13,7 @@ from mmn_utils.datasets.stamps import composition
 from mmn_utils.datasets.stamps.catalogue import Entry, Stamp
 from mmn_utils.datasets.stamps.composition import HEIGHT, WIDTH, choose, compose
 from mmn_utils.datasets.stamps.grounds import GROUNDS, paint_ground
-from mmn_utils.datasets.stamps.phrases import article, captions
+from mmn_utils.datasets.stamps.phrases import captions
 
 ENTRY = Entry("a.png", "horse", "animal", "train", True, True, "00")
 RED, BLUE = (255, 0, 0), (0, 0, 255)
@@ -128,15 +128,6 @@ def test_grounds_are_of_their_seed_and_of_many_kinds():
         assert pixels.std(axis=(0, 1)).min() > 2
         names.add(name)
     assert names == set(GROUNDS)
-
-
-@pytest.mark.parametrize(
-    ("noun", "wanted"),
-    [("horse", "a"), ("apple", "an"), ("owl", "an"), ("unicycle", "a"), ("ukulele", "a"),
-     ("umbrella", "an"), ("hourglass", "an"), ("light bulb", "a"), ("elephant", "an")],
-)  # fmt: skip
-def test_articles_follow_the_first_sound(noun, wanted):
-    assert article(noun) == wanted
 
 
 def test_captions_have_the_nouns_with_their_articles():
