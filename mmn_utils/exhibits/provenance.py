@@ -8,6 +8,7 @@ whenever a run is made again, time, duration, commit, machine, lies in
 
 from __future__ import annotations
 
+import os
 import platform
 import subprocess
 import time
@@ -22,6 +23,7 @@ import pandas as pd
 from mmn_utils.cache import locked
 from mmn_utils.exhibits.entries import build_root
 from mmn_utils.exhibits.formats import to_csv, to_json, write_text
+from mmn_utils.memory import ROWS
 from mmn_utils.presets import ROOT
 
 VERSIONS = "versions.csv"
@@ -155,6 +157,8 @@ def circumstances(model: Any = None, begun: float | None = None) -> dict[str, An
         "host": platform.node(),
         "platform": platform.platform(),
         "processor": platform.processor() or platform.machine(),
+        "threads": os.environ.get("OMP_NUM_THREADS", ""),
+        "rows": os.environ.get(ROWS, ""),
         "versions": versions(),
     }
 

@@ -10,6 +10,7 @@ import pandas as pd
 from mmn_utils.datasets.published import GATE
 from mmn_utils.exhibits.entries import NUMBERS_ALONE, SHIPPED, Exhibit, load_exhibits
 from mmn_utils.exhibits.judging import NO
+from mmn_utils.exhibits.switches import sentence
 from mmn_utils.exhibits.verdicts import (
     GATE_ALONE,
     NO_FIGURE,
@@ -169,7 +170,12 @@ def _written(shares: pd.DataFrame) -> str:
     )
 
 
-BLOCKS = {"results": results, "smol": real_model, "exhibits": exhibits_table}
+BLOCKS = {
+    "results": results,
+    "switches": sentence,
+    "smol": real_model,
+    "exhibits": exhibits_table,
+}
 
 
 def marks(block: str) -> tuple[str, str]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -83,6 +85,7 @@ def ablation_table(
     rank_by: str = "max",
     positions: str = "all",
     value: str | float = 0.0,
+    decoder: Mapping[str, Any] = MappingProxyType({}),
     max_new_tokens: int = 20,
     seed: int = 0,
     mean_images: int = 64,
@@ -95,15 +98,16 @@ def ablation_table(
     One row per (image, condition, k): ``probability`` and ``logit`` of the caption's noun
     at its step, the new ``caption``, whether it ``changed``, and there the ``margin`` of
     the logits and whether that lies ``within_rounding``; ``touched`` activations. Rows of
-    k = 0 are the whole model's. ``value`` 0 or ``mean``, each unit's mean over the patches
-    of the first ``mean_images`` photographs. The random draw depends on seed and image alone.
+    k = 0 are the whole model's. ``value`` 0 or ``mean``, each unit's over the patches of the first
+    ``mean_images`` photographs; ``decoder`` as for ``interpretable_ends``. Draws depend on seed
+    and image alone.
     """
-    if not ks or ks[0] != 0:
-        raise ValueError(f"ks={list(ks)}: begin with 0, the whole model, to compare with")
-    readable = interpretable_ends(model)
+    _require_whole(ks)
+    readable = interpretable_ends(model, **decoder)
     reference = subjects.photographs[:mean_images]
     means = unit_means(model, [p.open() for p in reference]) if value == "mean" else None
-    options = {"positions": positions, "value": value, "means": means, "batch_rows": batch_rows}
+    where = {"positions": positions, "value": value}
+    options = {**where, "means": means, "batch_rows": batch_rows}
     ranked = _rank(model, subjects, readable, max(ks), target, rank_by, progress)
 
     def compute(rows: list[int]) -> pd.DataFrame:
@@ -116,13 +120,16 @@ def ablation_table(
             frames.append(_sweep_rows(image, labels, result))
         return pd.concat(frames, ignore_index=True)
 
-    asked = {"ks": list(ks), "target": target, "rank_by": rank_by, "positions": positions}
-    more = {"value": value, "max_new_tokens": max_new_tokens, "seed": seed,
-            "means_of": digest(*by_content(reference)) if means else None}  # fmt: skip
-    return per_photograph(
-        "ablation", model, subjects.photographs, compute, {**asked, **more},
-        targets=subjects.targets, batch_size=batch_size, progress=progress,
-    )  # fmt: skip
+    asked = {**where, "ks": list(ks), "target": target, "rank_by": rank_by, "seed": seed,
+             "decoder": dict(decoder), "max_new_tokens": max_new_tokens,
+             "means_of": digest(*by_content(reference)) if means else None}  # fmt: skip
+    about = {"targets": subjects.targets, "batch_size": batch_size, "progress": progress}
+    return per_photograph("ablation", model, subjects.photographs, compute, asked, **about)
+
+
+def _require_whole(ks: Sequence[int]) -> None:
+    if not ks or ks[0] != 0:
+        raise ValueError(f"ks={list(ks)}: begin with 0, the whole model, to compare with")
 
 
 def _conditions(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,8 +11,16 @@ from typing import Any
 import pandas as pd
 from safetensors import safe_open
 
+from mmn_utils.datasets.base import TooFew
 from mmn_utils.measures import estimates
+from mmn_utils.models.any_encoder import LITE2
 
+ENCODERS = "encoders.csv"
+UNTRAINED = f"{LITE2}, untrained"
+READERS = (  # an encoder of the probes, the system that reads it, and whether it was trained
+    (LITE2, "smol", True),
+    (UNTRAINED, "smol/untrained-encoder", False),
+)
 TABLES = ("captions", "curve", "decoding")
 
 
@@ -21,13 +29,15 @@ class Record:
     """What ``make smol`` leaves beside the weights.
 
     ``captions``: system, source, name, image, caption, right; ``curve``: steps, source, share,
-    low, high, n; ``decoding``: steps, image, picture, picture_random; ``training``: the options.
+    low, high, n; ``decoding``: steps, image, picture, picture_random; ``training``: the options;
+    ``encoders``: encoder, layer, source, share, low, high, n, none where none were tried.
     """
 
     captions: pd.DataFrame
     curve: pd.DataFrame
     decoding: pd.DataFrame
     training: dict[str, Any]
+    encoders: pd.DataFrame | None = None
 
     def paired(self) -> pd.DataFrame:
         """Lay captions out a photograph a row: source, image, and whether each system was right."""
@@ -47,6 +57,18 @@ class Record:
         """Return the share of top units that write the noun: steps, way, share, low, high, n."""
         ways = self.decoding.melt(["image", "steps"], var_name="way", value_name="share")
         return shares(ways, ["steps", "way"], "share")
+
+    def probed(self) -> pd.DataFrame:
+        """Return what probes of encoders told apart: rows as ``encoders``.
+
+        ``TooFew`` where none were tried.
+        """
+        if self.encoders is None:
+            raise TooFew(
+                f"the record has no {ENCODERS}; `python -m mmn_utils.smol FOLDER --only encoders` "
+                "writes it"
+            )
+        return self.encoders
 
     def ends(self) -> pd.DataFrame:
         """Return what top units write at the first and at the last step that was kept.
@@ -78,8 +100,11 @@ def read_record(folder: Path) -> Record:
         raise ValueError(
             f"{weights} does not say how it was trained; `make smol` writes one that does"
         )
+    tried = folder / ENCODERS
     return Record(
-        *(pd.read_csv(file, keep_default_na=False) for file in files), json.loads(training)
+        *(pd.read_csv(file, keep_default_na=False) for file in files),
+        training=json.loads(training),
+        encoders=pd.read_csv(tried, dtype={"layer": str}) if tried.is_file() else None,
     )
 
 
@@ -91,6 +116,36 @@ def shares(table: pd.DataFrame, by: Sequence[str], column: str) -> pd.DataFrame:
         numbers = {"share": found.value, "low": found.low, "high": found.high, "n": found.n}
         rows.append({**dict(zip(by, key, strict=True)), **numbers})
     return pd.DataFrame(rows)
+
+
+def probes_table(probed: pd.DataFrame, named: Callable[[str], str]) -> pd.DataFrame:
+    """Lay probes out an encoder and layer a row, a column for each set under its name."""
+    numbers = probed[["share", "low", "high", "n"]].itertuples(index=False)
+    shares = [format(estimates.Estimate(*row), ".1%") for row in numbers]
+    rows: dict[tuple[str, str], dict[str, str]] = {}
+    for (_, row), text in zip(probed.iterrows(), shares, strict=True):
+        cells = rows.setdefault((row["encoder"], row["layer"]), {})
+        cells[f"{named(row['source'])}, {row['n']:,} photographs"] = text
+    return pd.DataFrame(
+        [{"encoder": encoder, "layer": layer, **cells} for (encoder, layer), cells in rows.items()]
+    )
+
+
+def beside(record: Record) -> pd.DataFrame:
+    """Set captions of a set beside the probe of the encoder that they went through.
+
+    Rows source, trained (the encoder), captions, probe: of the systems whose projection was
+    trained, on the sets that both were asked about.
+    """
+    probes = record.probed().set_index(["encoder", "source"])["share"]
+    said = record.quality().set_index(["system", "source"])["share"]
+    rows = [
+        {"source": source, "trained": trained, "captions": share, "probe": probes[encoder, source]}
+        for encoder, system, trained in READERS
+        for source, share in (said[system] if system in said.index else said[:0]).items()
+        if (encoder, source) in probes.index
+    ]
+    return pd.DataFrame(rows, columns=["source", "trained", "captions", "probe"])
 
 
 def _column(system: str) -> str:

@@ -9,16 +9,25 @@ sign of their own activation at the same place.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
 
+from mmn_utils.cache import cached
 from mmn_utils.neurons.activation import activations_at
-from mmn_utils.neurons.decoding import Signed, extreme_tokens, signed, signs_of
+from mmn_utils.neurons.decoding import (
+    WORDS,
+    Signed,
+    decode_vectors,
+    extreme_tokens,
+    signed,
+    signs_of,
+)
 from mmn_utils.neurons.table import RANDOM, TOP, Neuron, controls, unique_rows
 from mmn_utils.neurons.text import WORDS_NEEDED, is_dictionary_word
-from mmn_utils.studies.store import per_photograph
+from mmn_utils.studies.store import model_identity, per_photograph
 from mmn_utils.studies.subjects import Subjects
 
 Readable = Mapping[int, np.ndarray]  # by sign, bool (layers, units)
@@ -81,17 +90,38 @@ def _activations(
     return {str(image): some.to_numpy() for image, some in groups}
 
 
-@torch.no_grad()
-def interpretable_ends(model) -> Readable:
+def interpretable_ends(model, decode_norm: str = "none", decode_bias: bool = False) -> Readable:
     """Say which units are interpretable by either end of their vectors, as ``text`` defines it.
 
-    {1: along the write vector, -1: along its opposite}, bool (layers, units) each.
+    {1: along the write vector, -1: along its opposite}, bool (layers, units) each; cached, as it
+    takes every unit's product with the whole vocabulary. The options are those of
+    ``decode_vectors``.
     """
+    asked = {"words": WORDS_NEEDED, "norm": decode_norm, "bias": decode_bias}
+    ends = cached(
+        "interpretable", {**model_identity(model), **asked},
+        partial(_readable, model, decode_norm, decode_bias),
+        save=lambda found, file: np.save(file, found), load=np.load, suffix=".npy",
+    )  # fmt: skip
+    return dict(zip((1, -1), ends, strict=True))
+
+
+@torch.no_grad()
+def _readable(model, norm: str, bias: bool) -> np.ndarray:
+    """Return the two ends' bool (2, layers, units)."""
     word = torch.tensor([is_dictionary_word(text) for text in model.token_strings])
-    ends = [extreme_tokens(model, model.written_vectors(i)) for i in range(model.sizes.layers)]
+    ends = [_ends(model, i, norm, bias) for i in range(model.sizes.layers)]
     readable = [[word[ids].sum(1) >= WORDS_NEEDED for ids in layer] for layer in ends]
-    pairs = zip((1, -1), zip(*readable, strict=True), strict=True)
-    return {sign: torch.stack(layers).numpy() for sign, layers in pairs}
+    return np.stack([torch.stack(layers).numpy() for layers in zip(*readable, strict=True)])
+
+
+def _ends(model, layer: int, norm: str, bias: bool) -> tuple[torch.Tensor, ...]:
+    """Return the tokens of both ends of a layer's vectors: ids (units, WORDS) long, twice."""
+    vectors = model.written_vectors(layer)
+    if norm == "none" and not bias:
+        return extreme_tokens(model, vectors)
+    # a norm's shift and a bias do not turn with the vector
+    return tuple(decode_vectors(model, sign * vectors, WORDS, norm, bias)[0] for sign in (1, -1))
 
 
 def interpretable_rows(readable: Readable, table: pd.DataFrame) -> np.ndarray:

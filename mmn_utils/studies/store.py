@@ -88,8 +88,17 @@ def model_identity(model) -> dict[str, Any]:
         "vocabulary": model.sizes.vocabulary,
         "ends": sorted(model.end_tokens),
         # text before the picture, pixels: what an adapter knows beside the weights
-        "facts": asdict(model.facts) if is_dataclass(getattr(model, "facts", None)) else None,
+        "facts": _facts(model),
     }
+
+
+def _facts(model) -> dict[str, Any] | None:
+    """Return an adapter's facts, with the hash of the weights where it may be made only now."""
+    facts = getattr(model, "facts", None)
+    if not is_dataclass(facts):
+        return None
+    known = asdict(facts)
+    return {**known, "revision": model.revision} if "revision" in known else known
 
 
 def digest(*parts: Any) -> str:

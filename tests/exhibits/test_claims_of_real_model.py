@@ -157,6 +157,23 @@ def test_what_follows_of_the_input_is_what_was_found(verdict, said):
     assert f"less {SAYS[verdict]}" in text
 
 
+def test_what_the_encoder_knows_is_set_beside_what_is_said():
+    probed = pd.DataFrame(
+        [("lite", "last", "one", 0.9), ("vit", "10", "one", 0.95), ("raw", "last", "one", 0.3),
+         ("lite", "last", "two", 0.8)], columns=["encoder", "layer", "source", "share"],
+    )  # fmt: skip
+    beside = pd.DataFrame(
+        [("one", True, 0.45, 0.9), ("two", True, 0.8, 0.8)],
+        columns=["source", "trained", "captions", "probe"],
+    )
+    text = read("C-real-encoders", "", probed=probed, beside=beside, named=str.title)
+    assert "One: the best probe is that of vit, layer 10, with 95.0%" in text
+    assert "the worst, of raw, has 30.0%" in text
+    assert "One, trained encoder: the probe tells 90.0%, captions through the projection" in text
+    assert "name 45.0%: 50% of what a linear reading of the encoder has" in text
+    assert "name 80.0%, no less" in text
+
+
 @pytest.mark.parametrize(("count", "said"), [(0, "No unit is in half"), (1, "1 unit is in half"),
                                              (7, "7 units are in half")])  # fmt: skip
 def test_generic_units_are_counted_in_words_that_fit(count, said):

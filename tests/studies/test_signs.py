@@ -65,6 +65,23 @@ def test_units_are_interpretable_end_by_end(system, monkeypatch):
     assert (ends[1] != ends[-1]).any()
 
 
+@pytest.mark.parametrize("norm", ["none", "final"])
+@pytest.mark.parametrize("bias", [False, True])
+def test_both_ends_are_read_with_the_norm_and_the_bias_that_are_asked(monkeypatch, norm, bias):
+    system = tiny_limber()
+    monkeypatch.setattr(signs, "WORDS_NEEDED", 2)
+    word = torch.tensor([signs.is_dictionary_word(text) for text in system.token_strings])
+    found = signs.interpretable_ends(system, decode_norm=norm, decode_bias=bias)
+    weight, shift = (part.detach() for part in system.unembedding)
+    last = system.final_norm
+    for sign in (1, -1):
+        vectors = sign * system.act_module(1).weight.detach().T  # (units, d)
+        read = last(vectors) if norm == "final" else vectors
+        logits = (read @ weight.T + (shift if bias else 0))[:, : system.sizes.vocabulary]
+        expected = word[logits.argsort(dim=1, descending=True)[:, :10]].sum(1) >= 2
+        assert found[sign][1].tolist() == expected.tolist()
+
+
 def names_a_word(tokens) -> bool:
     return any(map(signs.is_dictionary_word, tokens))
 

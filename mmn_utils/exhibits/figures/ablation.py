@@ -44,7 +44,8 @@ def noun_probability(
     ax = left.subplots()
     _curves(ax, curves, of_units, " relative")
     ax.set(ylabel="probability of the noun, relative", ylim=(0, None))
-    ax.legend(loc="lower left")
+    late = _falls_late(curves["mean relative"], curves["k"])
+    ax.legend(loc="lower left", **({} if late else {"bbox_to_anchor": (0, 1)}))
     top, bottom = right.subplots(2, 1, height_ratios=[1.0, 1.7])
     plots.bare(top)
     inset = top.inset_axes([0, 0, 0.29, 1])
@@ -73,6 +74,11 @@ def caption_similarity(curves: pd.DataFrame, of_units: int, floor: float) -> Fig
         line.set_label("captions of other pictures")
         ax.legend(loc="lower left")
     return fig
+
+
+def _falls_late(means: pd.Series, ks: pd.Series) -> bool:
+    """Say whether every curve is above its lowest third in the first half of the numbers."""
+    return bool(means[ks <= ks.median()].min() > means.max() / 3)
 
 
 def _curves(ax: Axes, curves: pd.DataFrame, of_units: int, which: str = "") -> None:

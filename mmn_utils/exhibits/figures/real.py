@@ -44,6 +44,11 @@ def named(ways: pd.Index | pd.Series) -> list[str]:
     ]
 
 
+def set_named(source: str) -> str:
+    """Name a set of photographs as exhibits show it."""
+    return SETS.get(source, (source, ""))[0]
+
+
 def learning(curve: pd.DataFrame, decoded: pd.DataFrame) -> Figure:
     """Draw, over steps, how often captions name the class, and how often top units write the noun.
 

@@ -95,14 +95,17 @@ def specificity(
     related_by: str = "activation",
     activation: str = "gated",
     contribution_norm: str = "none",
+    decode_norm: str = "none",
+    decode_bias: bool = False,
 ) -> Specificity:
     """Score ``neurons[i]`` for related and random tokens at the step of ``targets[i]`` (Eq. 8).
 
     ``images[i]``, or row i of their prompt, belongs to ``targets[i]``. Related tokens are the
     first that the neuron promotes there: those of its write vector, turned round where the
     activation is negative, so that their scores are positive. ``related_by="write"`` takes
-    those of the write vector as it is, as printed. Random tokens depend on seed and image. For
-    random neurons as a control give ``table.random_like`` ones.
+    those of the write vector as it is, as printed; ``decode_norm`` and ``decode_bias`` as in
+    ``decode_vectors``. Random tokens depend on seed and image. For random neurons as a control
+    give ``table.random_like`` ones.
     """
     if len(neurons) != len(targets):
         raise ValueError(f"{len(neurons)} neurons for {len(targets)} targets; give one each")
@@ -114,7 +117,8 @@ def specificity(
     own = values.diagonal()
     vectors = written_vectors(model, neurons)
     turned = torch.where(own < 0, -1, 1) if related_by == "activation" else torch.ones_like(own)
-    related, _ = decode_vectors(model, vectors * turned[:, None].to(vectors), most)
+    turned = turned[:, None].to(vectors)
+    related, _ = decode_vectors(model, vectors * turned, most, decode_norm, decode_bias)
     drawn = _draw_tokens(model.sizes.vocabulary, most, [t.image for t in targets], seed)
     parts = []
     for kind, ids in zip(KINDS, (related, drawn), strict=True):

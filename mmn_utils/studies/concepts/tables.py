@@ -50,18 +50,23 @@ def all_words(
     neurons: int = 10,
     tokens: int = 10,
     both_ends: bool = False,
+    decode_norm: str = "none",
+    decode_bias: bool = False,
 ) -> pd.DataFrame:
     """Decode what the top neurons of each concept wrote by each method, as ``top_words``.
 
     ``ranked`` as from ``scoring.side_by_side``. Contribution's neurons are there a second time as
     ``PRINTED``, along their write vectors as they are. The column writes says whether the noun,
     singular or plural, is among the words; with ``both_ends`` suppresses has the tokens at the
-    other end.
+    other end. ``decode_norm`` and ``decode_bias`` as in ``decoding.decode_vectors``.
     """
-    options = {"neurons": neurons, "tokens": tokens}
+    decoder = {"decode_norm": decode_norm, "decode_bias": decode_bias}
+    options = {"neurons": neurons, "tokens": tokens, **decoder}
     printed = top_words(model, {PRINTED: ranked[OURS]}, signed=False, **options)
     words = pd.concat([top_words(model, ranked, **options), printed], ignore_index=True)
-    return with_writes(with_suppressed(model, words, tokens=tokens) if both_ends else words)
+    if both_ends:
+        words = with_suppressed(model, words, tokens=tokens, **decoder)
+    return with_writes(words)
 
 
 def with_writes(words: pd.DataFrame) -> pd.DataFrame:
@@ -70,11 +75,13 @@ def with_writes(words: pd.DataFrame) -> pd.DataFrame:
     return words.assign(writes=[writes_noun(some, noun) for some, noun in pairs])
 
 
-def with_suppressed(model, words: pd.DataFrame, *, tokens: int = 10) -> pd.DataFrame:
+def with_suppressed(
+    model, words: pd.DataFrame, *, tokens: int = 10, **decoder: Any
+) -> pd.DataFrame:
     """Add the column suppresses: the tokens at the other end of what each neuron wrote."""
     found = (neuron_at(model, one) for one in words["neuron"])
     units = list(zip(found, words["sign"].tolist(), strict=True))
-    other = suppressed_words(model, units, tokens)
+    other = suppressed_words(model, units, tokens, **decoder)
     return words.assign(suppresses=[other[unit] for unit in units])
 
 
@@ -187,15 +194,16 @@ def specificity_rows(
     *,
     ms: Sequence[int],
     seed: int = 0,
-    contribution_norm: str = "none",
+    **options: Any,
 ) -> pd.DataFrame:
     """Measure S@m of each photograph's best neuron by contribution: a row a photograph and m.
 
     Columns image, m, related, random, first (S@m of related tokens at the smallest m), negative
     (is the neuron's activation?); the same with ``_gate`` by the gate alone; and ``printed``, of
-    the tokens that the write vector favours as it is.
+    the tokens that the write vector favours as it is. ``options`` as in ``specificity``:
+    contribution_norm, decode_norm, decode_bias.
     """
-    options = {"ms": ms, "seed": seed, "contribution_norm": contribution_norm}
+    options = {"ms": ms, "seed": seed, **options}
     kinds = [*KINDS, "first", "negative"]
     parts = []
     for end, reading in READINGS.items():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -141,9 +142,12 @@ def tally(rows: pd.DataFrame, writing: Sequence[str]) -> dict[str, float]:
     return {**counts, "writing": len(writing), "of_writing": float(hits[list(writing)].mean())}
 
 
-def that_write_their_noun(model, unit_of: Mapping[str, Neuron]) -> list[str]:
-    """List the nouns of ``unit_of`` that are among the ten words their unit writes when active."""
-    words = decoded_words(model, list(unit_of.values()))
+def that_write_their_noun(model, unit_of: Mapping[str, Neuron], **decoder: Any) -> list[str]:
+    """List the nouns of ``unit_of`` that are among the ten words their unit writes when active.
+
+    ``decoder`` as in ``decoding.decode_vectors``: decode_norm, decode_bias.
+    """
+    words = decoded_words(model, list(unit_of.values()), **decoder)
     return [noun for noun, unit in unit_of.items() if writes_noun(words[unit], noun)]
 
 
@@ -176,10 +180,12 @@ def portrait(
     unit: Neuron,
     n: int,
     quantile: float = QUANTILE,
+    **decoder: Any,
 ) -> Portrait:
     """Portray a noun's unit by the ``n`` photographs on which its peak is largest.
 
     ``table`` as for ``themes``. Masks lie above the ``quantile`` of each upsampled map.
+    ``decoder`` as in ``that_write_their_noun``.
     """
     place = {photograph.id: photograph for photograph in viewed}
     chosen = [place[image] for image in strongest(table, unit, n)]
@@ -190,7 +196,7 @@ def portrait(
     (every,) = activation_grid(table, list(place), [unit], "peak")
     peaks, median = np.sort(every)[::-1][:n].tolist(), float(np.median(every))
     sign = -1 if peaks[0] < 0 else 1
-    (tokens,) = decoded_words(model, [(unit, sign)]).values()
+    (tokens,) = decoded_words(model, [(unit, sign)], **decoder).values()
     words = tuple(word.strip() for word in tokens)
     shows = [mentions(photograph, noun) for photograph in chosen]
     masks = mask(fields, quantile).cpu().numpy()

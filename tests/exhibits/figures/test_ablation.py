@@ -34,12 +34,13 @@ def made_curves(suffix: str = "") -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["condition", "k", *names])
 
 
-def figure_6(said: list[str] | None = None) -> Figure:
+def figure_6(said: list[str] | None = None, curves: pd.DataFrame | None = None) -> Figure:
     said = said or [f"a horse and {k} dogs on the grass" for k in KS]
     captions = pd.DataFrame({"k": KS, "top": said, "random": [said[0]] * len(KS)})
     names = {"image": "10000576", "noun": "horse", "prefix": "A picture of"}
     picture = Image.new("RGB", (40, 30), (0, 128, 0))
-    return ablation.noun_probability(made_curves(" relative"), 6144, picture, captions, **names)
+    curves = made_curves(" relative") if curves is None else curves
+    return ablation.noun_probability(curves, 6144, picture, captions, **names)
 
 
 def assert_drawn(ax, curves: pd.DataFrame, suffix: str = "") -> None:
@@ -55,6 +56,19 @@ def assert_drawn(ax, curves: pd.DataFrame, suffix: str = "") -> None:
         assert band[:, 1].min() == some[f"low{suffix}"].min()
         assert band[:, 1].max() == some[f"high{suffix}"].max()
     assert [label.get_text() for label in ax.get_xticklabels()] == list(map(str, KS))
+
+
+@pytest.mark.parametrize("steep", [False, True])
+def test_the_legend_of_figure_6_stands_where_no_curve_is(steep):
+    curves = made_curves(" relative")
+    if steep:
+        top = (curves["condition"] == "top") & (curves["k"] > 0)
+        curves.loc[top, ["mean relative", "low relative", "high relative"]] = 0.01
+    fig = figure_6(curves=curves)
+    fig.draw_without_rendering()
+    ax = fig.subfigs[0].axes[0]
+    within = ax.get_legend().get_window_extent().y0 < ax.get_window_extent().y1 - 1
+    assert within != steep  # beside the curves, or above their axes
 
 
 def test_figure_6_draws_the_curves_and_the_picture():

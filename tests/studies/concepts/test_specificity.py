@@ -191,6 +191,18 @@ def test_related_scores_fall_with_m_where_the_neuron_is_active(model, layer, uni
     assert turned.at(1)["a"] > 0
 
 
+def test_related_tokens_are_those_that_the_final_norm_favours_on_request(model):
+    asked = (model, [FIRST], TARGETS[:1], NEURONS[:1])
+    usual, normed = specificity(*asked), specificity(*asked, decode_norm="final")
+    neuron, sign = NEURONS[0], np.sign(usual.scores["activation"].iloc[0])
+    vector = sign * model.act_module(neuron.layer).weight[:, neuron.unit].detach()
+    logits = model.unembedding[0].detach() @ model.final_norm(vector)
+    best = logits[: model.sizes.vocabulary].topk(10).indices
+    along = model.unembedding[0].detach()[best] @ vector * abs(usual.scores["activation"].iloc[0])
+    assert normed.at(10)["a"] == pytest.approx(float(along.mean()), rel=1e-4)
+    assert normed.at(10)["a"] < usual.at(10)["a"]  # which takes the largest scores there are
+
+
 def test_random_tokens_are_the_images_own(model):
     both = specificity(model, IMAGES[:2], TARGETS[:2], NEURONS[:2], seed=5).scores
     one = specificity(model, IMAGES[1:2], TARGETS[1:2], NEURONS[1:2], seed=5).scores

@@ -90,6 +90,23 @@ def test_words_are_decoded_with_the_sign_and_a_second_time_without():
     assert same == (~turned).tolist()
 
 
+def test_words_are_decoded_through_the_final_norm_on_request():
+    model, images = TinyGated(), tiny_images(1)
+    tables = {"contribution": contribution(model, images, [Target("a", "horse", 301, ())], k=40)}
+    asked = {"neurons": 40, "tokens": 3, "both_ends": True}
+    normed = concept_tables.all_words(model, tables, decode_norm="final", **asked)
+    usual = concept_tables.all_words(model, tables, **asked)
+    assert normed["neuron"].tolist() == usual["neuron"].tolist()
+    assert (normed["words"] != usual["words"]).any()
+    for row in normed.iloc[[0, 3, 41]].itertuples():
+        unit = Neuron.parse(row.neuron)
+        vector = row.sign * model.act_module(unit.layer).weight[:, unit.unit].detach()
+        logits = model.unembedding[0].detach() @ model.final_norm(vector)
+        for end, words in ((logits, row.words), (-logits, row.suppresses)):
+            best = end[: model.sizes.vocabulary].topk(3).indices.tolist()
+            assert words == [model.token_strings[token] for token in best]
+
+
 def test_table_2_shows_what_a_neuron_suppresses_on_request():
     model, images = TinyGated(), tiny_images(1)
     tables = {"contribution": contribution(model, images, [Target("a", "horse", 301, ())], k=40)}

@@ -1,0 +1,283 @@
+"""The trial over many pictures, each picture computed once and kept by content.
+
+The truth comes as a table of ``truth``: image, token, positions, layer, unit, logit among others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+
+from mmn_utils.neurons.together import QUESTIONS, lost_together
+from mmn_utils.neurons.truth import exact_losses
+from mmn_utils.studies.concepts.cost import counted
+from mmn_utils.studies.court import judging, together
+from mmn_utils.studies.court.scores import EXACT, Case, cases, compute_all, scores
+from mmn_utils.studies.court.truth import load, rows_of, truth_table
+from mmn_utils.studies.store import by_content, digest, per_photograph
+from mmn_utils.studies.subjects import Subjects
+
+KEYS = ["image", "question", "layer", "unit"]
+
+
+@dataclass(frozen=True, eq=False)
+class Trial:
+    """A system, photographs with a noun each, and what is truly lost without its units.
+
+    ``truth`` by (image, question), (layers, units) of the logit, NaN where a unit was not
+    ablated, and ``chances`` of the probability; ``known`` tells this truth from another, for what
+    is kept.
+    """
+
+    model: Any
+    some: Subjects
+    truth: Mapping[tuple[str, str], np.ndarray]
+    chances: Mapping[tuple[str, str], np.ndarray]
+    known: str
+    seed: int = 0
+
+    @classmethod
+    def of(cls, model, some: Subjects, truth: pd.DataFrame, seed: int = 0) -> Trial:
+        """Lay a table of the truth beside the photographs that it is of.
+
+        ``ValueError`` where a photograph's first noun has no truth in it, for any question.
+        """
+        found = {"logit": {}, "probability": {}}
+        shape = model.sizes.layers, model.sizes.units
+        by = dict(list(truth.groupby(["image", "token", "positions"], sort=False, observed=True)))
+        for target in some.targets:
+            for question in QUESTIONS:
+                rows = by.get((target.image, target.token, question))
+                if rows is None:
+                    raise ValueError(
+                        f"no truth for {target.noun!r} on {target.image!r}, positions "
+                        f"{question!r}; compute it for these photographs first"
+                    )
+                for of, by_pair in found.items():
+                    losses = np.full(shape, np.nan, np.float32)
+                    losses[rows["layer"].to_numpy(), rows["unit"].to_numpy()] = rows[of]
+                    by_pair[target.image, question] = losses
+        every = [losses for by_pair in found.values() for losses in by_pair.values()]
+        known = digest(*(sha256(losses.tobytes()).hexdigest() for losses in every))
+        return cls(model, some, found["logit"], found["probability"], known, seed)
+
+    def losses(self, image: str) -> dict[str, np.ndarray]:
+        """Return what one picture's noun loses, by question."""
+        return {question: self.truth[image, question] for question in QUESTIONS}
+
+    def each(self, kind: str, compute: Callable[[int], pd.DataFrame], **key: Any) -> pd.DataFrame:
+        """Compute a table of each photograph, given by its place, or load what is kept."""
+
+        def batch(rows: list[int]) -> pd.DataFrame:
+            named = [compute(row).assign(image=self.some.ids[row]) for row in rows]
+            return pd.concat(named, ignore_index=True)
+
+        return per_photograph(
+            f"court-{kind}", self.model, self.some.photographs, batch, {**key, "seed": self.seed},
+            targets=self.some.targets, batch_size=1,
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def prompts(self):
+        """Embed all photographs."""
+        return self.model.prompt([photograph.open() for photograph in self.some.photographs])
+
+
+def fields(trial: Trial) -> pd.DataFrame:
+    """Compute all scores of all units: image, question, layer, unit, and a column a score."""
+    ready: list[Case] = []
+
+    def compute(row: int) -> pd.DataFrame:
+        if not ready:
+            ready.extend(cases(trial.model, trial.prompts(), trial.some.targets, trial.seed))
+        return _wide(trial.model, compute_all(trial.model, ready[row], seed=trial.seed))
+
+    # the mean picture, and each one's other picture, are the whole run's
+    run = digest(*by_content(trial.some.photographs, trial.some.targets))
+    return trial.each("scores", compute, run=run)
+
+
+def _wide(model, found: Mapping[tuple[str, str], np.ndarray]) -> pd.DataFrame:
+    """Lay scores of one case out, a row for each question and unit."""
+    layers, units = np.divmod(np.arange(model.sizes.layers * model.sizes.units), model.sizes.units)
+    frames = []
+    for question in QUESTIONS:
+        columns = {name: values.ravel() for (asked, name), values in found.items()
+                   if asked == question}  # fmt: skip
+        frames.append(pd.DataFrame({"question": question, "layer": layers.astype(np.int32),
+                                    "unit": units.astype(np.int32), **columns}))  # fmt: skip
+    return pd.concat(frames, ignore_index=True)
+
+
+def of_image(trial: Trial, table: pd.DataFrame, image: str) -> dict[tuple[str, str], np.ndarray]:
+    """Take one picture's scores out of ``fields``: {(question, score): (layers, units)}."""
+    shape = trial.model.sizes.layers, trial.model.sizes.units
+    found = {}
+    for question, rows in table[table["image"] == image].groupby("question", sort=False):
+        rows = rows.sort_values(["layer", "unit"])
+        names = [name for name in rows if name not in KEYS]
+        found |= {(question, name): rows[name].to_numpy().reshape(shape) for name in names}
+    return found
+
+
+def judged(trial: Trial, table: pd.DataFrame) -> pd.DataFrame:
+    """Judge every score on every picture: image, question, score, and each measure."""
+    by_name = scores(trial.model, trial.seed)
+    frames = []
+    for image in trial.some.ids:
+        rows = judging.judged_rows(of_image(trial, table, image), trial.losses(image), by_name)
+        frames.append(rows.assign(image=image))
+    found = pd.concat(frames, ignore_index=True)
+    return found[["image", *(name for name in found if name != "image")]]
+
+
+def curves(trial: Trial, table: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame:
+    """Ablate the first k units by every score, and by the truth: what is left of the noun.
+
+    A row for each image, question, score and k: ``left``, the probability over the whole
+    model's; ``lost`` of the logit; ``alone``, the sum of what each unit alone takes.
+    """
+
+    def compute(row: int) -> pd.DataFrame:
+        target, image = trial.some.targets[row], trial.some.ids[row]
+        prompt = _prompt(trial, row)
+        found, frames = of_image(trial, table, image), []
+        for question, losses in trial.losses(image).items():
+            chances = trial.chances[image, question]
+            ordered = judging.orders(found, losses, chances, question, max(ks))
+            labels, sets = judging.curve_sets(ordered, ks)
+            lost = lost_together(trial.model, prompt, target, sets, positions=question)
+            frames.append(_curve_rows(question, labels, sets, lost, losses))
+        return pd.concat(frames, ignore_index=True)
+
+    run = digest(*by_content(trial.some.photographs, trial.some.targets))
+    return trial.each("curves", compute, ks=list(ks), truth=trial.known, run=run)
+
+
+def _curve_rows(question: str, labels, sets, lost, losses: np.ndarray) -> pd.DataFrame:
+    alone = [sum(float(losses[n.layer, n.unit]) for n in some) for some in sets]
+    rows = pd.DataFrame(labels, columns=["score", "k"]).assign(
+        question=question,
+        left=(lost.whole[1] - lost.probability) / lost.whole[1],
+        lost=lost.logit,
+        alone=alone,
+    )
+    return rows[["question", "score", "k", "left", "lost", "alone"]]
+
+
+def pairs(trial: Trial, top: int = 50, positions: str = "all") -> pd.DataFrame:
+    """Ablate all pairs of each picture's truly first units; see ``together.pair_rows``."""
+
+    def compute(row: int) -> pd.DataFrame:
+        losses = trial.truth[trial.some.ids[row], positions]
+        options = {"top": top, "positions": positions}
+        target = trial.some.targets[row]
+        return together.pair_rows(trial.model, _prompt(trial, row), target, losses, **options)
+
+    return trial.each("pairs", compute, top=top, positions=positions, truth=trial.known)
+
+
+def repair(trial: Trial, top: int = 20) -> pd.DataFrame:
+    """Compare direct and total losses by layer; see ``together.repair_rows``."""
+
+    def compute(row: int) -> pd.DataFrame:
+        losses = trial.truth[trial.some.ids[row], "step"]
+        target = trial.some.targets[row]
+        return together.repair_rows(trial.model, _prompt(trial, row), target, losses, top=top)
+
+    return trial.each("repair", compute, top=top, truth=trial.known)
+
+
+@torch.no_grad()
+def _prompt(trial: Trial, row: int):
+    return trial.model.prompt([trial.some.photographs[row].open()])
+
+
+def costs(trial: Trial, question: str = "all", sample: int = 4) -> pd.DataFrame:
+    """Count what each score costs of one picture, in units of one forward pass.
+
+    Columns score, ``passes`` (operations) and ``memory`` (peak, beside the weights). The exact
+    losses of all units grow by the same with each further unit of every layer, so they are
+    counted for ``sample`` units of each, and for twice as many.
+    """
+    model, seed = trial.model, trial.seed
+    case = cases(model, trial.prompts(), trial.some.targets, seed)[0]
+    with torch.no_grad():
+        once = counted(partial(model.forward, case.prompt))
+    rows = []
+    for name, score in scores(model, seed).items():
+        rows.append((name, counted(partial(score.compute, model, case, question))))
+    rows.append((EXACT, _exact_cost(model, case, question, sample)))
+    return pd.DataFrame(
+        [(name, cost["operations"] / once["operations"], cost["bytes"] / once["bytes"])
+         for name, cost in rows],
+        columns=["score", "passes", "memory"],
+    )  # fmt: skip
+
+
+def _exact_cost(model, case: Case, question: str, sample: int) -> dict[str, float]:
+    few, more = (
+        counted(partial(_some_exact, model, case, question, count))
+        for count in (sample, 2 * sample)
+    )
+    each = (more["operations"] - few["operations"]) / sample
+    whole = few["operations"] + each * (model.sizes.units - sample)
+    return {"operations": whole, "bytes": max(few["bytes"], more["bytes"])}
+
+
+def _some_exact(model, case: Case, question: str, count: int) -> None:
+    """Measure the losses of so many units of each layer."""
+    units = dict.fromkeys(range(model.sizes.layers), range(min(count, model.sizes.units)))
+    exact_losses(model, case.prompt, case.target, units=units, positions=question)
+
+
+def truth_of(
+    model, some: Subjects, *, stored: str | Path = "", per_layer: int = 0, seed: int = 0
+) -> pd.DataFrame:
+    """Return what each photograph's first noun loses without units: the table of the truth.
+
+    Read from the folder ``stored``, if given, which ``truth.save`` wrote into; else computed, or
+    loaded if it has been: of all units, or of ``per_layer`` random ones of each layer, the same
+    for all photographs. ``ValueError`` for a sample of what is stored.
+    """
+    if stored and per_layer:
+        raise ValueError(
+            f"per_layer = {per_layer}, but {stored} has all units; set one of them to nothing"
+        )
+    if stored:
+        parts = [load(Path(stored) / f"truth-{question}.parquet") for question in QUESTIONS]
+        return pd.concat([part.astype({"positions": str}) for part in parts], ignore_index=True)
+    if not per_layer:
+        return truth_table(model, some)
+    return _sampled(model, some, per_layer, seed)
+
+
+def _sampled(model, some: Subjects, per_layer: int, seed: int) -> pd.DataFrame:
+    """Measure the losses of some random units of each layer, or load them."""
+    sizes, rng = model.sizes, np.random.default_rng(seed)
+    count = min(per_layer, sizes.units)
+    units = {layer: rng.permutation(sizes.units)[:count] for layer in range(sizes.layers)}
+
+    def compute(rows: list[int]) -> pd.DataFrame:
+        frames = []
+        for row in rows:
+            target = some.targets[row]
+            with torch.no_grad():
+                prompt = model.prompt([some.photographs[row].open()])
+            for question in QUESTIONS:
+                lost = exact_losses(model, prompt, target, units=units, positions=question)
+                frames.append(rows_of(target, lost, question))
+        return pd.concat(frames, ignore_index=True)
+
+    return per_photograph(
+        "court-sample", model, some.photographs, compute, {"per_layer": count, "seed": seed},
+        targets=some.targets, batch_size=1,
+    )  # fmt: skip
