@@ -32,8 +32,8 @@ SNAKEMAKE = $(RUN) $(BIN)/snakemake --workflow-profile profiles/$(PROFILE) \
 	$(if $(CORES),--cores $(CORES))
 RUNS = $(basename $(notdir $(PRESET)))  # a preset may be given by the path of its file
 
-.PHONY: help env plan figures atlas page browser report golden site test lab lint miniature smol \
-	variants stamps lock readme clean
+.PHONY: help env plan figures atlas page browser report golden site test bench lab lint miniature \
+	smol variants stamps switches court lock readme clean
 
 help:  ## this list
 	@grep -E '^[a-z]+:.*## ' Makefile | sed -E 's/^([a-z]+):.*## /  make \1|/' | column -t -s '|'
@@ -96,6 +96,9 @@ endif
 lab: $(STAMP)  ## read and edit the notebooks in JupyterLab
 	@$(RUN) $(BIN)/jupyter lab notebooks --ServerApp.ip=127.0.0.1
 
+bench: $(STAMP)  ## run all benchmarks (an hour): tests/benchmarks/RESULTS.md; ARGS='--only atlas'
+	@OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m tests.benchmarks.results $(ARGS)
+
 lint: $(STAMP)  ## check style with ruff
 	@$(BIN)/ruff check .
 
@@ -112,6 +115,11 @@ variants: $(STAMP)  ## train what was tried before the miniature again (an hour 
 # SOURCE="FOLDER or .deb" where the package is already at hand.
 stamps: $(STAMP)  ## make the data set of photographed cut-outs (fetches a package of 161 MB)
 	@$(RUN) $(BIN)/python -m mmn_utils.datasets.stamps $(SOURCE) $(ARGS)
+
+# Resumable: what has been run lies in data/cache/switches.
+switches: PRESET := miniature miniature-llava
+switches: $(STAMP)  ## judge every claim again under every open choice (an hour of one core)
+	@$(RUN) $(BIN)/python -m mmn_utils.running switches $(PRESET) $(ARGS)
 
 lock: $(STAMP)  ## resolve the dependencies afresh and pin them
 	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report - \

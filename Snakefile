@@ -34,7 +34,7 @@ RUNS, ADDRESSES = [one.name for one in PRESETS], [one.address for one in PRESETS
 SECONDS = {
     "00_miniature": 50, "01_projection_decoding": 70, "02_attribution": 60, "03_selectivity": 250,
     "04_ablation": 210, "05_llava_contribution_scoring": 80, "06_editing": 170,
-    "07_neuron_browser": 110, "08_real_model": 600,
+    "07_neuron_browser": 110, "08_real_model": 600, "09_method_court": 900, "10_switches": 25,
 }
 
 LAST = "08_real_model"  # reads the ledgers that the others write
@@ -54,6 +54,9 @@ DATA = [
 
 # What was trained for smol: its projections, and the record that one notebook reads.
 SMOL = sorted(str(path) for path in Path("data/smol").glob("*") if path.is_file())
+
+# What every claim comes to under every choice (make switches), which one notebook reads.
+TABLES = sorted(str(path) for path in Path("data/switches").glob("*.csv"))
 
 
 def reads_smol(preset, notebook):
@@ -92,6 +95,7 @@ for place, (preset, notebook) in enumerate(JOBS):
             sources=sources(notebook),
             data=DATA if is_small(preset) else [],
             trained=SMOL if reads_smol(preset, notebook) else [],
+            tables=TABLES if notebook == "10_switches" else [],
             ledgers=[record(one.name, other) for one, other in JOBS if other != LAST]
             if notebook == LAST else [],
             shards=[one.record for one in SHARDS if (one.preset, one.notebook) == (preset, notebook)],

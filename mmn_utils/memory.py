@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
@@ -11,6 +12,11 @@ Result = TypeVar("Result")
 
 # What allocators say: CUDA's and MPS's have a class of their own, the CPU's has none.
 SAYINGS = ("can't allocate memory", "not enough memory", "out of memory")
+
+
+# The variable of the environment that holds the most items of any batch, where it is set: for
+# machines short of memory, and to see whether anything depends on what is computed together.
+ROWS = "MMN_ROWS"
 
 
 class OutOfMemory(RuntimeError):
@@ -35,7 +41,7 @@ class Fit:
     def __init__(self, size: int, what: str = "pictures") -> None:
         if size < 1:
             raise ValueError(f"batch_size = {size!r}: give at least 1")
-        self.size, self.what = size, what
+        self.size, self.what = min(size, _most() or size), what
 
     def run(self, compute: Callable[[Any], Result], items: Sequence) -> list[Result]:
         """Compute all parts of ``items``; see ``in_batches``."""
@@ -72,6 +78,14 @@ class Fit:
         torch = sys.modules.get("torch")
         if torch is not None and torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+
+def _most() -> int | None:
+    """Read ``MMN_ROWS``; None where it is not set."""
+    text = os.environ.get(ROWS, "")
+    if text and not (text.isdecimal() and int(text) > 0):
+        raise ValueError(f"{ROWS} = {text!r}: give a whole number of 1 or more, or unset it")
+    return int(text) if text else None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -98,3 +98,16 @@ def test_captions_are_the_same_where_no_more_than_two_pictures_fit(capsys):
     with replace(model, {1: planted}):
         assert caption_images(model, images, 6, batch_size=5) == expected
     assert "with 5 pictures at a time; going on with 2" in capsys.readouterr().err
+
+
+def test_a_variable_of_the_environment_bounds_every_batch(monkeypatch):
+    monkeypatch.setenv("MMN_ROWS", "3")
+    sizes = in_batches(len, range(8), 5)
+    assert sizes == [3, 3, 2]
+    assert in_batches(len, range(4), 2) == [2, 2]  # a smaller one stays
+    for wrong in ("0", "many", "-1"):
+        monkeypatch.setenv("MMN_ROWS", wrong)
+        with pytest.raises(ValueError, match=f"MMN_ROWS = '{wrong}': give a whole number"):
+            in_batches(len, range(4), 2)
+    monkeypatch.setenv("MMN_ROWS", "")
+    assert in_batches(len, range(4), 9) == [4]

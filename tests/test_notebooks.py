@@ -18,17 +18,20 @@ from tests.conftest import missing_weights
 
 PATHS = sorted(NOTEBOOKS.glob("*.ipynb"))
 LONGEST_CELL, LONGEST_LINE, BY_HAND_LINES = 20, 100, 12
+MOST_PARAMETERS = 22  # each on a line of its own
 WORDS_A_LINE = 6
 MOST_LINES = {
     "00_miniature": 265,
     "01_projection_decoding": 125,
     "02_attribution": 155,
-    "03_selectivity": 156,
+    "03_selectivity": 159,
     "04_ablation": 102,
     "05_llava_contribution_scoring": 168,
     "06_editing": 133,
     "07_neuron_browser": 110,
     "08_real_model": 125,
+    "09_method_court": 105,
+    "10_switches": 80,
 }
 
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
@@ -97,8 +100,8 @@ def test_every_parameter_is_visible_to_papermill(path):
 @each_notebook
 def test_code_is_short_and_outweighed_by_prose(path):
     cells = [code_lines(cell) for cell in code_cells(path)]
-    for lines in cells:
-        assert len(lines) <= LONGEST_CELL, lines
+    for place, lines in enumerate(cells):
+        assert len(lines) <= (LONGEST_CELL if place else MOST_PARAMETERS), lines
         assert all(len(line) <= LONGEST_LINE for line in lines), lines
     lines = sum(map(len, cells))
     assert lines <= MOST_LINES[path.stem]

@@ -190,8 +190,8 @@ def make(*arguments: str) -> subprocess.CompletedProcess:
 
 @pytest.mark.parametrize(
     "target",
-    ["env", "figures", "atlas", "page", "browser", "report", "site", "test", "lab", "miniature",
-     "smol", "clean"],
+    ["env", "figures", "atlas", "page", "browser", "report", "site", "test", "bench", "lab",
+     "miniature", "smol", "clean"],
 )
 def test_make_knows_its_targets(target):
     done = make("--question", target)

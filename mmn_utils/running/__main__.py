@@ -3,6 +3,7 @@
     python -m mmn_utils.running 02_attribution --preset miniature -p n_images 100 -p run small
     python -m mmn_utils.running plan PRESET          what it needs of this machine, before a run
     python -m mmn_utils.running shard NOTEBOOK ...   a share of one of its heavy stages
+    python -m mmn_utils.running switches PRESET ...  every claim again, under every open choice
 
 The parameters are resolved, checked and recorded in
 ``build/<run>/parameters/NAME.json`` before a kernel starts. The executed copy is
@@ -25,7 +26,11 @@ from mmn_utils.presets import load_preset, read_parameters
 from mmn_utils.running.run import check, execute
 from mmn_utils.values import read_value
 
-COMMANDS = {"plan": "mmn_utils.running.planning", "shard": "mmn_utils.running.stages"}
+COMMANDS = {
+    "plan": "mmn_utils.running.planning",
+    "shard": "mmn_utils.running.stages",
+    "switches": "mmn_utils.running.switches",
+}
 
 
 def read_overrides(notebook: str | Path, pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:

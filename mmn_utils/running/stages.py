@@ -10,7 +10,6 @@ from 0; each resumes picture by picture after a kill.
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -20,16 +19,7 @@ from mmn_utils.exhibits.formats import to_json, write_text
 from mmn_utils.presets import Preset, from_root, load_preset, notebook_path
 from mmn_utils.running.order import STAGES, Shard
 from mmn_utils.running.run import check
-from mmn_utils.shards import only_shard, shard_slice
-
-
-def read_shard(text: str) -> tuple[int, int]:
-    """Read ``3/8`` as (index, shards); ValueError for anything else."""
-    if not re.fullmatch(r"\d+/\d+", text):
-        raise ValueError(f"shard = {text!r}: give index/shards, such as 0/8 for the first of eight")
-    index, shards = map(int, text.split("/"))
-    shard_slice(0, (index, shards))
-    return index, shards
+from mmn_utils.shards import only_shard, read_shard
 
 
 def run_shard(notebook: str, preset: str | Path | Preset, stage: str, shard: str) -> Path:
@@ -89,7 +79,7 @@ def _ablation(system, photographs, asked: dict[str, Any]):
 
     some = _subjects(system, photographs, asked)
     ks = ablation.scaled_counts(system, asked["counts"], asked["counts_of"])
-    names = ("target", "rank_by", "max_new_tokens", "seed", "batch_rows")
+    names = ("target", "rank_by", "decoder", "max_new_tokens", "seed", "batch_rows")
     value = 0.0 if asked["ablate_value"] == "zero" else asked["ablate_value"]
     where = {"positions": asked["ablate_positions"], "value": value}
     return ablation.ablation_table(system, some, ks, **where, **{n: asked[n] for n in names})

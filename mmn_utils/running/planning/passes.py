@@ -29,7 +29,7 @@ from mmn_utils.running.planning.proxy import Proxy
 from mmn_utils.running.planning.systems import Size
 from mmn_utils.running.planning.tally import Phase, counted
 
-LAYERS = (2, 3)  # of the proxies
+LAYERS = (3, 4)  # of the proxies: first and last are passed in other ways than those between
 LENGTHS = (3, 5)  # of captions, where a step for each token makes a pass longer
 NOUN = 3  # tokens of a caption before its noun
 SMALL = {"width": 32, "units": 64, "heads": 2, "key_heads": 2, "head": 16, "vocabulary": 64}
@@ -81,7 +81,7 @@ def _concepts(model: Proxy, rows: int, _length: int) -> object:
 
 
 def _sweep(model: Proxy, rows: int, length: int) -> object:
-    sets = [[Neuron(model.sizes.layers - 1, unit)] for unit in range(rows - 1)]
+    sets = [[Neuron(0, unit)] for unit in range(rows - 1)]  # none can begin further up
     return sweep(model, model.prompt([0]), _targets(1)[0], sets, length, batch_rows=rows)
 
 
