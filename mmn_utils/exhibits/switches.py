@@ -308,8 +308,9 @@ def sentence(root: str | Path | None = None) -> str:
     runs = _listed([f"`{one.preset}`" for one in tables])
     text = (
         f"Of {len(judged)} statements of the papers that hold, or do not, on {runs}, "
-        f"**{len(judged) - len(turned)} come out the same under all of {len(settings)} settings** "
-        "of what the papers leave open and of the numerics beneath"
+        f"**{len(judged) - len(turned)} come out the same under every setting that concerns "
+        "them**, "
+        f"of {len(settings)} settings of what the papers leave open and of the numerics beneath"
     )
     if 0 < len(turned) <= FEW:
         text += f", all but: {' '.join(turned)}"
