@@ -26,6 +26,7 @@ COLUMNS += ["statement", "why"]
 NUMBERS = ["value", "ci_low", "ci_high", "n"]
 OVERLAP = "overlap-"
 DEFAULT = "default"
+NOT_RUN = "not run"  # why a setting has no verdict, where nothing else stands in the way
 TESTED = (YES, NO, OPEN)
 FEW = 6  # statements that one sentence lists
 FIGURE = "figures/miniature/C-switches.png"
@@ -78,6 +79,11 @@ class Verdicts:
     def absent(self) -> pd.DataFrame:
         """The settings, or single claims under one, that were not judged: with the reason, why."""
         return self.rows[self.rows["why"] != ""]
+
+    @property
+    def waiting(self) -> pd.DataFrame:
+        """The rows of settings that could be judged, but were not run."""
+        return self.absent[self.absent["why"] == NOT_RUN]
 
     @cached_property
     def matrix(self) -> pd.DataFrame:
@@ -312,6 +318,9 @@ def sentence(root: str | Path | None = None) -> str:
         "them**, "
         f"of {len(settings)} settings of what the papers leave open and of the numerics beneath"
     )
+    waiting = {said(row.switch, row.setting) for one in tables for row in one.waiting.itertuples()}
+    if waiting - settings:
+        text += f" ({len(waiting - settings)} more are yet to be run)"
     if 0 < len(turned) <= FEW:
         text += f", all but: {' '.join(turned)}"
     return f"{text.rstrip('.')} ([which]({FIGURE})).\n"

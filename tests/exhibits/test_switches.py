@@ -88,7 +88,15 @@ def test_the_readme_says_how_many_statements_stand_and_which_do_not(root, tmp_pa
     )
     assert "all but: What A-fig-2-x states" in said
     assert said.count("\n") == 1
+    assert "yet to be run" not in said  # what has no other rows needs no run
     assert switches.sentence(tmp_path / "none").startswith("`make switches` says")
+
+
+def test_the_readme_counts_the_settings_that_nobody_has_run(root):
+    missing = [("dtype", "int8"), ("threads", "two"), ("dtype", "bfloat16")]  # the last, elsewhere
+    rows = [verdict(*pair, why=switches.NOT_RUN) for pair in missing]
+    write_table(root, "second", [*rows_of("second")[:3], *rows])
+    assert "of the numerics beneath (2 more are yet to be run), all but" in switches.sentence(root)
 
 
 def test_overlaps_are_laid_out_by_setting(both):

@@ -20,7 +20,7 @@ from pathlib import Path
 import pandas as pd
 
 from mmn_utils.exhibits.formats import format_number, to_csv, write_text
-from mmn_utils.exhibits.switches import COLUMNS, OVERLAP, table_path
+from mmn_utils.exhibits.switches import COLUMNS, NOT_RUN, OVERLAP, table_path
 from mmn_utils.measures.estimates import Estimate
 from mmn_utils.presets import Preset, data_path, load_preset
 from mmn_utils.running.switches.lists import RANKING, overlaps, top_list
@@ -177,7 +177,7 @@ def collect(
             rows[switch.run] = court.judge(switch)
         elif concerned(switch, court.notebooks):
             left.append(switch.run)
-            rows[switch.run] = [row(switch, "", why="not run")]
+            rows[switch.run] = [row(switch, "", why=NOT_RUN)]
         _write(path, rows.values())
     return left
 
