@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import groupby
 
 import torch
@@ -11,6 +11,11 @@ from mmn_utils.interventions.ablation import Ablation
 from mmn_utils.interventions.positions import Place
 from mmn_utils.interventions.receipts import NothingTouched
 from mmn_utils.neurons.table import Neuron, by_layer
+
+
+def lowest_layer(row: Iterable[Neuron]) -> int:
+    """Return the lowest layer of a row's neurons; -1 for none, so that it comes first."""
+    return min((neuron.layer for neuron in row), default=-1)
 
 
 class RowMasks:
@@ -24,7 +29,7 @@ class RowMasks:
         self.wanted = torch.tensor([len(row) > 0 for row in rows])
         self.touched = torch.zeros(len(rows), dtype=torch.long)
         self.rows = torch.arange(len(rows))
-        self.lowest = [min((neuron.layer for neuron in row), default=-1) for row in rows]
+        self.lowest = [lowest_layer(row) for row in rows]
         self.masks = {}
         for index, row in enumerate(rows):
             for layer, units in by_layer(row).items():

@@ -14,7 +14,7 @@ import torch
 from mmn_utils.interventions.ablation import Ablation
 from mmn_utils.interventions.positions import placed
 from mmn_utils.interventions.rounding import margin, rounding_noise
-from mmn_utils.interventions.row_masks import RowMasks
+from mmn_utils.interventions.row_masks import RowMasks, lowest_layer
 from mmn_utils.memory import in_batches
 from mmn_utils.models import branches
 from mmn_utils.models.capture import replace, spare_last
@@ -77,7 +77,7 @@ def sweep(
         raise ValueError(f"a sweep runs on one image, not {len(prompt)}; call it for each")
     for row in rows:
         check_neurons(row, model.sizes.layers, model.sizes.units)
-    sets = sorted(dict.fromkeys([frozenset(), *map(frozenset, rows)]), key=_lowest)
+    sets = sorted(dict.fromkeys([frozenset(), *map(frozenset, rows)]), key=lowest_layer)
     trunk = _trunk(model, prompt, sets, positions)
     runs: list[_Rows] = []
 
@@ -93,16 +93,11 @@ def sweep(
     return _gather(model, runs, order, noise, single)
 
 
-def _lowest(row: Iterable[Neuron]) -> int:
-    """Return the lowest layer of a row's neurons; -1 for none, so that it comes first."""
-    return min((neuron.layer for neuron in row), default=-1)
-
-
 def _trunk(model, prompt, sets: Sequence[frozenset[Neuron]], positions: str):
     """Run the whole model, for rows to branch off; None where they have to begin at its start."""
     if not branches.can_branch(model, prompt):
         return None
-    layers = {_lowest(row) for row in sets if row} if positions != "generated" else ()
+    layers = {lowest_layer(row) for row in sets if row} if positions != "generated" else ()
     return branches.trunk_of(model, prompt, layers)
 
 

@@ -11,11 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
-from torch.nn.modules import module as global_hooks
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
 from mmn_utils.memory import is_out_of_memory
-from mmn_utils.models.capture import HOOKS
+from mmn_utils.models.capture import around, has_hooks
 from mmn_utils.models.prompts import Prompt
 from mmn_utils.models.upper import begin_at, can_begin_at, kept_below
 
@@ -96,11 +95,5 @@ def is_hooked(model) -> bool:
 
     One on any module of them, of what follows, or of what they lie in.
     """
-    root, parts = model.language_model, model.architecture
-    modules = []
-    for path in (parts.layers, parts.norm, parts.unembed):
-        names = path.split(".")
-        modules += [root.get_submodule(".".join(names[:depth])) for depth in range(len(names))]
-        modules += root.get_submodule(path).modules()
-    hooked = any(getattr(module, kind) for module in modules for kind in HOOKS)
-    return hooked or any(vars(global_hooks).get(f"_global{kind}") for kind in HOOKS)
+    parts = model.architecture
+    return has_hooks(around(model.language_model, (parts.layers, parts.norm, parts.unembed)))

@@ -21,10 +21,9 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
-from torch.nn.modules import module as global_hooks
 from transformers.cache_utils import DynamicCache
 
-from mmn_utils.models.capture import HOOKS, spare_last
+from mmn_utils.models.capture import has_hooks, spare_last
 from mmn_utils.models.past import ROOM, RoomyLayer
 from mmn_utils.models.prompts import Prompt
 from mmn_utils.models.upper import begin_at, streams_into
@@ -65,9 +64,7 @@ def can_branch(model, prompt: Prompt) -> bool:
         return False
     if prompt.embeds.shape[1] != prompt.mask.shape[1] or bool((prompt.mask == 0).any()):
         return False
-    modules = model.language_model.modules()
-    hooked = any(getattr(module, kind) for module in modules for kind in HOOKS)
-    return not hooked and not any(vars(global_hooks).get(f"_global{kind}") for kind in HOOKS)
+    return not has_hooks(model.language_model.modules())
 
 
 def trunk_of(model, prompt: Prompt, layers: Collection[int]) -> Trunk | None:

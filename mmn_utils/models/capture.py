@@ -191,15 +191,27 @@ def _is_watched(model, besides: set[int]) -> bool:
 
     One on any module of that layer, of what is behind it, or of what they are parts of.
     """
-    root, parts = model.language_model, model.architecture
+    parts = model.architecture
     ends = [f"{parts.layers}.{model.sizes.layers - 1}", parts.norm, parts.unembed]
-    seen = [module for path in ends for module in root.get_submodule(path).modules()]
-    for path in ends:
+    return has_hooks(around(model.language_model, ends), besides)
+
+
+def around(root: nn.Module, paths: Iterable[str]) -> Iterator[nn.Module]:
+    """Give the modules at paths, all in them, and those that they lie in, ``root`` first."""
+    for path in paths:
         names = path.split(".")
-        seen += [root.get_submodule(".".join(names[:depth])) for depth in range(len(names))]
-    hooks = {hook for module in seen for kind in HOOKS for hook in getattr(module, kind)}
+        yield from (root.get_submodule(".".join(names[:depth])) for depth in range(len(names)))
+        yield from root.get_submodule(path).modules()
+
+
+def has_hooks(modules: Iterable[nn.Module], besides: Collection[int] = ()) -> bool:
+    """Say whether a hook is on one of the modules, or on all there are anywhere.
+
+    ``besides`` are ids of hooks that do not count.
+    """
+    own = {hook for module in modules for kind in HOOKS for hook in getattr(module, kind)}
     everywhere = (vars(global_hooks).get(f"_global{kind}", ()) for kind in HOOKS)
-    return bool(hooks - besides) or any(everywhere)
+    return bool(own.difference(besides)) or any(everywhere)
 
 
 @contextmanager

@@ -10,10 +10,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 
 from torch import Tensor, nn
-from torch.nn.modules import module as global_hooks
 from transformers.cache_utils import DynamicCache, DynamicLayer
 
-from mmn_utils.models.capture import HOOKS, stream_of
+from mmn_utils.models.capture import has_hooks, stream_of
 from mmn_utils.models.past import RoomyLayer
 
 
@@ -25,8 +24,7 @@ def can_begin_at(model, layer: int) -> bool:
     if not (model.architecture.stacked and 0 < layer < model.sizes.layers):
         return False
     below = [module for i in range(layer) for module in model.layer(i).modules()]
-    hooked = any(getattr(module, kind) for module in below for kind in HOOKS)
-    return not hooked and not any(vars(global_hooks).get(f"_global{kind}") for kind in HOOKS)
+    return not has_hooks(below)
 
 
 @contextmanager

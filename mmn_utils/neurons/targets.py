@@ -91,6 +91,11 @@ def objective(logits: torch.Tensor, targets: Sequence[Target], target: str = "lo
     raise ValueError(f"target={target!r}: give 'logit' or 'probability'")
 
 
+def logit_and_probability(logits: torch.Tensor, targets: Sequence[Target]) -> torch.Tensor:
+    """Read both of each row's token off logits (B, V): (2, B) float32."""
+    return torch.stack([objective(logits, targets, of) for of in ("logit", "probability")])
+
+
 def embedded(model, images: Sequence | Prompt) -> Prompt:
     """Embed the images without a graph behind them; a prompt of them stays as it is."""
     if isinstance(images, Prompt):

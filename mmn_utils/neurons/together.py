@@ -20,7 +20,7 @@ from mmn_utils.models.base import Prompt
 from mmn_utils.models.capture import replace as replaced
 from mmn_utils.models.upper import begin_at, can_begin_at, streams_into
 from mmn_utils.neurons.table import Neuron, by_layer, check_neurons
-from mmn_utils.neurons.targets import Target, objective, positions_of, teacher_forced
+from mmn_utils.neurons.targets import Target, logit_and_probability, positions_of, teacher_forced
 
 QUESTIONS = ("all", "image", "step")  # where neurons are off: all positions, patches, last one
 
@@ -86,8 +86,7 @@ def lost_together(
 
 def _both(logits: Tensor, goals: Sequence[Target]) -> np.ndarray:
     """Read logit and probability of each row: (2, rows) float32."""
-    kinds = ("logit", "probability")
-    return torch.stack([objective(logits, goals, kind) for kind in kinds]).float().cpu().numpy()
+    return logit_and_probability(logits, goals).cpu().numpy()
 
 
 class _Upper:

@@ -46,12 +46,11 @@ from mmn_utils.models.upper import stand_in, streams_into
 from mmn_utils.neurons.targets import (
     Target,
     final_norm_reads,
-    objective,
-    positions_of,
+    logit_and_probability,
     teacher_forced,
 )
+from mmn_utils.neurons.together import where
 
-POSITIONS = ("all", "image", "step")
 AT_ONCE = 4e6  # bytes that a CPU's caches hold of the activations of rows that run together
 ABREAST = 256  # tokens side by side: more waste attention on each other, fewer waste calls
 
@@ -88,17 +87,14 @@ def exact_losses(
     units that are not there, and other positions.
     """
     asked = _asked(model, units)
-    if positions not in POSITIONS:
-        raise ValueError(f"positions={positions!r}: give one of {', '.join(map(repr, POSITIONS))}")
     if len(prompt) != 1:
         raise ValueError(f"a prompt of {len(prompt)} images: give one, prompt.select([row])")
-    image = positions_of(model, prompt, None) if positions == "image" else None
     forced = _ended(teacher_forced(model, prompt, [target.prefix]))
     last = forced.embeds.shape[1] - 1
-    places = {"all": slice(0, None), "step": slice(last, None), "image": image}[positions]
+    places = where(model, forced, positions)
     whole = _Whole.read(model, forced, asked, places)
     found = np.full((2, model.sizes.layers, model.sizes.units), np.nan, np.float32)
-    before = _both(whole.logits[None], target)[:, 0]
+    before = logit_and_probability(whole.logits[None], [target])[:, 0]
     fits = {way: Fit(size, "units") for way, size in _sizes(model, last + 1, batch_size).items()}
     for layer, some in asked.items():
         way, logits_of = _way(model, whole, layer, positions)
@@ -166,15 +162,9 @@ def _ended(prompt: Prompt) -> Prompt:
     return prompt if length == prompt.embeds.shape[1] else replace(prompt, **parts)
 
 
-def _both(logits: Tensor, target: Target) -> Tensor:
-    """Read logit and probability of the target off logits (N, V): (2, N) float32."""
-    targets = [target] * len(logits)
-    return torch.stack([objective(logits, targets, of) for of in ("logit", "probability")])
-
-
 def _read(logits_of: Callable, target: Target, units: Sequence[int]) -> Tensor:
     """Read both off the logits without each of some units: (2, N)."""
-    return _both(logits_of(units), target)
+    return logit_and_probability(logits_of(units), [target] * len(units))
 
 
 def _sizes(model, tokens: int, batch_size: int) -> dict[str, int]:

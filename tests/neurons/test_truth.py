@@ -13,6 +13,7 @@ from mmn_utils.models.architectures import Adds, Scales
 from mmn_utils.models.capture import HOOKS, capture
 from mmn_utils.neurons import truth
 from mmn_utils.neurons.targets import Target, teacher_forced
+from mmn_utils.neurons.together import QUESTIONS
 from mmn_utils.neurons.truth import exact_losses
 from tests.models.auto.scaled import scaled
 from tests.models.llava.tiny import tiny_llava
@@ -89,13 +90,13 @@ def check(model, prompt, positions: str, units=None, batch_size: int = 32, targe
     assert np.array_equal(np.isfinite(found.probability), asked)
 
 
-@pytest.mark.parametrize("positions", truth.POSITIONS)
+@pytest.mark.parametrize("positions", QUESTIONS)
 @pytest.mark.parametrize("batch_size", [1, 2, 32])
 def test_each_unit_loses_what_a_pass_without_it_loses(system, prompt, positions, batch_size):
     check(system, prompt, positions, batch_size=batch_size)
 
 
-@pytest.mark.parametrize("positions", truth.POSITIONS)
+@pytest.mark.parametrize("positions", QUESTIONS)
 def test_a_target_without_a_prefix_and_a_layer_alone(system, prompt, positions):
     layer = 1 if positions == "image" else 2  # the last position is none of the image's
     check(system, prompt, positions, {layer: [5, 1, 47, 0, 11]}, target=Target("a", "boat", 17, ()))
@@ -118,7 +119,7 @@ def test_units_are_measured_the_fast_way(system, prompt, monkeypatch):
     exact_losses(system, prompt, TARGET, units=UNITS, positions="step")
 
 
-@pytest.mark.parametrize("positions", truth.POSITIONS)
+@pytest.mark.parametrize("positions", QUESTIONS)
 def test_where_nothing_is_known_units_are_off_from_the_first_layer_on(positions, monkeypatch):
     model = tiny_limber()
     monkeypatch.setattr(truth, "_is_rank_one", lambda *_: False)
@@ -130,7 +131,7 @@ def test_where_nothing_is_known_units_are_off_from_the_first_layer_on(positions,
 FAMILIES = ["gemma3", "paligemma2", "granite", "olmo2", "shifting", "phi", "cohere_compass"]
 
 
-@pytest.mark.parametrize("positions", truth.POSITIONS)
+@pytest.mark.parametrize("positions", QUESTIONS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_families_are_missed_as_by_plain_hooks(family, positions, monkeypatch):
     model, short = scaled(family), truth._rows
@@ -190,7 +191,7 @@ def test_tokens_that_see_each_other_are_not_believed(system, prompt, monkeypatch
     check(system, prompt, "step")
 
 
-@pytest.mark.parametrize("positions", truth.POSITIONS)
+@pytest.mark.parametrize("positions", QUESTIONS)
 def test_a_hook_of_somebody_else_acts_in_every_row(positions):
     model = tiny_limber()
     prompt = model.prompt(IMAGES[:1])
@@ -199,7 +200,7 @@ def test_a_hook_of_somebody_else_acts_in_every_row(positions):
     halve.remove()
 
 
-@pytest.mark.parametrize("positions", truth.POSITIONS)
+@pytest.mark.parametrize("positions", QUESTIONS)
 def test_behind_a_norm_and_with_factors(positions, monkeypatch):
     """A layer that adds twice the norm of what its MLP writes, and halves all of it."""
     model = tiny_limber()
@@ -227,7 +228,7 @@ def _layer_with_norm(block):
 
 def test_nothing_is_left_behind(system, prompt):
     layers, before = system.layer(1), system.forward(prompt)[0]
-    for positions in truth.POSITIONS:
+    for positions in QUESTIONS:
         exact_losses(system, prompt, TARGET, units=UNITS, positions=positions)
     assert not any(getattr(m, kind) for m in system.language_model.modules() for kind in HOOKS)
     names = dict(system.language_model.named_modules())
@@ -239,7 +240,7 @@ def test_nothing_is_left_behind(system, prompt):
 
 
 def test_an_error_leaves_nothing_behind_either(system, prompt, monkeypatch):
-    monkeypatch.setattr(truth, "_both", lambda logits, target: 1 / 0)
+    monkeypatch.setattr(truth, "logit_and_probability", lambda logits, target: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         exact_losses(system, prompt, TARGET, units=UNITS)
     assert not any(getattr(m, kind) for m in system.language_model.modules() for kind in HOOKS)

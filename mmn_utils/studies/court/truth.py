@@ -23,7 +23,8 @@ import pandas as pd
 
 from mmn_utils.cache import atomic
 from mmn_utils.neurons.targets import Target
-from mmn_utils.neurons.truth import POSITIONS, exact_losses
+from mmn_utils.neurons.together import QUESTIONS
+from mmn_utils.neurons.truth import exact_losses
 from mmn_utils.shards import only_shard, read_shard
 from mmn_utils.studies.store import per_photograph
 from mmn_utils.studies.subjects import Subjects, subjects
@@ -47,7 +48,7 @@ def truth_table(
     model,
     some: Subjects,
     *,
-    positions: Sequence[str] = POSITIONS,
+    positions: Sequence[str] = QUESTIONS,
     nouns: str = "first",
     batch_size: int = 32,
     progress: bool = True,
@@ -57,7 +58,7 @@ def truth_table(
     Rows in the order of ``positions``, then of the photographs, their nouns, layers and units.
     ``nouns`` of a caption: the ``first`` or ``all``. ``ValueError`` for others of either.
     """
-    for name, wanted, known in (("positions", positions, POSITIONS), ("nouns", [nouns], NOUNS)):
+    for name, wanted, known in (("positions", positions, QUESTIONS), ("nouns", [nouns], NOUNS)):
         if not wanted or not set(wanted) <= set(known):
             raise ValueError(f"{name} = {list(wanted)}: choose from {', '.join(known)}")
     targets = [every[:1] if nouns == "first" else every for every in some.every]
@@ -176,7 +177,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--pairs", type=int, default=100, help="pictures, each with its first noun")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of pictures")
-    parser.add_argument("--positions", nargs="+", default=list(POSITIONS), choices=POSITIONS)
+    parser.add_argument("--positions", nargs="+", default=list(QUESTIONS), choices=QUESTIONS)
     parser.add_argument("--shard", type=read_shard, metavar="I/N", help="compute one share alone")
     parser.add_argument("--out", metavar="FOLDER", help="where to save the first --ship pairs")
     parser.add_argument("--ship", type=int, default=20, metavar="N")
