@@ -33,6 +33,7 @@ from mmn_utils.smol.photographs import (
 from mmn_utils.smol.probe import try_encoders
 from mmn_utils.smol.quality import TOKENS, first_nouns, named, spread, write_rows
 from mmn_utils.smol.training import (
+    Later,
     Options,
     chances_of,
     fast_type,
@@ -50,7 +51,7 @@ from mmn_utils.training.features import fold
 from mmn_utils.training.loop import keep_freed_memory
 
 RECIPES: dict[str, Options | None] = {  # by file; None: not trained at all
-    "projection": Options(),
+    "projection": Options(later=Later()),
     "projection_untrained_encoder": replace(Options(), steps=1000),
     "projection_untrained": None,
 }
@@ -140,14 +141,14 @@ def judge_all(places: Places) -> None:
     for system, (name, _) in SMOL.items():
         options = RECIPES[name]
         found[system] = judge(load_smol(system, projection=places.file(name)), places, None)
-        rows.append(summed_up(found[system], options.steps if options else 0))
+        rows.append(summed_up(found[system], options.total if options else 0))
     write_rows(pd.concat(found.values(), ignore_index=True), places.data / "captions.csv")
     for steps, file in marked(places.work, "projection"):
         model = load_smol("smol", projection=file)
         curve.append(summed_up(judge(model, places, ON_THE_WAY), steps))
         decoded.append(decoded_on_the_way(model, places, steps))
     if decoded:  # where nothing was trained, what is there stays
-        steps = RECIPES["projection"].steps
+        steps = RECIPES["projection"].total
         curve.append(summed_up(some_of(found["smol"], ON_THE_WAY), steps))
         model = load_smol("smol", projection=places.file("projection"))
         decoded.append(decoded_on_the_way(model, places, steps))
@@ -182,7 +183,8 @@ def check(names: Sequence[str], recipes: dict[str, Options | None], places: Plac
         shown = places.shown(TRAIN)
         for name in made:
             if options := recipes[name]:
-                chances_of(shown, options)
+                for stage in options.stages():
+                    chances_of(shown, stage)
     if JUDGE in names:
         places.shown(VAL)
         if places.coco:
@@ -195,10 +197,7 @@ def with_shares(shares: Sequence[tuple[str, float]]) -> dict[str, Options | None
     """Return the recipes, with other shares of the sets if there are any."""
     if not shares:
         return RECIPES
-    return {
-        name: options and replace(options, shares=tuple(shares))
-        for name, options in RECIPES.items()
-    }
+    return {name: options and options.with_shares(shares) for name, options in RECIPES.items()}
 
 
 def main() -> None:

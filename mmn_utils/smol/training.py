@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property, partial
 from pathlib import Path
 
@@ -33,12 +33,30 @@ CAPTION_LENGTH = 20  # tokens, full stop and end of text among them
 
 
 @dataclass(frozen=True)
+class Later:
+    """What a training does otherwise once its steps are done; see ``Options``.
+
+    Captions that people wrote teach what is in a scene, and to begin with "a man" or "a dog"
+    whatever else is shown: fewer of them at last, and more photographs are named by their class.
+    """
+
+    steps: int = 1500
+    rate: float = 1e-3
+    shares: tuple[tuple[str, float], ...] = (
+        ("caltech101", 0.6),
+        ("flickr", 0.04),
+        ("imagenette", 0.36),
+    )
+
+
+@dataclass(frozen=True)
 class Options:
     """Training of a projection.
 
     ``shares`` of the examples by set, those not named share the rest alike; ``shown`` is how many
     image tokens a step shows, drawn anew each time, None for all; ``dropout`` is the share of a
-    photograph's features that are zero in a step, the same at all its tokens.
+    photograph's features that are zero in a step, the same at all its tokens. After ``steps`` it
+    goes on as ``later`` has it, warmed up anew, or ends.
     """
 
     steps: int = 5000
@@ -56,6 +74,24 @@ class Options:
         ("imagenette", 0.3),
     )
     seed: int = 0
+    later: Later | None = None
+
+    @property
+    def total(self) -> int:
+        """All steps of the training."""
+        return self.steps + (self.later.steps if self.later else 0)
+
+    def stages(self) -> list[Options]:
+        """Return what the training does, one stage after the other."""
+        first = replace(self, later=None)
+        if self.later is None:
+            return [first]
+        return [first, replace(first, marks=(), seed=self.seed + 1, **vars(self.later))]
+
+    def with_shares(self, shares: Sequence[tuple[str, float]]) -> Options:
+        """Return the same training with other shares of the sets, in all its stages."""
+        later = self.later and replace(self.later, shares=tuple(shares))
+        return replace(self, shares=tuple(shares), later=later)
 
 
 def fast_type() -> torch.dtype:
@@ -174,9 +210,28 @@ def train_projection(
     checkpoint of other options, photographs or models.
     """
     linear = new_projection(store, language, options.seed)
-    prefix = _plain_ids(tokenizer, PREFIX)
-    draws = Draws(shown, caption_ids(shown, tokenizer), store.patches, options)
-    _claim(work, name, _asked(draws, store, language))
+    ids = caption_ids(shown, tokenizer)
+    first, *later = options.stages()
+    _train(name, linear, language, tokenizer, Draws(shown, ids, store.patches, first), store, work)
+    for stage in later:
+        save_projection(_mark(work, name, first.steps), fold(linear, store), {"steps": first.steps})
+        draws = Draws(shown, ids, store.patches, stage)
+        _train(f"{name}_later", linear, language, tokenizer, draws, store, work)
+    return fold(linear, store)
+
+
+def _train(
+    name: str,
+    linear: nn.Linear,
+    language: nn.Module,
+    tokenizer,
+    draws: Draws,
+    store: FeatureStore,
+    work: Path,
+) -> None:
+    """Train a map through one stage, or go on from its checkpoint."""
+    options, prefix = draws.options, _plain_ids(tokenizer, PREFIX)
+    _claim(work, name, _asked(draws, linear, store, language))
 
     def summand(rows: np.ndarray, labels: Tensor, patches, kept, share: float) -> Tensor:
         labels = labels[:, : int((labels >= 0).sum(1).max())]
@@ -186,8 +241,7 @@ def train_projection(
 
     def losses_at(step: int) -> list[Summand]:
         if step in options.marks:
-            state = work / f"{name}-{step}.safetensors"
-            save_projection(state, fold(linear, store), {"steps": step})
+            save_projection(_mark(work, name, step), fold(linear, store), {"steps": step})
         rows, labels, patches = draws.at(step)
         kept = draws.kept(step, linear.in_features)
         return [
@@ -207,7 +261,6 @@ def train_projection(
         options.steps, options.rate, warmup, options.final, weight_decay=options.weight_decay
     )
     train(name, list(linear.parameters()), losses_at, schedule, work, options.batch, state=linear)
-    return fold(linear, store)
 
 
 def _parts(labels: Tensor, size: int) -> list[tuple[slice, float]]:
@@ -217,12 +270,16 @@ def _parts(labels: Tensor, size: int) -> list[tuple[slice, float]]:
     return [(part, int(said[part].sum()) / int(said.sum())) for part in parts]
 
 
-def _asked(draws: Draws, store: FeatureStore, language: nn.Module) -> dict:
-    """Return what a training is of: its options, and a hash of all that it reads."""
+def _asked(draws: Draws, linear: nn.Linear, store: FeatureStore, language: nn.Module) -> dict:
+    """Return what a training is of: its options, and a hash of all that it reads.
+
+    The map that it begins with is among that.
+    """
     read = hashlib.sha256(repr((draws.captions, [one.source for one in draws.shown])).encode())
     for part in (store.mean, store.std):
         read.update(part.numpy().tobytes())
-    read.update(state_hash(language).encode())
+    for module in (linear, language):
+        read.update(state_hash(module).encode())
     return {**asdict(draws.options), "read": read.hexdigest()[:16]}
 
 
@@ -243,6 +300,11 @@ def _claim(work: Path, name: str, asked: dict) -> None:
             f"{checkpoint} was made with other options, photographs or models: move it away to "
             "start anew"
         )
+
+
+def _mark(work: Path, name: str, steps: int) -> Path:
+    """Return where the state after so many steps is kept."""
+    return work / f"{name}-{steps}.safetensors"
 
 
 def marked(work: Path, name: str) -> list[tuple[int, Path]]:
@@ -271,4 +333,4 @@ def record_of(options: Options, language: nn.Module, shown: Sequence[Shown]) -> 
     """Return what belongs beside the weights: options, type, and the photographs by set."""
     counts = {name: sum(one.source == name for one in shown) for name in sources_of(shown)}
     dtype = str(language.dtype).removeprefix("torch.")
-    return {**asdict(options), "dtype": dtype, "photographs": counts}
+    return {**asdict(options), "total": options.total, "dtype": dtype, "photographs": counts}

@@ -20,7 +20,7 @@ from mmn_utils.presets import ROOT
 from mmn_utils.smol import __main__ as command
 from mmn_utils.smol import probe, training
 from mmn_utils.smol.__main__ import COCO
-from mmn_utils.smol.training import Options
+from mmn_utils.smol.training import Later, Options
 from mmn_utils.training.loop import Schedule
 from tests.datasets.test_coco import plant
 from tests.smol.sets import SIDE, WIDTH, pooled, tiny_found, tiny_language, write_sets
@@ -46,7 +46,7 @@ def run(language, tmp_path, monkeypatch):
         monkeypatch.setattr(module, "load_encoder", lambda _name, trained: tiny_found(trained))
         monkeypatch.setattr(module, "language_folder", lambda *_: language)
     recipes = {
-        "projection": SHORT,
+        "projection": replace(SHORT, later=Later(2)),
         "projection_untrained_encoder": replace(SHORT, steps=2, marks=()),
         "projection_untrained": None,
     }
@@ -81,13 +81,13 @@ def test_from_photographs_to_weights_and_tables(run, tmp_path, capsys):
         (name, source): count for name in SMOL for source, count in (("kinds", 3), (COCO, 5))
     }
     curve = pd.read_csv(data / "curve.csv")
-    assert curve["steps"].tolist() == [1, 3, 4]
+    assert curve["steps"].tolist() == [1, 3, 4, 6]
     assert set(curve["source"]) == {"kinds"}
     # what the curve ends in is what the captions beside it say
     ours = captions[(captions["system"] == "smol") & (captions["source"] == "kinds")]
     assert curve["share"].iloc[-1] == pytest.approx((ours["right"].astype(str) == "True").mean())
     decoded = pd.read_csv(data / "decoding.csv")
-    assert set(decoded["steps"]) <= {1, 3, 4}
+    assert set(decoded["steps"]) <= {1, 3, 4, 6}
     assert decoded[["picture", "picture_random"]].stack().between(0, 1).all()
     model = load_smol("smol", projection=data / FILES[0])
     assert model.facts.name == "smol"

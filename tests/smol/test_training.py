@@ -18,6 +18,7 @@ from mmn_utils.smol.photographs import Shown
 from mmn_utils.smol.training import (
     CAPTION_LENGTH,
     Draws,
+    Later,
     Options,
     caption_ids,
     caption_loss,
@@ -295,6 +296,56 @@ def test_states_on_the_way_are_kept(language, store, tmp_path):
     assert torch.equal(two["weight"], weights["weight"])
     assert not torch.equal(states[0]["weight"], states[1]["weight"])
     assert not torch.equal(states[1]["weight"], weights["weight"].half())
+
+
+# --- two stages -------------------------------------------------------------------------------
+
+LATER = Later(4, 5e-3, (("caltech101", 0.9), ("flickr", 0.1)))
+TWO = replace(SHORT, later=LATER)
+
+
+def test_a_later_stage_goes_on_from_where_the_first_one_ends(language, store, tmp_path):
+    alone = train(language, store, tmp_path / "alone")
+    both = train(language, store, tmp_path / "both", TWO)
+    assert [steps for steps, _ in marked(tmp_path / "both", "toy")] == [2, 4, 6]
+    between = load_file(tmp_path / "both" / "toy-6.safetensors")
+    assert torch.equal(between["weight"], alone["weight"].half())
+    assert not torch.equal(both["weight"], alone["weight"])
+    still = replace(TWO, later=replace(LATER, rate=0.0))
+    unmoved = train(language, store, tmp_path / "still", still)
+    assert torch.equal(unmoved["weight"], alone["weight"])
+
+
+def test_a_later_stage_shows_other_photographs_by_its_own_shares():
+    first, later = TWO.stages()
+    assert (first.shares, later.shares) == (SHORT.shares, LATER.shares)
+    assert (later.steps, later.rate, later.marks) == (4, 5e-3, ())
+    assert not np.array_equal(drawn(first).at(0)[0], drawn(later).at(0)[0])
+    even = (("caltech101", 0.5), ("flickr", 0.5))
+    assert [stage.shares for stage in TWO.with_shares(even).stages()] == [even, even]
+    assert (TWO.total, SHORT.total) == (10, 6)
+    assert SHORT.stages() == [SHORT]
+
+
+def test_a_later_stage_is_resumed_and_belongs_to_its_first(language, store, tmp_path, monkeypatch):
+    whole = train(language, store, tmp_path / "whole", TWO)
+    at = Draws.at
+
+    def killed(self, step):
+        if step == 3 and self.options.seed == TWO.seed + 1:
+            raise KeyboardInterrupt
+        return at(self, step)
+
+    work = tmp_path / "halves"
+    with monkeypatch.context() as patch:
+        patch.setattr(Draws, "at", killed)
+        with pytest.raises(KeyboardInterrupt):
+            train(language, store, work, TWO)
+    assert torch.load(work / "toy_later.pt", weights_only=True)["step"] == 2
+    assert torch.equal(train(language, store, work, TWO)["weight"], whole["weight"])
+    (work / "toy.pt").unlink()  # another first stage, whose end the later one has not begun with
+    with pytest.raises(ValueError, match=r"toy_later\.pt was made with other .*move it away"):
+        train(language, store, work, replace(TWO, rate=1e-2))
 
 
 def test_a_checkpoint_of_something_else_is_refused(language, store, tmp_path):
