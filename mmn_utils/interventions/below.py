@@ -1,12 +1,13 @@
-"""What the layers below the lowest edited one make of a draft: the same for all its edits.
+"""What the layers below edited ones make of a draft: the same whatever the edits write.
 
-Edits tend to lie in the upper layers, and many are tried on the same photographs. The first
-pass over a draft leaves here what the lower layers made of it, and later ones begin there.
+Edits tend to lie in the upper layers, and many are tried on the same photographs. A pass over a
+draft leaves here what the layers made of it up to the lowest that an edit changes, and later
+passes over it begin at the highest layer of these that is not above their own edit's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -19,67 +20,87 @@ ROOM = 512 * 2**20  # bytes that are kept of all drafts; others are read from th
 
 @dataclass(frozen=True, eq=False)
 class Lower:
-    """One draft: the stream (T, d) that ``layer`` reads, keys and values below it.
+    """One draft: the ``streams`` {layer: (T, d)} that some layers read.
 
-    ``past`` (layer, 2, heads, T, width).
+    ``past`` are keys and values (2, heads, T, width) of each layer below the highest of them.
     """
 
-    stream: Tensor
-    past: Tensor
+    streams: Mapping[int, Tensor] = field(default_factory=dict)
+    past: tuple[Tensor, ...] = ()
 
     @property
     def nbytes(self) -> int:
         """Count what both take."""
-        return self.stream.nbytes + self.past.nbytes
+        return sum(part.nbytes for part in (*self.streams.values(), *self.past))
 
 
 @dataclass
 class Below:
-    """What is known of drafts, by their row, all up to the same layer."""
+    """What is known of drafts, by their row, of ``layers`` that edits were lowest in."""
 
     room: int = ROOM
-    layer: int = 0
+    layers: set[int] = field(default_factory=set)
     held: dict[int, Lower] = field(default_factory=dict)
 
-    def ask(self, layer: int, fresh: int) -> int:
-        """Ask for passes that begin at ``layer`` or below it; returns where they do.
+    def ask(self, lowest: Iterable[int], slack: int) -> None:
+        """Ask for passes that begin at some layers, 0 for the start; others are not to be kept.
 
-        ``fresh``, a little lower, where what is held begins above: so larger edits, too, find
-        what smaller ones have left.
+        And for one a little below all of them (``slack``): so larger edits, too, find what
+        smaller ones have left.
         """
-        if not 0 < self.layer <= layer:
-            self.layer = fresh
-            self.room += sum(lower.nbytes for lower in self.held.values())
-            self.held.clear()
-        return self.layer
+        some = {layer for layer in lowest if layer > 0}
+        if some:
+            self.layers |= some | {max(1, min(some) - slack)}
 
-    def knows(self, rows: Sequence[int]) -> bool:
-        """Say whether all these drafts are known."""
-        return all(row in self.held for row in rows)
+    def begin(self, row: int, lowest: int) -> int:
+        """Return the layer at which a pass may begin; 0 for the start."""
+        known = self.held.get(row, Lower()).streams
+        return max((layer for layer in known if layer <= lowest), default=0)
 
-    def keep(self, rows: Sequence[int], lengths: Sequence[int], stream: Tensor, past) -> None:
-        """Keep what a pass over drafts from the start made of them, as long as there is room.
+    def to_keep(self, begin: int, lowest: Sequence[int]) -> list[int]:
+        """List the layers whose streams a pass that begins at one should leave here."""
+        return sorted(layer for layer in self.layers if begin < layer <= max(lowest))
 
-        ``stream`` (B, T, d) that the layer read, and the cache, each row so many tokens long.
+    def keep(
+        self,
+        rows: Sequence[int],
+        lengths: Sequence[int],
+        lowest: Sequence[int],
+        streams: Mapping[int, Tensor],
+        past,
+    ) -> None:
+        """Keep what a pass over drafts made of them, as long as there is room.
+
+        ``lengths`` in tokens of each row, ``lowest`` the layers of its edit, ``streams`` {layer:
+        (B, T, d)} that layers read, and the cache, of which what is known already is not needed.
         """
-        pairs = kept_below(past, self.layer)
+        pairs = kept_below(past, max(streams, default=0))
         for i, (row, length) in enumerate(zip(rows, lengths, strict=True)):
-            if pairs is None or row in self.held:
+            new = {layer: stream for layer, stream in streams.items() if layer <= lowest[i]}
+            if pairs is None or not new:
                 continue
-            tokens = [torch.stack([part[i, :, :length] for part in pair]) for pair in pairs]
-            lower = Lower(stream[i, :length].clone(), torch.stack(tokens))
-            if lower.nbytes <= self.room:
+            old = self.held.get(row, Lower())
+            more = {layer: stream[i, :length].clone() for layer, stream in new.items()}
+            tokens = [
+                torch.stack([part[i, :, :length] for part in pair])
+                for pair in pairs[len(old.past) : max(new)]
+            ]
+            lower = Lower({**old.streams, **more}, (*old.past, *tokens))
+            if lower.nbytes - old.nbytes <= self.room:
+                self.room -= lower.nbytes - old.nbytes
                 self.held[row] = lower
-                self.room -= lower.nbytes
 
-    def streams(self, rows: Sequence[int], tokens: int) -> Tensor:
-        """Lay the streams of known drafts out, zero behind their end: (B, tokens, d)."""
-        return torch.stack([_long(self.held[row].stream, tokens) for row in rows])
+    def streams(self, rows: Sequence[int], layer: int, tokens: int) -> Tensor:
+        """Lay out what a layer reads of drafts, zero behind their end: (B, tokens, d)."""
+        return torch.stack([_long(self.held[row].streams[layer], tokens) for row in rows])
 
-    def pairs(self, rows: Sequence[int], tokens: int) -> list[tuple[Tensor, Tensor]]:
-        """Lay keys and values out likewise, of each layer: (B, heads, tokens, width) both."""
-        whole = torch.stack([_long(self.held[row].past, tokens) for row in rows], dim=2)
-        return [(keys, values) for keys, values in whole]
+    def pairs(self, rows: Sequence[int], layer: int, tokens: int) -> list[tuple[Tensor, Tensor]]:
+        """Lay keys and values of the layers below one out likewise: (B, heads, tokens, width)."""
+        found = []
+        for i in range(layer):
+            whole = torch.stack([_long(self.held[row].past[i], tokens) for row in rows], dim=1)
+            found.append((whole[0], whole[1]))
+        return found
 
 
 def _long(tensor: Tensor, tokens: int) -> Tensor:

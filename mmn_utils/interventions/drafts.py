@@ -3,20 +3,21 @@
 Changing a few write vectors leaves the beginning of most captions as it was, and some
 captions altogether. So the old caption is a draft: one pass over picture and draft shows how
 far greedy generation goes along with it. Where that is to its end, the caption stands; the
-others are made anew from the first token that differs, on top of the same pass. The captions
-are those of greedy generation up to rounding, since a pass over many tokens adds up its
-terms in another order than a pass over each.
+others go on from the first token that differs, on top of the same pass, and by what is left
+of the draft (``following``). The captions are those of greedy generation up to rounding, since
+a pass over many tokens adds up its terms in another order than a pass over each.
 
-Where edits are given row by row, the layers below the lowest edited one make the same of a
-draft whatever the edit: they run when a draft is first tried (``below``).
+Where edits are given row by row, the layers below the lowest that a row's edit changes make the
+same of its draft whatever the edit: they run when a draft is first tried (``below``), and later
+each row joins at its own layer.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -26,13 +27,14 @@ from torch import Tensor
 from mmn_utils.datasets import Photograph
 from mmn_utils.interventions.below import Below
 from mmn_utils.interventions.edit import Edit
+from mmn_utils.interventions.following import Follower, follow
 from mmn_utils.interventions.row_edits import RowEdits, apply_by_row
 from mmn_utils.memory import in_batches
 from mmn_utils.models.base import Prompt
 from mmn_utils.models.capture import spare_last
 from mmn_utils.models.finite import refuse
 from mmn_utils.models.upper import begin_at, can_begin_at, put_below, streams_into
-from mmn_utils.neurons.captions import Caption, as_caption, generate
+from mmn_utils.neurons.captions import Caption, as_caption
 from mmn_utils.neurons.targets import teacher_forced
 
 
@@ -101,87 +103,114 @@ def captions_now(
     rows = [place[image] for image in (drafts.images if images is None else images)]
     reads = [None] * len(rows) if reads is None else list(reads)
     differences = np.full(len(rows), np.nan)
-    first = _lowest(model, drafts, edits)
-    order = sorted(range(len(rows)), key=lambda i: drafts.below.knows([rows[i]]))
+    lowest = [0] * len(rows) if edits is None else _lowest(model, drafts, edits)
+    captions: dict[int, Caption] = {}
 
-    def compute(some: Sequence[int]) -> list[Caption]:
+    def compute(begin: int, some: Sequence[int]) -> None:
+        trial = _Trial(model, drafts, [rows[i] for i in some], begin, [lowest[i] for i in some])
         own = nullcontext() if edits is None else apply_by_row(model, [edits[i] for i in some])
         with own as changed:
-            captions, logits = _again(model, drafts, [rows[i] for i in some], changed, first)
+            found, logits = _again(trial, changed)
         for place, i in enumerate(some):
+            captions[i] = found[place]
             if reads[i] is not None:
                 step, one, other = reads[i]
                 values = logits[place, step].float()
                 differences[i] = float(values[one] - values[other])
-        return captions
 
-    met = sum(drafts.below.knows([row]) for row in rows)
-    anew, again = order[: len(order) - met], order[len(order) - met :]
-    parts = in_batches(compute, anew, batch_size)
-    parts += in_batches(compute, again, 2 * batch_size)  # a shorter pass needs less memory
-    captions = dict(zip(order, chain.from_iterable(parts), strict=True))
+    begins = [drafts.below.begin(*pair) for pair in zip(rows, lowest, strict=True)]
+    for begin in sorted(set(begins)):
+        some = [i for i, own in enumerate(begins) if own == begin]
+        size = batch_size * (2 if begin else 1)  # a shorter pass needs less memory
+        in_batches(partial(compute, begin), some, size)
     return [captions[i] for i in range(len(rows))], differences
 
 
-def _lowest(model, drafts: Drafts, edits: Sequence[Edit | None] | None) -> int:
-    """Return the layer at which passes with these edits may begin; 0 for the start."""
-    layers = [neuron.layer for edit in edits or () if edit is not None for neuron in edit.neurons]
-    first = min(layers, default=0)
-    if model.revision != drafts.revision or not can_begin_at(model, first):
-        return 0
-    return drafts.below.ask(first, max(1, first - model.sizes.layers // 15))
+def _lowest(model, drafts: Drafts, edits: Sequence[Edit | None]) -> list[int]:
+    """Return the layer up to which the unchanged model makes what each edit leaves as it is.
+
+    0 where a pass has to begin at the start.
+    """
+    if model.revision != drafts.revision:
+        return [0] * len(edits)
+    top = model.sizes.layers - 1
+    layers = [min((n.layer for n in edit.neurons), default=top) if edit else top for edit in edits]
+    able = {layer: can_begin_at(model, layer) for layer in set(layers)}
+    lowest = [layer if able[layer] else 0 for layer in layers]
+    drafts.below.ask(lowest, model.sizes.layers // 15)
+    return lowest
 
 
-def _again(
-    model, drafts: Drafts, rows: Sequence[int], changed: RowEdits | None, first: int
-) -> tuple[list[Caption], Tensor]:
+@dataclass(frozen=True, eq=False)
+class _Trial:
+    """Drafts, by their ``rows``, that run as one batch from layer ``begin`` on.
+
+    ``lowest`` are the layers below which nothing of each is changed.
+    """
+
+    model: object
+    drafts: Drafts
+    rows: Sequence[int]
+    begin: int
+    lowest: Sequence[int]
+
+    @property
+    def ids(self) -> list[tuple[int, ...]]:
+        """Token ids of each draft."""
+        return [self.drafts.captions[row].ids for row in self.rows]
+
+    @property
+    def images(self) -> list[str]:
+        """The pictures."""
+        return [self.drafts.images[row] for row in self.rows]
+
+
+def _again(trial: _Trial, changed: RowEdits | None) -> tuple[list[Caption], Tensor]:
     """Caption some pictures again; also the logits (B, longest + 1, V) along their drafts."""
-    ids = [drafts.captions[row].ids for row in rows]
-    prompt = drafts.prompts.select(rows).to(model.device)
-    forced = teacher_forced(model, prompt, ids)
-    start = prompt.embeds.shape[1]
+    model, drafts, ids = trial.model, trial.drafts, trial.ids
+    prompt = drafts.prompts.select(trial.rows).to(model.device)
+    forced, start = teacher_forced(model, prompt, ids), prompt.embeds.shape[1]
     # an edit of the last layer is felt at the caption only, and takes positions as they come
     with spare_last(model, start - 1, besides=() if changed is None else changed.hooks):
-        logits, past, below = _along(model, drafts, rows, forced, start, first)
-    images = [drafts.images[row] for row in rows]
-    steps = _agreed(model, images, ids, logits, drafts.max_new_tokens)
-    captions = [drafts.captions[row] for row in rows]
+        logits, past = _along(trial, forced, start)
+    steps = _agreed(model, trial.images, ids, logits, drafts.max_new_tokens)
+    captions = [drafts.captions[row] for row in trial.rows]
     going = [i for i, step in enumerate(steps) if step is not None]
     if going:
         past.batch_select_indices(torch.tensor(going, device=model.device))
-        if below:
-            pairs = drafts.below.pairs([rows[i] for i in going], forced.embeds.shape[1])
-            put_below(past, pairs)
+        if trial.begin:
+            held = [trial.rows[i] for i in going]
+            put_below(past, drafts.below.pairs(held, trial.begin, forced.embeds.shape[1]))
         begun = torch.stack([logits[i, steps[i]] for i in going]), past
         prompt = _cut(forced.select(going), start, [steps[i] for i in going])
-        if changed is not None:
-            changed.keep(going)
-        most = drafts.max_new_tokens - min(steps[i] for i in going)
         kept = None if changed is None else changed.keep
-        found = generate(model, prompt, most, begun, kept, [images[i] for i in going])
-        for i, more in zip(going, found, strict=True):
-            whole = (*ids[i][: steps[i]], *more.ids)[: drafts.max_new_tokens]
-            captions[i] = as_caption(model, whole)
+        if kept is not None:
+            kept(going)
+        leaving = [Follower.leaving(ids[i], steps[i]) for i in going]
+        images = [trial.images[i] for i in going]
+        follow(model, prompt, begun, leaving, drafts.max_new_tokens, kept, images)
+        for i, follower in zip(going, leaving, strict=True):
+            captions[i] = as_caption(model, follower.ids)
     return captions, logits
 
 
-def _along(
-    model, drafts: Drafts, rows: Sequence[int], forced: Prompt, start: int, first: int
-) -> tuple[Tensor, Any, bool]:
-    """Run drafts: logits (B, longest + 1, V), the cache, and whether it lacks lower layers."""
-    tokens = forced.embeds.shape[1]
-    options = {"use_cache": True, "last_only": False, "last": tokens - start + 1}
-    if not first:
-        return *model.forward(forced, **options), False
-    if drafts.below.knows(rows):
-        streams = replace(forced, embeds=drafts.below.streams(rows, tokens))
-        with begin_at(model, first):
-            return *model.forward(streams, **options), True
-    with streams_into(model, first) as seen:
-        logits, past = model.forward(forced, **options)
-    lengths = [start + len(drafts.captions[row].ids) for row in rows]
-    drafts.below.keep(rows, lengths, seen[-1], past)
-    return logits, past, False
+def _along(trial: _Trial, forced: Prompt, start: int) -> tuple[Tensor, Any]:
+    """Run drafts from where they begin: logits (B, longest + 1, V) and the cache from there on."""
+    model, below, begin, tokens = trial.model, trial.drafts.below, trial.begin, forced.mask.shape[1]
+    with ExitStack() as stack:
+        layers = below.to_keep(begin, trial.lowest)
+        seen = {layer: stack.enter_context(streams_into(model, layer)) for layer in layers}
+        if begin:
+            forced = replace(forced, embeds=below.streams(trial.rows, begin, tokens))
+            stack.enter_context(begin_at(model, begin))
+        logits, past = model.forward(
+            forced, use_cache=True, last_only=False, last=tokens - start + 1
+        )
+    if seen:
+        lengths = [start + len(ids) for ids in trial.ids]
+        streams = {layer: found[-1] for layer, found in seen.items()}
+        below.keep(trial.rows, lengths, trial.lowest, streams, past)
+    return logits, past
 
 
 def _agreed(

@@ -98,7 +98,8 @@ def _trunk(model, prompt, sets: Sequence[frozenset[Neuron]], positions: str):
     if not branches.can_branch(model, prompt):
         return None
     layers = {lowest_layer(row) for row in sets if row} if positions != "generated" else ()
-    return branches.trunk_of(model, prompt, layers)
+    trunk = branches.trunk_of(model, prompt, layers)
+    return trunk if trunk.plain else None
 
 
 @dataclass

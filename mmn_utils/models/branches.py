@@ -26,7 +26,7 @@ from transformers.cache_utils import DynamicCache
 from mmn_utils.models.capture import has_hooks, spare_last
 from mmn_utils.models.past import ROOM, RoomyLayer
 from mmn_utils.models.prompts import Prompt
-from mmn_utils.models.upper import begin_at, streams_into
+from mmn_utils.models.upper import begin_at, stand_in, streams_into
 
 FAST = 2**25  # bytes; the allocator maps larger tensors anew each time, page by page
 
@@ -36,13 +36,19 @@ class Trunk:
     """The whole model's pass over a prompt of one row: what rows that branch off begin with.
 
     ``streams`` (1, T, d) are what layers read; ``logits`` (1, V) behind the prompt; ``past``
-    is its cache.
+    is its cache, ``plain`` where that holds nothing but keys and values of all tokens.
     """
 
     prompt: Prompt
     streams: Mapping[int, Tensor]
     logits: Tensor
     past: DynamicCache
+
+    @property
+    def plain(self) -> bool:
+        """Whether rows with a cache can branch off."""
+        past = self.past
+        return isinstance(past, DynamicCache) and all(type(o) is RoomyLayer for o in past.layers)
 
 
 @dataclass(frozen=True, eq=False)
@@ -67,15 +73,13 @@ def can_branch(model, prompt: Prompt) -> bool:
     return not has_hooks(model.language_model.modules())
 
 
-def trunk_of(model, prompt: Prompt, layers: Collection[int]) -> Trunk | None:
-    """Run the whole model on a prompt, and keep what ``layers`` read; None of another cache."""
+def trunk_of(model, prompt: Prompt, layers: Collection[int]) -> Trunk:
+    """Run the whole model on a prompt, and keep what ``layers`` read."""
     with ExitStack() as stack:
         stack.enter_context(spare_last(model, prompt.embeds.shape[1] - 1))
         seen = {layer: stack.enter_context(streams_into(model, layer)) for layer in layers}
         logits, past = model.forward(prompt, use_cache=True)
-    plain = isinstance(past, DynamicCache) and all(type(one) is RoomyLayer for one in past.layers)
-    streams = {layer: found[-1] for layer, found in seen.items()}
-    return Trunk(prompt, streams, logits, past) if plain else None
+    return Trunk(prompt, {layer: found[-1] for layer, found in seen.items()}, logits, past)
 
 
 def rows_at_once(model, tokens: int) -> int:
@@ -97,6 +101,21 @@ def parting(model, layer: int, rows: int) -> Iterator[None]:
         yield
     finally:
         hook.remove()
+
+
+@contextmanager
+def begun_above(
+    model, layer: int, kinds: Mapping[int, Tensor | tuple], stream: Tensor
+) -> Iterator[None]:
+    """Begin passes above a layer, for rows whose ``stream`` (B, T, d) behind it is known.
+
+    Of such a pass the logits behind the last token are good. ``kinds`` as ``upper.stand_in``.
+    """
+    with (
+        spare_last(model, stream.shape[1] - 1, image_too=True),  # it looks for hooks: none of ours
+        stand_in(model, layer, kinds, stream),
+    ):
+        yield
 
 
 def run_branch(model, trunk: Trunk, layer: int) -> Branch:

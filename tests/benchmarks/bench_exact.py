@@ -4,16 +4,19 @@ A system of the miniature's size, 202 tokens. The other way is transformers' own
 of torch's on the unit's layer: at all positions a pass for each unit, at the predicting step the
 last token alone, behind the kept keys and values of those before it; both with the GELU in one
 kernel that ours has. What both say is compared before anything is timed. Then operations,
-counted by torch, against those that the derivation gives.
+counted by torch, against those that the derivation gives. At last all pairs of some units, of all
+layers or of the upper half, against a pass for each pair.
 """
 
 from __future__ import annotations
 
 import argparse
 import resource
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
+from itertools import combinations, product
 
 import numpy as np
 import torch
@@ -22,7 +25,9 @@ from torch.utils.flop_counter import flop_registry
 from transformers.activations import ACT2FN
 
 from mmn_utils.models.limber import ONE_KERNEL
+from mmn_utils.neurons.table import Neuron
 from mmn_utils.neurons.targets import teacher_forced
+from mmn_utils.neurons.together import lost_together
 from mmn_utils.neurons.truth import derived_operations, exact_losses
 from tests.benchmarks.timing import best_times, random_system, random_targets
 
@@ -81,17 +86,21 @@ class OneByOne:
         self.past = self.language(inputs_embeds=self.embeds[:, :-1], use_cache=True).past_key_values
 
     @contextmanager
-    def without(self, layer: int, unit: int) -> Iterator[None]:
-        """Switch a unit off."""
+    def without(self, units: Iterable[tuple[int, int]]) -> Iterator[None]:
+        """Switch units off: (layer, unit) each."""
 
-        def silence(_module, inputs: tuple) -> tuple:
+        def silence(unit: int, _module, inputs: tuple) -> tuple:
             activation = inputs[0].clone()
             activation[..., unit] = 0
             return (activation,)
 
-        hook = self.seconds[layer].register_forward_pre_hook(silence)
+        hooks = [
+            self.seconds[layer].register_forward_pre_hook(partial(silence, unit))
+            for layer, unit in units
+        ]
         yield
-        hook.remove()
+        for hook in hooks:
+            hook.remove()
 
     def read(self, logits: torch.Tensor) -> tuple[float, float]:
         """Read both off the last logits."""
@@ -112,14 +121,22 @@ class OneByOne:
         self.past.crop(-1)
         return self.read(out.logits)
 
-    def run(self, places, positions: str) -> np.ndarray:
-        """Run all units: (units, 2)."""
+    def run(self, sets: Iterable[Iterable[tuple[int, int]]], positions: str) -> np.ndarray:
+        """Run without each set of units: (sets, 2)."""
         way = self.step if positions == "step" else self.everywhere
         found = []
-        for layer, unit in places:
-            with self.without(layer, unit):
+        for units in sets:
+            with self.without(units):
                 found.append(way())
         return np.array(found)
+
+
+def one_kernel(layers: int):
+    """Build the system, its prompt and target, with the GELU in one kernel."""
+    model, prompt = random_system(1, layers)
+    for layer in range(layers):
+        model.layer(layer).mlp.act = ACT2FN[ONE_KERNEL["activation_function"]]
+    return model, prompt, random_targets(model, 1)[0]
 
 
 @torch.no_grad()
@@ -130,10 +147,7 @@ def measure(
 
     ``AssertionError`` where they differ by more than 1e-5.
     """
-    model, prompt = random_system(1, layers)
-    for layer in range(layers):
-        model.layer(layer).mlp.act = ACT2FN[ONE_KERNEL["activation_function"]]
-    target = random_targets(model, 1)[0]
+    model, prompt, target = one_kernel(layers)
     plain = OneByOne(model, prompt, target)
     step = model.sizes.units // units
     asked = {layer: list(range(layer, model.sizes.units, step))[:units] for layer in range(layers)}
@@ -143,7 +157,8 @@ def measure(
         return exact_losses(model, prompt, target, units=asked, positions=positions)
 
     whole = np.array(plain.everywhere())
-    slow, fast = whole - plain.run(few, positions), ours()
+    alone = [[place] for place in few]
+    slow, fast = whole - plain.run(alone, positions), ours()
     rows, columns = np.array(few).T
     mine = np.stack([fast.logit[rows, columns], fast.probability[rows, columns]], axis=1)
     apart = float(np.abs(mine - slow).max())
@@ -154,7 +169,7 @@ def measure(
     times = best_times(
         {
             "ours": ours,
-            "plain": lambda: plain.run(few, positions),
+            "plain": lambda: plain.run(alone, positions),
             "pace": lambda: square @ square,
         },
         repeats,
@@ -172,12 +187,41 @@ def measure(
     )
 
 
+@torch.no_grad()
+def measure_pairs(
+    positions: str, late: bool, top: int, plain_pairs: int, repeats: int = 2, layers: int = 6
+) -> tuple[int, float]:
+    """Compare both ways on all pairs of ``top`` units: how many, and plain over ours for one.
+
+    Of all layers by turns, or of the upper half if ``late``. ``AssertionError`` as ``measure``.
+    """
+    model, prompt, target = one_kernel(layers)
+    plain, lowest = OneByOne(model, prompt, target), layers // 2 if late else 0
+    places = [(i % (layers - lowest) + lowest, 7 * i % model.sizes.units) for i in range(top)]
+    sets = [tuple(Neuron(*place) for place in pair) for pair in combinations(places, 2)]
+    few = [[(one.layer, one.unit) for one in pair] for pair in sets[:: len(sets) // plain_pairs]]
+
+    def ours():
+        return lost_together(model, prompt, target, sets, positions=positions)
+
+    slow = np.array(plain.everywhere()) - plain.run(few, positions)
+    fast = ours().logit[:: len(sets) // plain_pairs]
+    apart = float(np.abs(fast - slow[:, 0]).max())
+    assert apart <= 2e-5 * max(1, abs(plain.everywhere()[0])), f"the ways differ by {apart}"
+    times = best_times({"ours": ours, "plain": lambda: plain.run(few, positions)}, repeats)
+    return len(sets), times["plain"] / len(few) / (times["ours"] / len(sets))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--repeats", type=int, default=3)
     repeats = parser.parse_args().repeats
     print(measure("all", units=64, plain_units=4, repeats=repeats))
     print(measure("step", units=1024, plain_units=16, repeats=repeats))
+    for positions, late in product(("all", "step"), (False, True)):
+        count, ratio = measure_pairs(positions, late, 50, 16, min(2, repeats))
+        where = "the upper layers" if late else "all layers"
+        print(f"{positions}, {count} pairs of {where}: one at a time takes {ratio:.1f} x of ours")
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     print(f"memory of the process at its peak: {peak:.2f} GiB")
 

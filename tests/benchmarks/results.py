@@ -15,6 +15,7 @@ from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -73,14 +74,19 @@ def contribution(tiny: bool) -> pd.DataFrame:
 
 
 def exact(tiny: bool) -> pd.DataFrame:
-    """Every unit off alone: how many times as long one at a time takes, operations over derived."""
+    """Units off: how many times as long one at a time takes, operations over derived; pairs too."""
     sizes = {"all": (64, 4), "step": (1024, 16)}
     more = {"repeats": 1, "layers": 2} if tiny else {}
     rows = []
     for positions, (units, plain) in sizes.items():
         one = bench_exact.measure(positions, *((4, 2) if tiny else (units, plain)), **more)
-        rows.append((positions, one.plain / one.ours, one.operations / one.derived))
-    return pd.DataFrame(rows, columns=["units off", "ratio", "operations over derived"])
+        ratio, operations = one.plain / one.ours, one.operations / one.derived
+        rows.append((positions, "each unit", ratio, operations))
+        for late in (False, True):
+            size = (5, 5, 1, 3) if tiny else (50, 16)
+            ratio = bench_exact.measure_pairs(positions, late, *size)[1]
+            rows.append((positions, f"pairs{' of upper layers' * late}", ratio, np.nan))
+    return pd.DataFrame(rows, columns=["positions", "off", "ratio", "operations over derived"])
 
 
 def edit_trials(tiny: bool) -> pd.DataFrame:

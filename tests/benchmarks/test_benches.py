@@ -80,3 +80,11 @@ def test_the_truth_of_units_is_that_of_one_at_a_time():
         found = bench_exact.measure(positions, units=8, plain_units=2, repeats=1, layers=2)
         assert found.operations <= 1.3 * found.derived
         assert "x (apart" in str(found)
+
+
+@pytest.mark.parametrize("late", [False, True])
+@pytest.mark.parametrize("positions", ["all", "step"])
+def test_the_truth_of_pairs_is_that_of_one_at_a_time(positions, late):
+    count, ratio = bench_exact.measure_pairs(positions, late, 5, 5, repeats=1, layers=3)
+    assert count == 10
+    assert ratio > 0

@@ -11,6 +11,7 @@ from mmn_utils.datasets import Photograph
 from mmn_utils.interventions import drafts as room
 from mmn_utils.interventions.drafts import captions_now, drafts_of
 from mmn_utils.interventions.edit import apply
+from mmn_utils.interventions.following import AHEAD
 from mmn_utils.interventions.perturbation import perturb
 from mmn_utils.neurons.captions import caption_images
 from mmn_utils.neurons.table import Neuron
@@ -58,7 +59,7 @@ def test_an_unchanged_model_says_its_drafts_without_generating(
     system, photographs, said, monkeypatch
 ):
     drafts = drafts_of(system, photographs, said, max_new_tokens=TOKENS, batch_size=2)
-    monkeypatch.setattr(room, "generate", None)
+    monkeypatch.setattr(room, "follow", None)
     found, differences = captions_now(system, drafts, batch_size=3)
     assert found == said
     assert len(differences) == 5
@@ -70,7 +71,7 @@ def test_a_draft_that_an_end_of_turn_ended_stands(system, photographs, said, mon
     ended = caption_images(system, [p.open() for p in photographs], TOKENS)
     assert len(ended[0].ids) <= 2
     drafts = drafts_of(system, photographs, ended, max_new_tokens=TOKENS)
-    monkeypatch.setattr(room, "generate", None)
+    monkeypatch.setattr(room, "follow", None)
     assert captions_now(system, drafts)[0] == ended
 
 
@@ -115,6 +116,14 @@ def counted(module):
         del module.forward
 
 
+def rows_of(calls) -> int:
+    """Count the rows of passes over whole drafts, whose captions are tried a few tokens a time."""
+    return sum(len(args[0]) for args in calls if args and args[0].shape[1] > 1 + AHEAD)
+
+
+UNKNOWN = {1: 1, 2: 1}  # rows that were only known up to a lower layer than their edit's
+
+
 def test_layers_below_the_edits_run_once_for_all_of_them(system, photographs, said):
     drafts = drafts_of(system, photographs, said, max_new_tokens=TOKENS)
     images, first = [p.id for p in photographs], system.layer(0)
@@ -125,11 +134,12 @@ def test_layers_below_the_edits_run_once_for_all_of_them(system, photographs, sa
             with apply(system, edit, hash_weights=False):
                 expected += caption_images(system, [photograph.open()], TOKENS)
         assert expected != said
-        with counted(first) as calls:
+        with counted(first) as calls, counted(system.layer(1)) as more:
             found, _ = captions_now(system, drafts, images, edits=edits, batch_size=5)
         assert found == expected
-        longest = [args for args in calls if args and args[0].shape[1] > 1]
-        assert len(longest) == (turn == 0)
+        assert rows_of(calls) == 5 * (turn == 0)
+        # each row at its own layer, once it is known there; all of the first pass at its start
+        assert rows_of(more) == (5 if turn == 0 else layers.count(1) + UNKNOWN[turn])
     assert len(drafts.below.held) == 5
     assert not any(module._forward_pre_hooks for module in system.language_model.modules())
 

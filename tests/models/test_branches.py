@@ -72,12 +72,12 @@ def test_nothing_branches_where_somebody_looks_or_a_prompt_has_gaps(system):
     assert not branches.can_branch(system, replace(prompt, extras={"more": prompt.mask}))
 
 
-def test_another_cache_makes_no_trunk(monkeypatch):
+def test_no_rows_with_a_cache_branch_off_another_cache(monkeypatch):
     model = tiny_limber()
     prompt = model.prompt(tiny_images(1))
     past = with_states(model.language_model.config, {0})
     monkeypatch.setattr(model, "forward", lambda *_, **__: (torch.zeros(1, 4), past))
-    assert branches.trunk_of(model, prompt, ()) is None
+    assert not branches.trunk_of(model, prompt, ()).plain
 
 
 def test_as_many_rows_go_at_once_as_the_allocator_keeps():

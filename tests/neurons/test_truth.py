@@ -11,7 +11,7 @@ from torch import nn
 
 from mmn_utils.models.architectures import Adds, Scales
 from mmn_utils.models.capture import HOOKS, capture
-from mmn_utils.neurons import truth
+from mmn_utils.neurons import together, without
 from mmn_utils.neurons.targets import Target, teacher_forced
 from mmn_utils.neurons.together import QUESTIONS
 from mmn_utils.neurons.truth import exact_losses
@@ -113,17 +113,17 @@ def test_every_unit_is_measured_where_none_is_named(system, prompt):
 
 
 def test_units_are_measured_the_fast_way(system, prompt, monkeypatch):
-    monkeypatch.setattr(truth, "_from_start", None)
+    monkeypatch.setattr(without, "_from_start", None)
     exact_losses(system, prompt, TARGET, units=UNITS)
-    monkeypatch.setattr(truth, "_rows", None)
+    monkeypatch.setattr(without, "_rows", None)
     exact_losses(system, prompt, TARGET, units=UNITS, positions="step")
 
 
 @pytest.mark.parametrize("positions", QUESTIONS)
 def test_where_nothing_is_known_units_are_off_from_the_first_layer_on(positions, monkeypatch):
     model = tiny_limber()
-    monkeypatch.setattr(truth, "_is_rank_one", lambda *_: False)
-    monkeypatch.setattr(truth, "_rows", None)
+    monkeypatch.setattr(without, "_is_rank_one", lambda *_: False)
+    monkeypatch.setattr(without, "_rows", None)
     with torch.no_grad():
         check(model, model.prompt(IMAGES[:1]), positions)
 
@@ -134,9 +134,9 @@ FAMILIES = ["gemma3", "paligemma2", "granite", "olmo2", "shifting", "phi", "cohe
 @pytest.mark.parametrize("positions", QUESTIONS)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_other_families_are_missed_as_by_plain_hooks(family, positions, monkeypatch):
-    model, short = scaled(family), truth._rows
+    model, short = scaled(family), without._rows
     units, used = {0: [3, 40, 0], 1: [7, 31]}, []
-    monkeypatch.setattr(truth, "_rows", lambda *some: used.append(1) or short(*some))
+    monkeypatch.setattr(without, "_rows", lambda *some: used.append(1) or short(*some))
     with torch.no_grad():
         prompt = model.prompt(IMAGES[:1])
         found = exact_losses(model, prompt, TARGET, units=units, positions=positions)
@@ -162,7 +162,7 @@ def test_a_module_that_reads_what_an_mlp_wrote_is_not_passed_by(monkeypatch):
     """Gemma 4 may write once more in each layer, from the stream that the MLP has added to."""
     model = scaled("gemma4_per_layer")
     seen = []
-    monkeypatch.setattr(truth, "_from_start", _counting(truth._from_start, seen))
+    monkeypatch.setattr(without, "_from_start", _counting(without._from_start, seen))
     with torch.no_grad():
         prompt = model.prompt(IMAGES[:1])
         found = exact_losses(model, prompt, TARGET, units={0: [3, 40]})
@@ -172,9 +172,9 @@ def test_a_module_that_reads_what_an_mlp_wrote_is_not_passed_by(monkeypatch):
             lambda _m, args, unit=unit: (args[0].index_fill(-1, torch.tensor([unit]), 0),)
         )
         with torch.no_grad():
-            without = model.forward(forced)[0][0, TARGET.token]
+            alone = model.forward(forced)[0][0, TARGET.token]
         hook.remove()
-        assert found.logit[0, unit] == pytest.approx(found.whole[0] - float(without), abs=2e-5)
+        assert found.logit[0, unit] == pytest.approx(found.whole[0] - float(alone), abs=2e-5)
     assert len(seen) > 1  # not only to compare
 
 
@@ -187,7 +187,7 @@ def test_tokens_that_see_each_other_are_not_believed(system, prompt, monkeypatch
         1, 1, count, self.prompt.mask.shape[1] - 1 + count
     )
     monkeypatch.setattr("mmn_utils.models.abreast.Abreast._mask", full)
-    monkeypatch.setattr(truth, "_abreast", None)
+    monkeypatch.setattr(without, "_abreast", None)
     check(system, prompt, "step")
 
 
@@ -212,7 +212,7 @@ def test_behind_a_norm_and_with_factors(positions, monkeypatch):
     adds = tuple(Adds(whole=0.5, mlp=2.0) for _ in range(model.sizes.layers))
     parts = replace(model.architecture, mlp_norm="after", scales=Scales(layers=adds))
     monkeypatch.setattr(model, "architecture", parts)
-    monkeypatch.setattr(truth, "_from_start", None)
+    monkeypatch.setattr(without, "_from_start", None)
     check(model, model.prompt(IMAGES[:1]), positions)
 
 
@@ -240,7 +240,7 @@ def test_nothing_is_left_behind(system, prompt):
 
 
 def test_an_error_leaves_nothing_behind_either(system, prompt, monkeypatch):
-    monkeypatch.setattr(truth, "logit_and_probability", lambda logits, target: 1 / 0)
+    monkeypatch.setattr(together, "logit_and_probability", lambda logits, target: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         exact_losses(system, prompt, TARGET, units=UNITS)
     assert not any(getattr(m, kind) for m in system.language_model.modules() for kind in HOOKS)
