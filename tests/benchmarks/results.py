@@ -62,6 +62,9 @@ def attribution(tiny: bool) -> pd.DataFrame:
     times = bench_attribution.measure(**size)
     rows = [(f"ours by {rank}, over the floor", times[rank] / times["floor"]) for rank in RANKS]
     rows += [(f"{way}, over ours", times[way] / times["max"]) for way in times if "captum" in way]
+    parts = bench_attribution.in_parts(*((4, 1, 2, 1) if tiny else ()))
+    about = f"a batch in parts of {parts['rows']}, over one pass"
+    rows += [(f"{about}: {what}", parts[what]) for what in ("time", "memory")]
     return pd.DataFrame(rows, columns=["what", "ratio"])
 
 

@@ -51,6 +51,13 @@ def test_attribution_is_timed_in_every_ranking():
     assert min(times.values()) > 0
 
 
+def test_a_batch_in_parts_says_what_one_pass_says_in_less_memory():
+    found = bench_attribution.in_parts(images=4, repeats=1, layers=2, rows=1)
+    assert found["rows"] == 1
+    assert found["time"] > 0
+    assert found["memory"] < 0.4
+
+
 def test_edits_of_rows_say_what_edits_of_weights_say():
     alike, made, times = bench_edit_trials.measure(photographs=12, tokens=6, repeats=1)
     assert alike == made > 0
