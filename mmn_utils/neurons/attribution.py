@@ -31,6 +31,7 @@ from mmn_utils.neurons.targets import (
     final_norm_reads,
     objective,
     positions_of,
+    share_captions,
     shared_captions,
     teacher_forced,
 )
@@ -233,7 +234,7 @@ def backward_by_turns(
     over. Returns y (targets).
     """
     prompt, rows, places = shared_captions(model, images, targets)
-    where, span = rows.tolist(), positions_of(model, prompt, None)
+    where, span = share_captions(targets)[1], positions_of(model, prompt, None)
     length = prompt.embeds.shape[1]
     with (
         torch.enable_grad(),

@@ -31,6 +31,7 @@ from tests.benchmarks import (
     bench_contribution,
     bench_edit_trials,
     bench_exact,
+    bench_planning,
     bench_session,
     bench_smol,
     bench_training,
@@ -86,6 +87,15 @@ def exact(tiny: bool) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["units off", "ratio", "operations over derived"])
 
 
+def planning(tiny: bool) -> pd.DataFrame:
+    """Plans: the time that they give passes of small systems, over the time taken."""
+    systems = list(bench_planning.SYSTEMS)[: 1 if tiny else None]
+    only = {"names": ("caption",), "repeats": 1} if tiny else {}
+    found = {system: bench_planning.measure(system, **only) for system in systems}
+    rows = [(system, name, one) for system in found for name, one in found[system].items()]
+    return pd.DataFrame(rows, columns=["system", "pass", "planned over measured"])
+
+
 def edit_trials(tiny: bool) -> pd.DataFrame:
     """Edits tried on photographs: how many times as long edited weights take."""
     size = {"photographs": 12, "tokens": 6, "repeats": 1} if tiny else {}
@@ -138,6 +148,7 @@ TABLES: dict[str, Table] = {
         contribution,
         edit_trials,
         exact,
+        planning,
         training,
         atlas,
         session,

@@ -15,6 +15,7 @@ from tests.benchmarks import (
     bench_contribution,
     bench_edit_trials,
     bench_exact,
+    bench_planning,
     bench_training,
 )
 from tests.benchmarks.timing import best_times
@@ -70,6 +71,11 @@ def test_contribution_names_the_published_units(capsys):
     assert bench_contribution.agree(weights, bench_contribution.prepare(weights)) > 0.95
     bench_contribution.measure("tiny", 1, shape)
     assert "without the preparation" in capsys.readouterr().out
+
+
+def test_plans_are_timed_against_what_they_plan():
+    ratios = bench_planning.measure("llama 5 layers, few key heads", ("caption",), repeats=1)
+    assert ratios["caption"] > 0
 
 
 def test_training_takes_each_pair_of_steps():
