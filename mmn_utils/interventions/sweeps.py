@@ -19,7 +19,7 @@ from mmn_utils.memory import in_batches
 from mmn_utils.models import branches
 from mmn_utils.models.capture import replace, spare_last
 from mmn_utils.models.finite import refuse, require_finite
-from mmn_utils.neurons.captions import Caption, as_caption
+from mmn_utils.neurons.captions import Caption, as_caption, leave_behind
 from mmn_utils.neurons.table import Neuron, check_neurons
 from mmn_utils.neurons.targets import Target, objective
 
@@ -203,8 +203,8 @@ def _greedy(
 ):
     """Caption every row greedily on its cache: ids and gaps per row, row 0's logits (steps, V).
 
-    Ids end with the end token where it came; gaps and ``whole`` as in ``_Rows``. When half
-    of the rows have ended, the others go on without them.
+    Ids end with the end token where it came; gaps and ``whole`` as in ``_Rows``. When some rows
+    have ended, the others go on without them.
     """
     ends, rows = model.end_tokens, list(range(len(logits)))
     ids: list[list[int]] = [[] for _ in rows]
@@ -227,7 +227,7 @@ def _greedy(
         going = [place for place, row in enumerate(rows) if ends.isdisjoint(ids[row])]
         if not going or step == steps - 1:
             break
-        if len(going) <= len(rows) / 2:
+        if leave_behind(going, rows):
             past.batch_select_indices(torch.tensor(going, device=logits.device))
             prompt, rows = prompt.select(going), [rows[place] for place in going]
             tokens, masks.rows = [tokens[place] for place in going], torch.tensor(rows)

@@ -2,6 +2,9 @@
 
 Where a caption's noun is predicted several tokens after the image, the caption up to it is
 teacher-forced, so one pass holds the whole history.
+
+A pass back needs all that the pass forward made, of every row at once. A CPU that has a few
+hundred tokens before it goes no faster with more, so there a batch goes in parts of a few rows.
 """
 
 from __future__ import annotations
@@ -9,10 +12,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, nullcontext
 from functools import partial
+from itertools import chain
+from math import ceil
 
 import pandas as pd
 import torch
 
+from mmn_utils.memory import in_batches
 from mmn_utils.models.base import Prompt
 from mmn_utils.models.capture import capture, spare_last
 from mmn_utils.neurons.ranking import TopK
@@ -20,10 +26,12 @@ from mmn_utils.neurons.table import neuron_table
 from mmn_utils.neurons.targets import (
     Positions,
     Target,
+    check_rows,
     embedded,
     final_norm_reads,
     objective,
     positions_of,
+    share_captions,
     shared_captions,
     teacher_forced,
 )
@@ -31,6 +39,9 @@ from mmn_utils.neurons.targets import (
 # Takes a layer, its field of Eq. 2, and its activation of the same shape; None for the
 # activation where the pass spared it.
 Consume = Callable[[int, torch.Tensor, torch.Tensor | None], None]
+
+ENOUGH = 768  # tokens with which a CPU has its pace, as far as ...
+HELD = 350e6  # ... bytes hold what a pass makes of them
 
 
 def attribution(
@@ -47,8 +58,8 @@ def attribution(
 
     Z is the pre-activation, y the logit (or ``probability``) of each target's token at the
     step that predicts it, as the model emits it: behind a soft cap where it has one.
-    ``images[i]`` belongs to ``targets[i]``. One backward pass serves
-    the batch and reaches activations only; targets of one caption share its forward pass.
+    ``images[i]`` belongs to ``targets[i]``. One backward pass serves as many rows as go together
+    (``rows_together``) and reaches activations only; targets of one caption share its forward pass.
     ``rank_by``: ``max``, units by their maximum over patches, ``patch`` where it lies;
     ``sum`` over patches, ``patch`` -1; ``pair``, the (unit, patch) pairs themselves, as in
     Table S.1. ``activation`` is the exact one, the input of the MLP's second matrix, at that
@@ -70,8 +81,66 @@ def attributions(
     positions: Positions = None,
 ) -> dict[str, pd.DataFrame]:
     """Score as ``attribution`` by several ``rank_by``, off one backward pass: a table for each."""
-    if positions is None and len({t.image for t in targets}) < len(targets):
-        return _attributions_of_captions(model, images, targets, k, target, ranks)
+    check_rows(images, targets)
+    if len(images) == 0:
+        raise ValueError("no images; give at least one")
+    by_captions = positions is None and len({t.image for t in targets}) < len(targets)
+    score = _attributions_of_captions if by_captions else partial(_attributions, positions)
+    if positions is not None:  # which are those of the longest prompt of all
+        images = embedded(model, images)
+
+    def compute(groups: Sequence[list[int]]) -> dict[str, pd.DataFrame]:
+        part = sorted(chain(*groups))
+        some = images if len(part) == len(targets) else _rows_of(images, part)
+        return score(model, some, [targets[i] for i in part], k, target, ranks)
+
+    groups = _together(targets) if by_captions else [[i] for i in range(len(targets))]
+    size = rows_together(model, _tokens(model, images, targets))
+    found = in_batches(compute, groups, size, "captions")
+    if len(found) == 1:
+        return found[0]
+    return {
+        rank: neuron_table(pd.concat([one[rank] for one in found], ignore_index=True))
+        for rank in ranks
+    }
+
+
+def rows_together(model, tokens: int) -> int:
+    """Say how many rows of so many tokens go through one pass forward and back, at least one.
+
+    All of a batch, but on a CPU.
+    """
+    if model.device.type != "cpu":
+        return 2**20
+    sizes = model.sizes
+    held = sizes.layers * (4 * sizes.units + 9 * sizes.width) * model.dtype.itemsize
+    return max(1, min(ceil(ENOUGH / tokens), int(HELD / (tokens * held))))
+
+
+def _tokens(model, images: Sequence | Prompt, targets: Sequence[Target]) -> int:
+    """Count the tokens of the longest row, where pictures are not embedded yet at least."""
+    longest = max(map(len, (target.prefix for target in targets)), default=0)
+    if isinstance(images, Prompt):
+        return images.embeds.shape[1] + longest
+    return model.image_tokens.start + model.image_tokens.count + longest
+
+
+def _together(targets: Sequence[Target]) -> list[list[int]]:
+    """Group indices by the targets' image."""
+    groups: dict[str, list[int]] = {}
+    for i, target in enumerate(targets):
+        groups.setdefault(target.image, []).append(i)
+    return list(groups.values())
+
+
+def _rows_of(images: Sequence | Prompt, rows: Sequence[int]) -> Sequence | Prompt:
+    return images.select(rows) if isinstance(images, Prompt) else [images[row] for row in rows]
+
+
+def _attributions(
+    positions: Positions, model, images, targets, k, target, ranks
+) -> dict[str, pd.DataFrame]:
+    """Score as ``attributions``, all rows in one pass."""
     tops = {rank: TopK(k, rank) for rank in ranks}
 
     def consume(layer: int, field: torch.Tensor, activation: torch.Tensor | None) -> None:
@@ -83,7 +152,7 @@ def attributions(
 
 
 def _attributions_of_captions(model, images, targets, k, target, ranks) -> dict[str, pd.DataFrame]:
-    """Score as ``attributions``, with a forward pass for each caption, not for each target."""
+    """Score as ``attributions``, with one pass for each caption, not for each target."""
     tops: dict[tuple[int, ...], dict[str, TopK]] = {}
 
     def consume(turn: tuple[int, ...], layer: int, field, activation) -> None:
@@ -165,7 +234,7 @@ def backward_by_turns(
     over. Returns y (targets).
     """
     prompt, rows, places = shared_captions(model, images, targets)
-    where, span = rows.tolist(), positions_of(model, prompt, None)
+    where, span = share_captions(targets)[1], positions_of(model, prompt, None)
     length = prompt.embeds.shape[1]
     with (
         torch.enable_grad(),

@@ -25,7 +25,7 @@ from mmn_utils.neurons.table import Neuron, by_layer, check_neurons, neurons_of
 from mmn_utils.neurons.text import is_interpretable
 
 WORDS = 10  # tokens that describe a neuron in the papers
-_LOGITS_AT_ONCE = 1 << 24  # bounds the (rows, vocabulary) block: 64 MB in float32
+_LOGITS_AT_ONCE = 1 << 22  # bounds the (rows, vocabulary) block: 16 MB in float32
 
 Signed = tuple[Neuron, int]  # a neuron and the sign of its activation, 1 or -1
 SIGN = {1: "+", -1: "−"}  # as tables show it

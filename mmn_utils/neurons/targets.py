@@ -204,7 +204,7 @@ def shared_captions(
     Targets of one image whose prefixes continue each other share a row.
     """
     prompt, pictures = embed_once(model, images, targets)
-    leaders, row_of = _captions(targets)
+    leaders, row_of = share_captions(targets)
     prompt = prompt.select([pictures[i] for i in leaders])
     length, ends = prompt.embeds.shape[1], prompt.ends
     rows = torch.tensor(row_of, device=ends.device)
@@ -213,8 +213,11 @@ def shared_captions(
     return teacher_forced(model, prompt, [targets[i].prefix for i in leaders]), rows, places
 
 
-def _captions(targets: Sequence[Target]) -> tuple[list[int], list[int]]:
-    """Find the targets whose prefix leads a row, and the row of each target."""
+def share_captions(targets: Sequence[Target]) -> tuple[list[int], list[int]]:
+    """Find the targets whose prefix leads a row, and the row of each target.
+
+    Those of one image whose prefixes continue each other share a row.
+    """
     leaders: list[int] = []
     row_of = [0] * len(targets)
     for i in sorted(range(len(targets)), key=lambda i: (-len(targets[i].prefix), i)):

@@ -17,8 +17,7 @@ from mmn_utils.studies.store import per_photograph
 if TYPE_CHECKING:
     from mmn_utils.datasets import Photograph
 
-AT_ONCE = 10  # pictures whose passes forward and back run together, on a CPU as many as ...
-HELD = 350e6  # ... bytes hold the activations of
+AT_ONCE = 10  # pictures that are scored before the next is opened
 LONGEST = 20  # tokens of a caption that are kept, of which fewer may be asked for
 DEPTH = 256  # units that are kept of each photograph, by each of ...
 RANKS = ("max", "sum")  # ... which come off one backward pass
@@ -161,14 +160,14 @@ def top_neurons(
     k: int = 100,
     target: str = "logit",
     rank_by: str = "max",
-    batch_size: int | None = None,
+    batch_size: int = AT_ONCE,
     progress: bool = True,
 ) -> pd.DataFrame:
     """Score neurons for each first noun by attribution (paper A, Eq. 2): the neuron table, cached.
 
     The top ``k`` per image; ``target`` and ``rank_by`` as in ``attribution``. Both
     rankings of units are kept to ``DEPTH`` or deeper, so that whoever asks for another
-    ``k``, or the other ranking, finds it computed. ``batch_size`` None is ``backward_size``.
+    ``k``, or the other ranking, finds it computed.
     """
     ranks = RANKS if rank_by in RANKS else (rank_by,)
     depth = max(k, DEPTH) if rank_by in RANKS else k
@@ -182,21 +181,7 @@ def top_neurons(
     table = per_photograph(
         "attribution", model, subjects.photographs, compute,
         {"k": depth, "target": target, "ranks": list(ranks)},
-        targets=subjects.targets, batch_size=batch_size or backward_size(model),
-        progress=progress,
+        targets=subjects.targets, batch_size=batch_size, progress=progress,
     )  # fmt: skip
     table = neuron_table(table[table["rank_by"] == rank_by].drop(columns="rank_by"))
     return table.groupby("image", sort=False).head(k).reset_index(drop=True)
-
-
-def backward_size(model) -> int:
-    """Return how many pictures a pass forward and back takes together: at most ``AT_ONCE``.
-
-    A CPU has the same pace with fewer, where each has enough tokens, so there memory decides.
-    """
-    if model.device.type != "cpu":
-        return AT_ONCE
-    sizes, image = model.sizes, model.image_tokens
-    tokens = image.start + image.count + LONGEST
-    per_token = sizes.layers * (4 * sizes.units + 9 * sizes.width) * model.dtype.itemsize
-    return int(min(AT_ONCE, max(1, HELD // (tokens * per_token))))

@@ -32,6 +32,7 @@ from tests.benchmarks import (
     bench_contribution,
     bench_edit_trials,
     bench_exact,
+    bench_planning,
     bench_session,
     bench_smol,
     bench_training,
@@ -63,6 +64,9 @@ def attribution(tiny: bool) -> pd.DataFrame:
     times = bench_attribution.measure(**size)
     rows = [(f"ours by {rank}, over the floor", times[rank] / times["floor"]) for rank in RANKS]
     rows += [(f"{way}, over ours", times[way] / times["max"]) for way in times if "captum" in way]
+    parts = bench_attribution.in_parts(*((4, 1, 2, 1) if tiny else ()))
+    about = f"a batch in parts of {parts['rows']}, over one pass"
+    rows += [(f"{about}: {what}", parts[what]) for what in ("time", "memory")]
     return pd.DataFrame(rows, columns=["what", "ratio"])
 
 
@@ -87,6 +91,15 @@ def exact(tiny: bool) -> pd.DataFrame:
             ratio = bench_exact.measure_pairs(positions, late, *size)[1]
             rows.append((positions, f"pairs{' of upper layers' * late}", ratio, np.nan))
     return pd.DataFrame(rows, columns=["positions", "off", "ratio", "operations over derived"])
+
+
+def planning(tiny: bool) -> pd.DataFrame:
+    """Plans: the time that they give passes of small systems, over the time taken."""
+    systems = list(bench_planning.SYSTEMS)[: 1 if tiny else None]
+    only = {"names": ("caption",), "repeats": 1} if tiny else {}
+    found = {system: bench_planning.measure(system, **only) for system in systems}
+    rows = [(system, name, one) for system in found for name, one in found[system].items()]
+    return pd.DataFrame(rows, columns=["system", "pass", "planned over measured"])
 
 
 def edit_trials(tiny: bool) -> pd.DataFrame:
@@ -124,13 +137,14 @@ def session(tiny: bool) -> pd.DataFrame:
 
 
 def smol(tiny: bool) -> pd.DataFrame:
-    """The real language model: how many times as long the plain way takes."""
+    """The real language model: how many times as long the plain way takes, and could at most."""
     model, shown = load_model("smol"), load_dataset("stamps").sample(4 if tiny else 32, 0)
     bench = bench_smol.Bench(model, shown, 4 if tiny else 20)
     only = ["attribution"] if tiny else [*bench_smol.AIMS]
-    ratios = bench_smol.measure(bench, 1 if tiny else 2, only)
-    rows = [(name, ratio, bench_smol.AIMS[name]) for name, ratio in ratios.items()]
-    return pd.DataFrame(rows, columns=["question", "ratio", "aimed at"])
+    found = bench_smol.measure(bench, 1 if tiny else 2, only)
+    rows = [(name, one.ratio, bench_smol.AIMS[name], one.ceiling) for name, one in found.items()]
+    columns = ["question", "ratio", "aimed at", "ceiling by operations"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 TABLES: dict[str, Table] = {
@@ -141,6 +155,7 @@ TABLES: dict[str, Table] = {
         contribution,
         edit_trials,
         exact,
+        planning,
         training,
         atlas,
         session,

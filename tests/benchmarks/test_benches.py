@@ -15,6 +15,7 @@ from tests.benchmarks import (
     bench_contribution,
     bench_edit_trials,
     bench_exact,
+    bench_planning,
     bench_training,
 )
 from tests.benchmarks.timing import best_times
@@ -51,6 +52,13 @@ def test_attribution_is_timed_in_every_ranking():
     assert min(times.values()) > 0
 
 
+def test_a_batch_in_parts_says_what_one_pass_says_in_less_memory():
+    found = bench_attribution.in_parts(images=4, repeats=1, layers=2, rows=1)
+    assert found["rows"] == 1
+    assert found["time"] > 0
+    assert found["memory"] < 0.4
+
+
 def test_edits_of_rows_say_what_edits_of_weights_say():
     alike, made, times = bench_edit_trials.measure(photographs=12, tokens=6, repeats=1)
     assert alike == made > 0
@@ -63,6 +71,11 @@ def test_contribution_names_the_published_units(capsys):
     assert bench_contribution.agree(weights, bench_contribution.prepare(weights)) > 0.95
     bench_contribution.measure("tiny", 1, shape)
     assert "without the preparation" in capsys.readouterr().out
+
+
+def test_plans_are_timed_against_what_they_plan():
+    ratios = bench_planning.measure("llama 5 layers, few key heads", ("caption",), repeats=1)
+    assert ratios["caption"] > 0
 
 
 def test_training_takes_each_pair_of_steps():

@@ -199,13 +199,3 @@ def test_each_picture_is_opened_once_and_each_target_handed_out(tmp_path):
     assert len({id(p) for p in pictures}) == len(some) < len(pictures)
     assert pictures[0] is pictures[1]
     assert targets[0].image == "scene-0"
-
-
-def test_pictures_of_a_pass_back_fit_the_memory_of_a_cpu(monkeypatch):
-    model = tiny_limber()
-    assert study.backward_size(model) == study.AT_ONCE
-    sizes, tokens = model.sizes, model.image_tokens.count + study.LONGEST
-    one = tokens * sizes.layers * (4 * sizes.units + 9 * sizes.width) * 4
-    for held, expected in ((3.5 * one, 3), (one / 2, 1)):
-        monkeypatch.setattr(study, "HELD", held)
-        assert study.backward_size(model) == expected
