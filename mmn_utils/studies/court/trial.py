@@ -246,18 +246,38 @@ def truth_of(
 
     Read from the folder ``stored``, if given, which ``truth.save`` wrote into; else computed, or
     loaded if it has been: of all units, or of ``per_layer`` random ones of each layer, the same
-    for all photographs. ``ValueError`` for a sample of what is stored.
+    for all photographs. ``ValueError`` for a sample of what is stored, for the truth of another
+    system, and where the folder lacks one of the photographs' nouns.
     """
     if stored and per_layer:
         raise ValueError(
             f"per_layer = {per_layer}, but {stored} has all units; set one of them to nothing"
         )
     if stored:
-        parts = [load(Path(stored) / f"truth-{question}.parquet") for question in QUESTIONS]
-        return pd.concat([part.astype({"positions": str}) for part in parts], ignore_index=True)
+        return pd.concat(
+            [_stored(model, some, Path(stored), question) for question in QUESTIONS],
+            ignore_index=True,
+        )
     if not per_layer:
         return truth_table(model, some)
     return _sampled(model, some, per_layer, seed)
+
+
+def _stored(model, some: Subjects, folder: Path, question: str) -> pd.DataFrame:
+    """Read the truth of the photographs' first nouns for one question, of all that a file has."""
+    path = folder / f"truth-{question}.parquet"
+    table = load(path, model).astype({"image": str, "positions": str})
+    there = pd.MultiIndex.from_frame(table[["image", "token"]])
+    wanted = [(target.image, target.token) for target in some.targets]
+    absent = [pair for pair in wanted if pair not in there]
+    if absent:
+        raise ValueError(
+            f"stored = {str(folder)!r}: {path.name} has {len(there.unique())} pairs of picture and "
+            f"noun, but not {len(absent)} of the {len(some)} that n_images asks for, such as that "
+            f"of {absent[0][0]!r}; lower n_images, store more (make court SHIP={len(some)}), or "
+            "leave stored empty to have them computed"
+        )
+    return table[there.isin(wanted)]
 
 
 def _sampled(model, some: Subjects, per_layer: int, seed: int) -> pd.DataFrame:

@@ -157,3 +157,27 @@ def test_a_stored_truth_is_read_and_no_sample_of_it(system, some, court, truth, 
         np.testing.assert_allclose(again.truth[key], losses, rtol=2.0**-12)
     with pytest.raises(ValueError, match="per_layer = 3"):
         trial.truth_of(system, some, stored=tmp_path, per_layer=3)
+
+
+def test_of_a_stored_truth_only_the_pictures_asked_for_are_read(system, some, truth, tmp_path):
+    for question in QUESTIONS:
+        save(truth[truth["positions"] == question], tmp_path / f"truth-{question}.parquet")
+    few = trial.truth_of(system, some.select(["b", "d"]), stored=tmp_path)
+    assert set(few["image"]) == {"b", "d"}
+    assert len(few) == len(truth) / 2
+
+
+def test_a_stored_truth_of_too_few_pictures_is_refused(system, some, truth, tmp_path):
+    some_of = truth[truth["image"].isin(["a", "c"])]
+    for question in QUESTIONS:
+        part = some_of if question == "step" else truth
+        save(part[part["positions"] == question], tmp_path / f"truth-{question}.parquet")
+    expected = (
+        r"truth-step.parquet has 2 pairs .* not 2 of the 4 that n_images asks for, such as that of "
+        r"'d'; lower n_images, store more \(make court SHIP=4\)"
+    )
+    with pytest.raises(ValueError, match=expected):
+        trial.truth_of(system, some, stored=tmp_path)
+    assert len(trial.truth_of(system, some.select(["a"]), stored=tmp_path)) == len(truth) / 4
+    with pytest.raises(ValueError, match=r"there is no truth in .*make court"):
+        trial.truth_of(system, some, stored=tmp_path / "nowhere")
