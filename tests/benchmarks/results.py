@@ -31,6 +31,7 @@ from tests.benchmarks import (
     bench_contribution,
     bench_edit_trials,
     bench_exact,
+    bench_scores,
     bench_session,
     bench_smol,
     bench_training,
@@ -81,6 +82,16 @@ def exact(tiny: bool) -> pd.DataFrame:
         one = bench_exact.measure(positions, *((4, 2) if tiny else (units, plain)), **more)
         rows.append((positions, one.plain / one.ours, one.operations / one.derived))
     return pd.DataFrame(rows, columns=["units off", "ratio", "operations over derived"])
+
+
+def scores(tiny: bool) -> pd.DataFrame:
+    """What scores cost: processor time and peak memory over those of one forward pass."""
+    presets = ["miniature-instructblip"] if tiny else bench_scores.MINIATURES
+    size = {"repeats": 1, "units": 2, "names": ["gradient", "random"]} if tiny else {}
+    found = {one: bench_scores.measure(*bench_scores.of_preset(one), **size) for one in presets}
+    table = pd.concat(part.assign(system=one) for one, part in found.items())
+    named = {"time": "ratio", "memory": "memory over a pass's"}
+    return table.rename(columns=named)[["system", "score", *named.values()]]
 
 
 def edit_trials(tiny: bool) -> pd.DataFrame:
@@ -135,6 +146,7 @@ TABLES: dict[str, Table] = {
         contribution,
         edit_trials,
         exact,
+        scores,
         training,
         atlas,
         session,

@@ -71,7 +71,11 @@ def test_processes_share_the_cores_and_end_where_one_fails(tmp_path, monkeypatch
 
 def test_what_the_notebook_reads_beside_its_data_makes_it_run_again(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    for name in ("data/court/times.csv", "data/truth/tiny/truth-all.parquet", "data/switches/a.csv"):
+    for name in (
+        "data/court/times.csv",
+        "data/truth/tiny/truth-all.parquet",
+        "data/switches/a.csv",
+    ):
         (tmp_path / name).parent.mkdir(parents=True)
         (tmp_path / name).touch()
     assert tables(PRESET, court.NOTEBOOK) == [
