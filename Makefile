@@ -121,6 +121,16 @@ switches: PRESET := miniature miniature-llava
 switches: $(STAMP)  ## judge every claim again under every open choice (an hour of one core)
 	@$(RUN) $(BIN)/python -m mmn_utils.running switches $(PRESET) $(ARGS)
 
+# Resumable: each picture is computed once, and kept in data/cache/results. Fewer pairs shipped than
+# notebook 09 asks of a preset are a trial, beside what ships (mmn_utils/running/court.py).
+MODELS ?= $(PRESET)
+PAIRS ?= 100
+SHIP ?= 20
+court: SHARDS := $(shell nproc 2> /dev/null || echo 1)
+court: $(STAMP)  ## the truth of every unit, what ships of it, and notebook 09; PAIRS=, SHIP=, MODELS=
+	@$(RUN) $(BIN)/python -m mmn_utils.running court $(MODELS) \
+		--pairs $(PAIRS) --ship $(SHIP) --shards $(SHARDS)
+
 lock: $(STAMP)  ## resolve the dependencies afresh and pin them
 	@$(BIN)/python -m pip install --quiet --dry-run --ignore-installed --report - \
 		'.[test,lab,site,smol]' torch==2.13.0 torchvision==0.28.0 timm==1.0.31 \

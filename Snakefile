@@ -19,7 +19,7 @@ from mmn_utils.exhibits.entries import load_exhibits
 from mmn_utils.presets import resolve
 from mmn_utils.running.order import (
     drop_stale_records, given_variables, gpus_of, is_small, read_presets, record, report, shards_of,
-    sources,
+    sources, tables,
 )
 
 PRESETS = read_presets(str(config.get("preset", "miniature")))
@@ -54,9 +54,6 @@ DATA = [
 
 # What was trained for smol: its projections, and the record that one notebook reads.
 SMOL = sorted(str(path) for path in Path("data/smol").glob("*") if path.is_file())
-
-# What every claim comes to under every choice (make switches), which one notebook reads.
-TABLES = sorted(str(path) for path in Path("data/switches").glob("*.csv"))
 
 
 def reads_smol(preset, notebook):
@@ -95,7 +92,7 @@ for place, (preset, notebook) in enumerate(JOBS):
             sources=sources(notebook),
             data=DATA if is_small(preset) else [],
             trained=SMOL if reads_smol(preset, notebook) else [],
-            tables=TABLES if notebook == "10_switches" else [],
+            tables=tables(preset, notebook),
             ledgers=[record(one.name, other) for one, other in JOBS if other != LAST]
             if notebook == LAST else [],
             shards=[one.record for one in SHARDS if (one.preset, one.notebook) == (preset, notebook)],

@@ -4,6 +4,7 @@
     python -m mmn_utils.running plan PRESET          what it needs of this machine, before a run
     python -m mmn_utils.running shard NOTEBOOK ...   a share of one of its heavy stages
     python -m mmn_utils.running switches PRESET ...  every claim again, under every open choice
+    python -m mmn_utils.running court PRESET ...     the truth of every unit, and notebook 09 on it
 
 The parameters are resolved, checked and recorded in
 ``build/<run>/parameters/NAME.json`` before a kernel starts. The executed copy is
@@ -27,6 +28,7 @@ from mmn_utils.running.run import check, execute
 from mmn_utils.values import read_value
 
 COMMANDS = {
+    "court": "mmn_utils.running.court",
     "plan": "mmn_utils.running.planning",
     "shard": "mmn_utils.running.stages",
     "switches": "mmn_utils.running.switches",

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from mmn_utils.exhibits.entries import figures_root
-from mmn_utils.presets import ROOT, Preset, load_preset
+from mmn_utils.presets import ROOT, Preset, load_preset, resolve
 
 # What a job on another machine must have from this one; see profiles/kubernetes.
 VARIABLES = (
@@ -96,6 +96,20 @@ def sources(notebook: str) -> list[str]:
     front = Path("mmn_utils/browser/front")
     paths = [*Path("mmn_utils").rglob("*.py"), *front.glob("*.js"), *front.glob("*.css")]
     return sorted(str(p) for p in paths if notebook in READ_BY.get(p.parts[1], [notebook]))
+
+
+def tables(preset: Preset, notebook: str) -> list[str]:
+    """List the files beside its data that a notebook reads, and that other commands write.
+
+    What every claim comes to under every choice (``make switches``); what units are truly worth
+    (``make court``), and how long scores take (``tests/benchmarks/bench_scores.py``).
+    """
+    folders = {"10_switches": ["data/switches"], "09_method_court": ["data/court"]}
+    names = folders.get(notebook, [])
+    if notebook == "09_method_court":
+        names = [*names, *filter(None, [resolve(notebook, preset)["stored"]])]
+    paths = [path for name in names for path in Path(name).glob("*") if path.is_file()]
+    return sorted(map(str, paths))
 
 
 def read_presets(text: str) -> list[Preset]:

@@ -33,6 +33,7 @@ from tests.benchmarks import (
     bench_edit_trials,
     bench_exact,
     bench_planning,
+    bench_scores,
     bench_session,
     bench_smol,
     bench_training,
@@ -102,6 +103,16 @@ def planning(tiny: bool) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["system", "pass", "planned over measured"])
 
 
+def scores(tiny: bool) -> pd.DataFrame:
+    """What scores cost: processor time and peak memory over those of one forward pass."""
+    presets = ["miniature-instructblip"] if tiny else bench_scores.MINIATURES
+    size = {"repeats": 1, "units": 2, "names": ["gradient", "random"]} if tiny else {}
+    found = {one: bench_scores.measure(*bench_scores.of_preset(one), **size) for one in presets}
+    table = pd.concat(part.assign(system=one) for one, part in found.items())
+    named = {"time": "ratio", "memory": "memory over a pass's"}
+    return table.rename(columns=named)[["system", "score", *named.values()]]
+
+
 def edit_trials(tiny: bool) -> pd.DataFrame:
     """Edits tried on photographs: how many times as long edited weights take."""
     size = {"photographs": 12, "tokens": 6, "repeats": 1} if tiny else {}
@@ -156,6 +167,7 @@ TABLES: dict[str, Table] = {
         edit_trials,
         exact,
         planning,
+        scores,
         training,
         atlas,
         session,

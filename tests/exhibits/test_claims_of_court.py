@@ -21,19 +21,28 @@ QUESTIONS = ("all", "image", "step")
 def judged(exhibit: str, id: str, rows: pd.DataFrame, **facts) -> Judged:
     """Judge a claim by rows as they are once stored."""
     stored = read_numbers(StringIO(to_csv(rows)))
-    facts = {"pictures": "scenes", **facts}
+    facts = {"pictures": "scenes", "most_steps": 50, **facts}
     return judge_claim(TEXTS[exhibit].claims[id], published_claim(id), stored, facts)
 
 
 def verdicts(measure: str, values: dict[str, float], place: dict[str, str]) -> pd.DataFrame:
     """Pictures by scores and questions: a number each, a little more or less each time."""
+    roles = {"gradient": "gradient", "integrated_50": "integrated"}
     rows = [
-        (f"p{i}", question, score, place.get(score, ""), value + 0.01 * (i % 2 - 0.5) * (j % 2))
+        (
+            f"p{i}",
+            question,
+            score,
+            place.get(score, ""),
+            roles.get(score, ""),
+            value + 0.01 * (i % 2 - 0.5) * (j % 2),
+        )
         for i in range(MANY)
         for question in QUESTIONS
         for j, (score, value) in enumerate(values.items())
     ]
-    return pd.DataFrame(rows, columns=["image", "question", "score", "place", measure])
+    columns = ["image", "question", "score", "place", "role", measure]
+    return pd.DataFrame(rows, columns=columns)
 
 
 RANKS = {"gradient": 0.9, "integrated_50": 0.6, "attribution_sum": 0.7, "attribution_max": 0.3,

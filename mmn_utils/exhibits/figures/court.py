@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import pandas as pd
@@ -13,7 +13,7 @@ from matplotlib.ticker import NullLocator
 
 from mmn_utils.exhibits import plots
 from mmn_utils.neurons.together import QUESTIONS
-from mmn_utils.studies.court.scores import EXACT, EXACT_LOGIT
+from mmn_utils.studies.court.scores import EXACT, EXACT_LOGIT, PATH
 from mmn_utils.studies.court.summary import family
 
 ASKED = {"all": "at all positions", "image": "at the image patches", "step": "at the step alone"}
@@ -21,9 +21,6 @@ NAMES = {
     "attribution_max": "gradient × Z, maximum over patches (paper A)",
     "attribution_sum": "gradient × Z, summed over patches",
     "gradient": "gradient × activation",
-    "integrated_5": "integrated gradients, 5 steps",
-    "integrated_20": "integrated gradients, 20 steps",
-    "integrated_50": "integrated gradients, 50 steps",
     "patching_mean": "attribution patching, mean picture",
     "patching_other": "attribution patching, another picture",
     "contribution_gated_none": "contribution (paper B)",
@@ -36,6 +33,7 @@ NAMES = {
     EXACT: "exact order",
     EXACT_LOGIT: "exact order, by the logit",
 }
+COSTS = {"passes": "operations, forward passes", "time": "processor time, forward passes"}
 COLOURS = {  # of each kind of score
     "attribution": "multimodal",
     "gradient": "coco",
@@ -48,6 +46,18 @@ COLOURS = {  # of each kind of score
 DASHES = ("-", "--", "-.", ":")
 MARKS = ("o", "s", "^", "D")
 TRUTH = (plots.INK, "-", "*")
+
+
+def names_of(scores: Iterable[str]) -> dict[str, str]:
+    """Name scores for a reader, integrated gradients by their steps."""
+    return {score: NAMES.get(score) or _path_name(score) for score in scores}
+
+
+def _path_name(score: str) -> str:
+    kind, _, steps = score.rpartition("_")
+    if kind != PATH or not steps.isdigit():
+        raise ValueError(f"{score!r} is no score that has a name; give it one in figures/court.py")
+    return f"integrated gradients, {steps} step{'' if steps == '1' else 's'}"
 
 
 def _styles(scores: Sequence[str]) -> dict[str, tuple[str, str, str]]:
@@ -98,37 +108,45 @@ def curves(means: pd.DataFrame) -> Figure:
 def cost(means: pd.DataFrame, costs: pd.DataFrame) -> Figure:
     """Draw how well each score orders units against what it costs, a panel a question.
 
-    ``means`` as of ``summary.means``; ``costs`` has score and passes, of the exact order too. A
-    score that costs nothing is a line.
+    ``means`` as of ``summary.means``; ``costs`` has score and passes, of the exact order too, and
+    time, where it was measured, which has a row of panels of its own. A score that costs nothing
+    is a line.
     """
-    fig = Figure(figsize=(plots.WIDTH["page"], 3.5))
-    passes = costs.set_index("score")["passes"]
+    by = costs.set_index("score")
+    kinds = [name for name in COSTS if name in by and by[name].notna().any()]
+    fig = Figure(figsize=(plots.WIDTH["page"], 1.3 + 2.2 * len(kinds)))
     rank = means[means["measure"] == "rank"]
     styles = _styles([*dict.fromkeys(rank["score"]), EXACT])
-    axes = fig.subplots(1, len(QUESTIONS), sharey=True)
-    for ax, question in zip(axes, QUESTIONS, strict=True):
-        for row in rank[rank["question"] == question].itertuples():
-            colour, _, mark = styles[row.score]
-            if passes[row.score] <= 0:
-                ax.axhline(row.mean, color=colour, linewidth=0.8, linestyle=":")
-                continue
-            bars = np.clip([[row.mean - row.low], [row.high - row.mean]], 0, None)
-            options = {"ecolor": colour, "elinewidth": 0.7, "markersize": 4.5}
-            x = [passes[row.score]]
-            ax.errorbar(x, [row.mean], bars, fmt=mark, color=colour, **options)
-        colour, _, mark = TRUTH
-        ax.plot([passes[EXACT]], [1.0], color=colour, marker=mark, markersize=7)
-        _logarithmic(ax, "cost, forward passes")
-        ax.set(title=ASKED[question])
-    axes[0].set(ylabel="rank correlation")
+    free = set(by.index[by["passes"] <= 0])
+    rows = fig.subplots(len(kinds), len(QUESTIONS), sharey=True, squeeze=False)
+    for axes, kind in zip(rows, kinds, strict=True):
+        for ax, question in zip(axes, QUESTIONS, strict=True):
+            _costs(ax, rank[rank["question"] == question], by[kind], styles, free)
+            _logarithmic(ax, COSTS[kind])
+            ax.set(title=ASKED[question] if kind == kinds[0] else "")
+        axes[0].set(ylabel="rank correlation")
     handles = [
-        Line2D([], [], color=colour, marker=mark, linestyle="", markersize=4.5)
-        if passes[score] > 0
-        else Line2D([], [], color=colour, linestyle=":", linewidth=0.8)
+        Line2D([], [], color=colour, linestyle=":", linewidth=0.8)
+        if score in free
+        else Line2D([], [], color=colour, marker=mark, linestyle="", markersize=4.5)
         for score, (colour, _, mark) in styles.items()
     ]
     _legend(fig, handles, list(styles))
     return fig
+
+
+def _costs(ax: Axes, rank: pd.DataFrame, price: pd.Series, styles, free: set[str]) -> None:
+    """Draw one panel: rank correlations over prices, the exact order's, and free scores' lines."""
+    for row in rank.itertuples():
+        colour, _, mark = styles[row.score]
+        if row.score in free:
+            ax.axhline(row.mean, color=colour, linewidth=0.8, linestyle=":")
+            continue
+        bars = np.clip([[row.mean - row.low], [row.high - row.mean]], 0, None)
+        options = {"ecolor": colour, "elinewidth": 0.7, "markersize": 4.5}
+        ax.errorbar([price[row.score]], [row.mean], bars, fmt=mark, color=colour, **options)
+    colour, _, mark = TRUTH
+    ax.plot([price[EXACT]], [1.0], color=colour, marker=mark, markersize=7)
 
 
 def _logarithmic(ax: Axes, label: str) -> None:
@@ -142,7 +160,7 @@ def _legend(fig: Figure, handles: Sequence[Line2D], scores: Sequence[str]) -> No
     """Put all scores' names below the panels."""
     fig.legend(
         handles,
-        [NAMES[score] for score in scores],
+        list(names_of(scores).values()),
         loc="outside lower center",
         ncols=3,
         fontsize=6.2,

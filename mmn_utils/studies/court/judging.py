@@ -27,6 +27,12 @@ def spearman(predicted: np.ndarray, true: np.ndarray) -> float:
 
 def first(values: np.ndarray, k: int) -> np.ndarray:
     """Return the places of the ``k`` highest values, highest first; equal ones by their place."""
+    if 0 < k < len(values):
+        edge = np.partition(values, len(values) - k)[len(values) - k]  # the k-th highest
+        above, at = np.flatnonzero(values > edge), np.flatnonzero(values == edge)
+        at = at[: k - len(above)]
+        if len(above) + len(at) == k:  # else some are no numbers, which a sort puts last
+            return np.concatenate([above[np.argsort(-values[above], kind="stable")], at])
     return np.argsort(-values, kind="stable")[:k]
 
 

@@ -30,6 +30,7 @@ STEPS = (5, 20, 50)  # of integrated gradients
 EXACT = "exact"  # the order by what the probability truly loses, the bound of every curve
 EXACT_LOGIT = "exact_logit"  # the order by the logit, by which scores are judged
 RANDOM = "random"
+GRADIENT, PATH = "gradient", "integrated"
 
 
 @dataclass(frozen=True, eq=False)
@@ -93,15 +94,21 @@ class Score:
     asks: bool = False
 
 
-def scores(model, seed: int = 0) -> dict[str, Score]:
-    """List the scores on trial by name; those of the gate alone where the MLPs have one."""
+def scores(model, seed: int = 0, steps: Sequence[int] | None = None) -> dict[str, Score]:
+    """List the scores on trial by name; those of the gate alone where the MLPs have one.
+
+    Integrated gradients once for each of ``steps``, None for ``STEPS``. ``ValueError`` for a number
+    of steps below 1.
+    """
+    if steps is not None and (not steps or min(steps) < 1):
+        raise ValueError(f"steps = {list(steps)}: give numbers of steps, 1 or more")
     found = {
         "attribution_max": Score(partial(_attribution, pool="max"), signed=False),
         "attribution_sum": Score(partial(_attribution, pool="sum"), effect=True),
-        "gradient": Score(_gradient, effect=True, asks=True),
+        GRADIENT: Score(_gradient, effect=True, asks=True),
     }
-    for steps in STEPS:
-        found[f"integrated_{steps}"] = Score(partial(_path, steps=steps), effect=True, asks=True)
+    for count in steps or STEPS:
+        found[f"{PATH}_{count}"] = Score(partial(_path, steps=count), effect=True, asks=True)
     for name in ("mean", "other"):
         found[f"patching_{name}"] = Score(partial(_patching, other=name), effect=True, asks=True)
     gated = model.architecture.gate is not None
@@ -117,7 +124,11 @@ def scores(model, seed: int = 0) -> dict[str, Score]:
 
 
 def compute_all(
-    model, case: Case, questions: Sequence[str] = QUESTIONS, seed: int = 0
+    model,
+    case: Case,
+    questions: Sequence[str] = QUESTIONS,
+    seed: int = 0,
+    steps: Sequence[int] | None = None,
 ) -> dict[tuple[str, str], np.ndarray]:
     """Compute each score of a case for each question: {(question, score): (layers, units)}.
 
@@ -125,7 +136,7 @@ def compute_all(
     where one is not finite.
     """
     found: dict[tuple[str, str], np.ndarray] = {}
-    for name, score in scores(model, seed).items():
+    for name, score in scores(model, seed, steps).items():
         same = None
         for question in questions:
             if same is None or score.asks:

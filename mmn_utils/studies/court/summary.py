@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
 from mmn_utils.measures.estimates import Estimate, bootstrap, mean_of
 from mmn_utils.neurons.together import QUESTIONS
 from mmn_utils.studies.court.judging import TOPS
-from mmn_utils.studies.court.scores import EXACT, EXACT_LOGIT, RANDOM
+from mmn_utils.studies.court.scores import EXACT, EXACT_LOGIT, GRADIENT, PATH, RANDOM
 from mmn_utils.studies.court.together import additivity
 
 MEASURES = ("rank", *(f"top_{k}" for k in TOPS), "signs", "slope")
@@ -47,7 +47,8 @@ def placed(judged: pd.DataFrame, measure: str = "rank") -> pd.DataFrame:
     """Say which score orders units best for each question, and which is next: column ``place``.
 
     By the mean over pictures. Next is the best one of another kind, since scores of one kind (a
-    few steps more) are hardly two; all others have no place.
+    few steps more) are hardly two; all others have no place. Column ``role``: the one gradient,
+    and integrated gradients of most steps, however many those are.
     """
     by = judged.groupby(["question", "score"], sort=False)[measure].mean()
     place = {}
@@ -56,7 +57,17 @@ def placed(judged: pd.DataFrame, measure: str = "rank") -> pd.DataFrame:
         others = [score for score in order if family(score) != family(order[0])]
         place |= {(question, order[0]): BEST, (question, others[0]): SECOND}
     keys = zip(judged["question"], judged["score"], strict=True)
-    return judged.assign(place=[place.get(key, "") for key in keys])
+    role = {GRADIENT: GRADIENT, path_of(judged["score"]): PATH}
+    return judged.assign(
+        place=[place.get(key, "") for key in keys],
+        role=[role.get(score, "") for score in judged["score"]],
+    )
+
+
+def path_of(scores: Iterable[str]) -> str:
+    """Name the score that integrates gradients in most steps; nothing where none does."""
+    paths = [score for score in scores if family(score) == PATH]
+    return max(paths, key=lambda score: int(score.rpartition("_")[2]), default="")
 
 
 def winners(placed: pd.DataFrame) -> dict[str, dict[str, str]]:
@@ -124,16 +135,20 @@ def given_back(repair: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
 def as_table(
     means: pd.DataFrame, costs: pd.DataFrame, names: Mapping[str, str], questions: Mapping[str, str]
 ) -> pd.DataFrame:
-    """Lay the verdicts out for a reader: a row for each question and score, the best first."""
-    by_cost, rows = costs.set_index("score"), []
+    """Lay the verdicts out for a reader: a row for each question and score, the best first.
+
+    ``costs`` as of ``trial.costs``, with ``time`` where it has been measured of the system.
+    """
+    by_cost, rows = costs.set_index("score").dropna(axis="columns", how="all"), []
     for question, some in means.groupby("question", sort=False):
         wide = {score: part.set_index("measure") for score, part in some.groupby("score")}
         order = sorted(wide, key=lambda score: -wide[score]["mean"].get("rank", -2.0))
         for score in order:
             cells = {measure: _cell(wide[score], measure) for measure in MEASURES}
-            passes, memory = by_cost.loc[score, ["passes", "memory"]]
-            row = {"units off": questions[question], "score": names[score], **cells}
-            rows.append(row | {"passes": f"{passes:.3g}", "memory": f"{memory:.2g}"})
+            prices = by_cost.loc[score]
+            cells |= {name: _price(prices[name], digits)
+                      for name, digits in DIGITS.items() if name in by_cost}  # fmt: skip
+            rows.append({"units off": questions[question], "score": names[score], **cells})
     return pd.DataFrame(rows).rename(columns=HEADS)
 
 
@@ -142,13 +157,22 @@ HEADS = {
     **{f"top_{k}": f"of the true top {k}" for k in TOPS},
     "signs": "wrong signs",
     "slope": "slope",
+    "passes": "operations",
+    "time": "processor time",
 }
+NONE = "–"
+DIGITS = {"passes": 3, "time": 3, "memory": 2}  # of costs
+
+
+def _price(value: float, digits: int) -> str:
+    """Write a cost; a dash where it was not measured."""
+    return NONE if pd.isna(value) else f"{value:.{digits}g}"
 
 
 def _cell(found: pd.DataFrame, measure: str) -> str:
     """Write a mean with its interval; a dash where the score does not answer."""
     if measure not in found.index:
-        return "–"
+        return NONE
     row = found.loc[measure]
     return f"{Estimate(row['mean'], row['low'], row['high'], int(row['n'])):.2f}"
 

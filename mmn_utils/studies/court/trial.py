@@ -20,11 +20,12 @@ from mmn_utils.neurons.together import QUESTIONS, lost_together
 from mmn_utils.neurons.truth import exact_losses
 from mmn_utils.studies.concepts.cost import counted
 from mmn_utils.studies.court import judging, together
-from mmn_utils.studies.court.scores import EXACT, Case, cases, compute_all, scores
+from mmn_utils.studies.court.scores import EXACT, Case, Score, cases, compute_all, scores
 from mmn_utils.studies.court.truth import load, rows_of, truth_table
 from mmn_utils.studies.store import by_content, digest, per_photograph
 from mmn_utils.studies.subjects import Subjects
 
+TOGETHER = 32  # units whose exact losses are measured at once, at most
 KEYS = ["image", "question", "layer", "unit"]
 
 
@@ -34,7 +35,7 @@ class Trial:
 
     ``truth`` by (image, question), (layers, units) of the logit, NaN where a unit was not
     ablated, and ``chances`` of the probability; ``known`` tells this truth from another, for what
-    is kept.
+    is kept. ``steps`` of integrated gradients, None for the usual ones.
     """
 
     model: Any
@@ -43,9 +44,17 @@ class Trial:
     chances: Mapping[tuple[str, str], np.ndarray]
     known: str
     seed: int = 0
+    steps: Sequence[int] | None = None
 
     @classmethod
-    def of(cls, model, some: Subjects, truth: pd.DataFrame, seed: int = 0) -> Trial:
+    def of(
+        cls,
+        model,
+        some: Subjects,
+        truth: pd.DataFrame,
+        seed: int = 0,
+        steps: Sequence[int] | None = None,
+    ) -> Trial:
         """Lay a table of the truth beside the photographs that it is of.
 
         ``ValueError`` where a photograph's first noun has no truth in it, for any question.
@@ -67,7 +76,12 @@ class Trial:
                     by_pair[target.image, question] = losses
         every = [losses for by_pair in found.values() for losses in by_pair.values()]
         known = digest(*(sha256(losses.tobytes()).hexdigest() for losses in every))
-        return cls(model, some, found["logit"], found["probability"], known, seed)
+        return cls(model, some, found["logit"], found["probability"], known, seed, steps)
+
+    @property
+    def scores(self) -> dict[str, Score]:
+        """The scores on trial by name."""
+        return scores(self.model, self.seed, self.steps)
 
     def losses(self, image: str) -> dict[str, np.ndarray]:
         """Return what one picture's noun loses, by question."""
@@ -98,11 +112,12 @@ def fields(trial: Trial) -> pd.DataFrame:
     def compute(row: int) -> pd.DataFrame:
         if not ready:
             ready.extend(cases(trial.model, trial.prompts(), trial.some.targets, trial.seed))
-        return _wide(trial.model, compute_all(trial.model, ready[row], seed=trial.seed))
+        options = {"seed": trial.seed, "steps": trial.steps}
+        return _wide(trial.model, compute_all(trial.model, ready[row], **options))
 
     # the mean picture, and each one's other picture, are the whole run's
     run = digest(*by_content(trial.some.photographs, trial.some.targets))
-    return trial.each("scores", compute, run=run)
+    return trial.each("scores", compute, run=run, names=list(trial.scores))
 
 
 def _wide(model, found: Mapping[tuple[str, str], np.ndarray]) -> pd.DataFrame:
@@ -130,8 +145,7 @@ def of_image(trial: Trial, table: pd.DataFrame, image: str) -> dict[tuple[str, s
 
 def judged(trial: Trial, table: pd.DataFrame) -> pd.DataFrame:
     """Judge every score on every picture: image, question, score, and each measure."""
-    by_name = scores(trial.model, trial.seed)
-    frames = []
+    by_name, frames = trial.scores, []
     for image in trial.some.ids:
         rows = judging.judged_rows(of_image(trial, table, image), trial.losses(image), by_name)
         frames.append(rows.assign(image=image))
@@ -159,7 +173,8 @@ def curves(trial: Trial, table: pd.DataFrame, ks: Sequence[int]) -> pd.DataFrame
         return pd.concat(frames, ignore_index=True)
 
     run = digest(*by_content(trial.some.photographs, trial.some.targets))
-    return trial.each("curves", compute, ks=list(ks), truth=trial.known, run=run)
+    key = {"ks": list(ks), "truth": trial.known, "names": list(trial.scores)}
+    return trial.each("curves", compute, run=run, **key)
 
 
 def _curve_rows(question: str, labels, sets, lost, losses: np.ndarray) -> pd.DataFrame:
@@ -201,19 +216,19 @@ def _prompt(trial: Trial, row: int):
     return trial.model.prompt([trial.some.photographs[row].open()])
 
 
-def costs(trial: Trial, question: str = "all", sample: int = 4) -> pd.DataFrame:
+def costs(trial: Trial, question: str = "all", sample: int = 2) -> pd.DataFrame:
     """Count what each score costs of one picture, in units of one forward pass.
 
     Columns score, ``passes`` (operations) and ``memory`` (peak, beside the weights). The exact
     losses of all units grow by the same with each further unit of every layer, so they are
     counted for ``sample`` units of each, and for twice as many.
     """
-    model, seed = trial.model, trial.seed
-    case = cases(model, trial.prompts(), trial.some.targets, seed)[0]
+    model = trial.model
+    case = cases(model, trial.prompts(), trial.some.targets, trial.seed)[0]
     with torch.no_grad():
         once = counted(partial(model.forward, case.prompt))
     rows = []
-    for name, score in scores(model, seed).items():
+    for name, score in trial.scores.items():
         rows.append((name, counted(partial(score.compute, model, case, question))))
     rows.append((EXACT, _exact_cost(model, case, question, sample)))
     return pd.DataFrame(
@@ -224,19 +239,24 @@ def costs(trial: Trial, question: str = "all", sample: int = 4) -> pd.DataFrame:
 
 
 def _exact_cost(model, case: Case, question: str, sample: int) -> dict[str, float]:
+    layers = range(model.sizes.layers)
     few, more = (
-        counted(partial(_some_exact, model, case, question, count))
+        counted(partial(_some_exact, model, case, question, dict.fromkeys(layers, range(count))))
         for count in (sample, 2 * sample)
     )
     each = (more["operations"] - few["operations"]) / sample
     whole = few["operations"] + each * (model.sizes.units - sample)
-    return {"operations": whole, "bytes": max(few["bytes"], more["bytes"])}
+    # as many rows run together as do in the whole
+    many = {0: range(min(TOGETHER, model.sizes.units))}
+    held = counted(partial(_some_exact, model, case, question, many))["bytes"]
+    return {"operations": whole, "bytes": max(held, few["bytes"], more["bytes"])}
 
 
-def _some_exact(model, case: Case, question: str, count: int) -> None:
-    """Measure the losses of so many units of each layer."""
-    units = dict.fromkeys(range(model.sizes.layers), range(min(count, model.sizes.units)))
-    exact_losses(model, case.prompt, case.target, units=units, positions=question)
+def _some_exact(model, case: Case, question: str, units: Mapping[int, Sequence[int]]) -> None:
+    """Measure the losses of some units of each layer."""
+    exact_losses(
+        model, case.prompt, case.target, units=units, positions=question, batch_size=TOGETHER
+    )
 
 
 def truth_of(
@@ -246,18 +266,38 @@ def truth_of(
 
     Read from the folder ``stored``, if given, which ``truth.save`` wrote into; else computed, or
     loaded if it has been: of all units, or of ``per_layer`` random ones of each layer, the same
-    for all photographs. ``ValueError`` for a sample of what is stored.
+    for all photographs. ``ValueError`` for a sample of what is stored, for the truth of another
+    system, and where the folder lacks one of the photographs' nouns.
     """
     if stored and per_layer:
         raise ValueError(
             f"per_layer = {per_layer}, but {stored} has all units; set one of them to nothing"
         )
     if stored:
-        parts = [load(Path(stored) / f"truth-{question}.parquet") for question in QUESTIONS]
-        return pd.concat([part.astype({"positions": str}) for part in parts], ignore_index=True)
+        return pd.concat(
+            [_stored(model, some, Path(stored), question) for question in QUESTIONS],
+            ignore_index=True,
+        )
     if not per_layer:
         return truth_table(model, some)
     return _sampled(model, some, per_layer, seed)
+
+
+def _stored(model, some: Subjects, folder: Path, question: str) -> pd.DataFrame:
+    """Read the truth of the photographs' first nouns for one question, of all that a file has."""
+    path = folder / f"truth-{question}.parquet"
+    table = load(path, model).astype({"image": str, "positions": str})
+    there = pd.MultiIndex.from_frame(table[["image", "token"]])
+    wanted = [(target.image, target.token) for target in some.targets]
+    absent = [pair for pair in wanted if pair not in there]
+    if absent:
+        raise ValueError(
+            f"stored = {str(folder)!r}: {path.name} has {len(there.unique())} pairs of picture and "
+            f"noun, but not {len(absent)} of the {len(some)} that n_images asks for, such as that "
+            f"of {absent[0][0]!r}; lower n_images, store more (make court SHIP={len(some)}), or "
+            "leave stored empty to have them computed"
+        )
+    return table[there.isin(wanted)]
 
 
 def _sampled(model, some: Subjects, per_layer: int, seed: int) -> pd.DataFrame:

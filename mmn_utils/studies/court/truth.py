@@ -2,6 +2,8 @@
 
     python -m mmn_utils.studies.court.truth --model miniature --pairs 100 --shard 0/2
 
+``make court`` calls it for presets, all shards and then the saving.
+
 A table's rows are units: image, noun, token, positions (where the unit is off), layer, unit, what
 logit and probability lose, and both of the untouched model (``logit_whole``,
 ``probability_whole``). Each picture is computed once and kept, so a run resumes after a kill and
@@ -13,6 +15,7 @@ float16, in which losses of probability below one in ten million would all be ze
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -37,6 +40,7 @@ NAMES = ("image", "noun", "positions")
 VALUES = ("logit", "probability", "logit_whole", "probability_whole")
 COLUMNS = ["image", "noun", "token", "positions", "layer", "unit", *VALUES]
 BITS = 12  # significant ones that a saved number keeps
+SYSTEM = b"mmn_system"  # metadata key of a file: the system whose truth it is
 
 
 def kind_of(positions: str) -> str:
@@ -109,8 +113,11 @@ def rows_of(target: Target, losses, positions: str) -> pd.DataFrame:
 # --- files --------------------------------------------------------------------------------
 
 
-def save(table: pd.DataFrame, path: str | Path) -> Path:
-    """Write a table to a small parquet file, its numbers to ``BITS`` significant bits."""
+def save(table: pd.DataFrame, path: str | Path, model=None) -> Path:
+    """Write a table to a small parquet file, its numbers to ``BITS`` significant bits.
+
+    The file says which model it is of, if that is given, for ``load`` to refuse another.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -119,6 +126,9 @@ def save(table: pd.DataFrame, path: str | Path) -> Path:
         raise ValueError(f"the table lacks {', '.join(missing)}; save what truth_table gave")
     coarse = {name: rounded(table[name].to_numpy(np.float32)) for name in VALUES}
     arrow = pa.Table.from_pandas(table.assign(**coarse)[COLUMNS], preserve_index=False)
+    if model is not None:
+        metadata = {**arrow.schema.metadata, SYSTEM: json.dumps(_system(model)).encode()}
+        arrow = arrow.replace_schema_metadata(metadata)
     split = dict.fromkeys(VALUES[:2], "BYTE_STREAM_SPLIT")
     others = [column for column in COLUMNS if column not in split]
     with atomic(path) as temporary:
@@ -129,18 +139,40 @@ def save(table: pd.DataFrame, path: str | Path) -> Path:
     return Path(path)
 
 
-def load(path: str | Path) -> pd.DataFrame:
-    """Read a table that ``save`` wrote; ``ValueError`` where there is none, or another."""
+def load(path: str | Path, model=None) -> pd.DataFrame:
+    """Read a table that ``save`` wrote; ``ValueError`` where there is none, or another.
+
+    Where a model is given, another one's truth is refused.
+    """
+    import pyarrow.parquet as pq
+
     path = Path(path)
     if not path.is_file():
         raise ValueError(
-            f"there is no truth in {path}; make it: python -m mmn_utils.studies.court.truth "
-            f"--out {path.parent}"
+            f"there is no truth in {path}; make it (make court), or leave stored empty to have it "
+            "computed"
         )
-    table = pd.read_parquet(path)
-    if list(table.columns) != COLUMNS:
-        raise ValueError(f"{path} has columns {list(table.columns)}, not those of a truth")
-    return table.astype(dict.fromkeys(NAMES, "category"))
+    found = pq.read_table(path)
+    if found.column_names != COLUMNS:
+        raise ValueError(f"{path} has columns {found.column_names}, not those of a truth")
+    _refuse_another(path, (found.schema.metadata or {}).get(SYSTEM), model)
+    return found.to_pandas().astype(dict.fromkeys(NAMES, "category"))
+
+
+def _system(model) -> dict[str, str]:
+    """Return what tells the truth of one system from another's."""
+    return {"model": model.name, "revision": str(model.revision)}
+
+
+def _refuse_another(path: Path, kept: bytes | None, model) -> None:
+    """Raise ``ValueError`` where a file says that it is of another model, or of other weights."""
+    if model is None or kept is None or (of := json.loads(kept)) == (asked := _system(model)):
+        return
+    raise ValueError(
+        f"{path} is the truth of {of['model']} (weights {of['revision']}), not of "
+        f"{asked['model']} (weights {asked['revision']}); name another folder, or make it again: "
+        "make court"
+    )
 
 
 def rounded(values: np.ndarray, bits: int = BITS) -> np.ndarray:
@@ -177,6 +209,7 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--dtype", default="float32")
     parser.add_argument("--pairs", type=int, default=100, help="pictures, each with its first noun")
     parser.add_argument("--seed", type=int, default=0, help="of the draw of pictures")
+    parser.add_argument("--max-new-tokens", type=int, default=20, help="longest caption")
     parser.add_argument("--positions", nargs="+", default=list(QUESTIONS), choices=QUESTIONS)
     parser.add_argument("--shard", type=read_shard, metavar="I/N", help="compute one share alone")
     parser.add_argument("--out", metavar="FOLDER", help="where to save the first --ship pairs")
@@ -184,24 +217,40 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def sample(model, photographs: Sequence[Photograph], pairs: int) -> Subjects:
+def sample(
+    model, photographs: Sequence[Photograph], pairs: int, max_new_tokens: int = 20
+) -> Subjects:
     """Take the first ``pairs`` photographs whose caption has a noun; ``ValueError`` for fewer."""
-    some = subjects(model, photographs)
+    if pairs < 1:
+        raise ValueError(f"--pairs {pairs}: give 1 or more")
+    some = subjects(model, photographs, max_new_tokens=max_new_tokens)
     if len(some) < pairs:
         raise ValueError(f"{len(some)} captions have a noun, {pairs} are asked for; lower --pairs")
     return some.select(some.ids[:pairs])
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Compute the truth of a system's pairs into the cache, all or a shard, and save some."""
+    """Compute the truth of a system's pairs into the cache, all or a shard, and save some.
+
+    2 for what is refused.
+    """
+    try:
+        _run(_arguments(arguments))
+    except (ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+def _run(chosen: argparse.Namespace) -> None:
     from mmn_utils.datasets import load_dataset
     from mmn_utils.models import load_model
 
-    chosen = _arguments(arguments)
     model = load_model(chosen.model, device=chosen.device, dtype=chosen.dtype)
     data = load_dataset(chosen.dataset, chosen.data_root or None)
     spare = chosen.pairs + max(4, chosen.pairs // 10)  # captions without a noun drop out
-    some = sample(model, data.sample(min(spare, len(data)), chosen.seed), chosen.pairs)
+    shown = data.sample(min(spare, len(data)), chosen.seed)
+    some = sample(model, shown, chosen.pairs, chosen.max_new_tokens)
     for positions in chosen.positions:
         if chosen.shard:
             with only_shard(kind_of(positions), chosen.shard):
@@ -210,9 +259,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         table = truth_table(model, some, positions=[positions])
         if chosen.out:
             few = first_pairs(table, min(chosen.ship, chosen.pairs))
-            path = save(few, Path(chosen.out) / f"truth-{positions}.parquet")
+            path = save(few, Path(chosen.out) / f"truth-{positions}.parquet", model)
             print(f"{path}: {path.stat().st_size / 1e6:.2f} MB")
-    return 0
 
 
 if __name__ == "__main__":

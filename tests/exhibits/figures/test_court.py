@@ -41,7 +41,15 @@ def curves(names: list[str]) -> pd.DataFrame:
 
 
 def test_every_score_has_a_name_and_a_look_of_its_own(names):
-    assert {*names, scores.EXACT, scores.EXACT_LOGIT} == set(figures.NAMES)
+    paths = {name for name in names if name.startswith(f"{scores.PATH}_")}
+    assert {*names, scores.EXACT, scores.EXACT_LOGIT} - paths == set(figures.NAMES)
+    named = figures.names_of([*names, "integrated_1"])
+    assert len(set(named.values())) == len(names) + 1
+    assert named["integrated_20"] == "integrated gradients, 20 steps"
+    assert named["integrated_1"] == "integrated gradients, 1 step"
+    for unknown in ("guess", "integrated_most"):
+        with pytest.raises(ValueError, match=f"'{unknown}' is no score that has a name"):
+            figures.names_of([unknown])
     looks = figures._styles([*names, scores.EXACT, scores.EXACT_LOGIT])
     assert len(set(looks.values())) == len(looks)
 
@@ -67,6 +75,7 @@ def test_quality_stands_over_cost_and_what_is_free_is_a_line(names):
     passes[scores.RANDOM] = 0.0
     fig = figures.cost(means, pd.DataFrame({"score": passes.keys(), "passes": passes.values()}))
     assert_legible(fig)
+    assert len(fig.axes) == len(QUESTIONS)
     for ax in fig.axes:
         points = {(line.get_xdata()[0], round(line.get_ydata()[0], 9)) for line in ax.lines
                   if line.get_marker() in figures.MARKS}  # fmt: skip
@@ -76,6 +85,20 @@ def test_quality_stands_over_cost_and_what_is_free_is_a_line(names):
             if name != scores.RANDOM
         }
         assert (900.0, 1.0) in {(line.get_xdata()[0], line.get_ydata()[0]) for line in ax.lines}
+
+
+def test_measured_times_have_panels_of_their_own(names):
+    rows = [(q, name, "rank", 0.1, 0.1, 0.1, 9) for q in QUESTIONS for name in names]
+    means = pd.DataFrame(rows, columns=["question", "score", "measure", "mean", "low", "high", "n"])
+    costs = pd.DataFrame({"score": [*names, scores.EXACT], "passes": 2.0, "time": 3.0})
+    fig = figures.cost(means, costs)
+    assert_legible(fig)
+    labels = [ax.get_xlabel() for ax in fig.axes]
+    assert labels == [label for label in figures.COSTS.values() for _ in QUESTIONS]
+    for ax, price in zip(fig.axes, [2.0] * 3 + [3.0] * 3, strict=True):
+        assert {line.get_xdata()[0] for line in ax.lines if line.get_marker() == "*"} == {price}
+    untimed = figures.cost(means, costs.assign(time=float("nan")))
+    assert len(untimed.axes) == len(QUESTIONS)
 
 
 def test_pairs_lists_and_layers_are_drawn_as_they_are():

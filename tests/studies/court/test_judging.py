@@ -54,6 +54,22 @@ def test_recall_counts_what_both_have_first():
     assert np.isnan(judging.recall(predicted, true, 6))  # of all, all are found
 
 
+@pytest.mark.parametrize("k", [0, 1, 2, 7, 50, 119, 120, 500])
+@pytest.mark.parametrize("levels", [1, 2, 5, 10_000])
+def test_the_first_are_those_of_a_stable_sort_ties_by_their_place(levels, k):
+    rng = np.random.default_rng(levels)
+    values = rng.integers(levels, size=120).astype(np.float32)
+    for each in (values, np.where(rng.random(120) < 0.3, -np.inf, values), values.astype(int)):
+        expected = sorted(range(120), key=lambda place: (-each[place], place))[:k]
+        assert judging.first(each, k).tolist() == expected
+
+
+def test_what_is_no_number_comes_last():
+    values = np.array([np.nan, 1, np.nan, 3, 1], np.float32)
+    for k, expected in {1: [3], 2: [3, 1], 3: [3, 1, 4], 4: [3, 1, 4, 0]}.items():
+        assert judging.first(values, k).tolist() == expected
+
+
 def test_signs_are_asked_of_those_that_cost_the_noun_alone():
     true = np.array([3.0, 2, 1, -1, -2])
     predicted = np.array([1.0, -1, 0, -5, -5])

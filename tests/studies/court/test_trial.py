@@ -8,7 +8,6 @@ import pytest
 import torch
 
 from mmn_utils.neurons.together import QUESTIONS
-from mmn_utils.studies.court import scores as score_list
 from mmn_utils.studies.court import summary, together, trial
 from mmn_utils.studies.court.scores import EXACT, EXACT_LOGIT, scores
 from mmn_utils.studies.court.truth import save
@@ -105,10 +104,13 @@ def test_the_cost_of_all_units_is_that_of_a_few_more_of_each_layer(court):
     assert ahead == pytest.approx(whole["operations"] / once, rel=0.05)
 
 
-def test_a_sample_of_units_is_judged_by_itself(system, some, monkeypatch):
-    monkeypatch.setattr(score_list, "STEPS", (2,))
+def test_a_sample_of_units_is_judged_by_itself(system, some):
     truth = trial.truth_of(system, some, per_layer=9)
-    court = trial.Trial.of(system, some, truth)
+    court = trial.Trial.of(system, some, truth, steps=[1, 2])
+    paths = [name for name in court.scores if name.startswith("integrated")]
+    assert paths == ["integrated_1", "integrated_2"]
+    with pytest.raises(ValueError, match=r"steps = \[0\]: give numbers of steps, 1 or more"):
+        scores(system, steps=[0])
     for losses in court.truth.values():
         assert (np.isfinite(losses).sum(1) == 9).all()
     curves = trial.curves(court, trial.fields(court), [1, 20])
@@ -134,9 +136,24 @@ def test_the_best_score_and_the_next_of_another_kind_have_their_places():
          for score, value in values.items()],
         columns=["image", "question", "score", "rank"],
     )  # fmt: skip
-    found = summary.winners(summary.placed(judged))
+    placed = summary.placed(judged)
     expected = {"best": "gradient", "second": "patching_mean"}
-    assert found == dict.fromkeys(QUESTIONS, expected)
+    assert summary.winners(placed) == dict.fromkeys(QUESTIONS, expected)
+    assert set(placed.loc[placed["role"] != "", "score"]) == {"gradient"}
+
+
+def test_the_longest_path_stands_for_all():
+    names = ["gradient", "integrated_5", "integrated_50", "integrated_20", "random"]
+    judged = pd.DataFrame(
+        [(question, name, 1.0) for question in QUESTIONS for name in names],
+        columns=["question", "score", "rank"],
+    )
+    placed = summary.placed(judged)
+    roles = dict(zip(placed["score"], placed["role"], strict=True))
+    assert {name: role for name, role in roles.items() if role} == {
+        "gradient": "gradient", "integrated_50": "integrated",
+    }  # fmt: skip
+    assert summary.path_of(["gradient", "random"]) == ""
 
 
 def test_bargains_are_those_that_no_cheaper_score_equals():
@@ -157,3 +174,27 @@ def test_a_stored_truth_is_read_and_no_sample_of_it(system, some, court, truth, 
         np.testing.assert_allclose(again.truth[key], losses, rtol=2.0**-12)
     with pytest.raises(ValueError, match="per_layer = 3"):
         trial.truth_of(system, some, stored=tmp_path, per_layer=3)
+
+
+def test_of_a_stored_truth_only_the_pictures_asked_for_are_read(system, some, truth, tmp_path):
+    for question in QUESTIONS:
+        save(truth[truth["positions"] == question], tmp_path / f"truth-{question}.parquet")
+    few = trial.truth_of(system, some.select(["b", "d"]), stored=tmp_path)
+    assert set(few["image"]) == {"b", "d"}
+    assert len(few) == len(truth) / 2
+
+
+def test_a_stored_truth_of_too_few_pictures_is_refused(system, some, truth, tmp_path):
+    some_of = truth[truth["image"].isin(["a", "c"])]
+    for question in QUESTIONS:
+        part = some_of if question == "step" else truth
+        save(part[part["positions"] == question], tmp_path / f"truth-{question}.parquet")
+    expected = (
+        r"truth-step.parquet has 2 pairs .* not 2 of the 4 that n_images asks for, such as that of "
+        r"'d'; lower n_images, store more \(make court SHIP=4\)"
+    )
+    with pytest.raises(ValueError, match=expected):
+        trial.truth_of(system, some, stored=tmp_path)
+    assert len(trial.truth_of(system, some.select(["a"]), stored=tmp_path)) == len(truth) / 4
+    with pytest.raises(ValueError, match=r"there is no truth in .*make court"):
+        trial.truth_of(system, some, stored=tmp_path / "nowhere")

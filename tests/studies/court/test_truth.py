@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -123,12 +125,25 @@ def test_the_command_computes_and_saves(system, some, tmp_path, monkeypatch, cap
 
     monkeypatch.setattr(models, "load_model", lambda *_, **__: system)
     monkeypatch.setattr(datasets, "load_dataset", lambda *_: Data(some.photographs))
-    monkeypatch.setattr(truth, "subjects", lambda *_: some)
+    monkeypatch.setattr(truth, "subjects", lambda *_, **__: some)
     options = ["--pairs", "2", "--positions", "step"]
     assert truth.main([*options, "--shard", "0/2"]) == 0
     assert truth.main([*options, "--out", str(tmp_path / "out"), "--ship", "1"]) == 0
     assert "truth-step.parquet" in capsys.readouterr().out
     few = truth.load(tmp_path / "out" / "truth-step.parquet")
     assert list(few["image"].unique()) == some.ids[:1]
-    with pytest.raises(ValueError, match="9 are asked for"):
-        truth.main(["--pairs", "9"])
+    assert truth.main(["--pairs", "9"]) == 2
+    assert "9 are asked for; lower --pairs" in capsys.readouterr().err
+    assert truth.main(["--pairs", "0"]) == 2
+    assert "--pairs 0: give 1 or more" in capsys.readouterr().err
+
+
+def test_a_file_knows_whose_truth_it_is(system, some, tmp_path):
+    table = truth.truth_table(system, some, positions=["step"], progress=False)
+    path = truth.save(table, tmp_path / "truth-step.parquet", system)
+    pd.testing.assert_frame_equal(truth.load(path, system), truth.load(path))
+    other = SimpleNamespace(name="another", revision="abc")
+    with pytest.raises(ValueError, match=r"is the truth of .*, not of another \(weights abc\)"):
+        truth.load(path, other)
+    nobodys = truth.save(table, tmp_path / "nobodys.parquet")
+    assert len(truth.load(nobodys, other)) == len(table)
