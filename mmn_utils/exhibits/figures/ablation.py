@@ -72,7 +72,8 @@ def caption_similarity(curves: pd.DataFrame, of_units: int, floor: float) -> Fig
         ax.legend(loc="lower left", bbox_to_anchor=(0, 0.12))
     else:
         line.set_label("captions of other pictures")
-        ax.legend(loc="lower left")
+        late = _falls_late(curves["mean"], curves["k"])
+        ax.legend(loc="lower left", **({} if late else {"bbox_to_anchor": (0, 1), "ncols": 2}))
     return fig
 
 

@@ -71,6 +71,20 @@ def test_the_legend_of_figure_6_stands_where_no_curve_is(steep):
     assert within != steep  # beside the curves, or above their axes
 
 
+@pytest.mark.parametrize("steep", [False, True])
+def test_the_legend_of_figure_s3_stands_where_no_curve_is(steep):
+    curves = made_curves()
+    if steep:
+        top = (curves["condition"] == "top") & (curves["k"] > 0)
+        curves.loc[top, ["mean", "low", "high"]] = 0.1
+    fig = ablation.caption_similarity(curves, 6144, floor=0.5)
+    assert_legible(fig)
+    fig.draw_without_rendering()
+    ax = fig.axes[0]
+    within = ax.get_legend().get_window_extent().y0 < ax.get_window_extent().y1 - 1
+    assert within != steep
+
+
 def test_figure_6_draws_the_curves_and_the_picture():
     fig = figure_6()
     assert_legible(fig)
