@@ -10,7 +10,9 @@ nobody reads it (``spare_last``).
 In layers of a pass over the prompt, with u the share of the second matrix in a layer (an eighth
 in GPT-J, a quarter in LLaMA, less where the prompt is long), a variant of layer l therefore
 costs L - 2 - l + u and the keys and values of the last; one of the last layer next to nothing.
-Keys and values are laid out for all rows once, in the room where the caption's follow.
+Keys and values are laid out for all rows once, in the room where the caption's follow. Where no
+caption follows, and what rows differ by behind a layer is known, they begin above it
+(``begun_above``).
 """
 
 from __future__ import annotations

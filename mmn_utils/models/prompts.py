@@ -124,6 +124,8 @@ class Prompt:
     def select(self, rows: slice | Sequence[int] | Tensor) -> Prompt:
         """Take rows by a slice, indices or a bool mask."""
         if not isinstance(rows, (slice, Tensor)):
+            if list(rows) == list(range(len(self))):
+                return self
             rows = torch.as_tensor(rows, dtype=torch.long, device=self.embeds.device)
         places = torch.arange(len(self))[rows if isinstance(rows, slice) else rows.cpu()]
         names = tuple(self.names[place] for place in places) if self.names else ()

@@ -5,7 +5,7 @@ The paper samples at temperature 0, which is the most probable token at each ste
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -33,7 +33,6 @@ def generate(
     prompt: Prompt,
     max_new_tokens: int = 20,
     begun: tuple[Tensor, Any] | None = None,
-    kept: Callable[[list[int]], None] | None = None,
     images: Sequence[str] | None = None,
 ) -> list[Caption]:
     """Continue each row greedily until one of ``end_tokens`` or ``max_new_tokens`` tokens.

@@ -14,6 +14,8 @@ import torch
 from mmn_utils.neurons.table import NO_PATCH, ranked_table
 from mmn_utils.neurons.targets import Target
 
+TOGETHER = 8  # layers whose first k are merged at once: a merge costs more than it sorts
+
 
 class TopK:
     """The running top k of every row over layers, kept on the device.
@@ -28,30 +30,38 @@ class TopK:
         if rank_by not in RANKS:
             raise ValueError(f"rank_by={rank_by!r}: give one of {', '.join(RANKS)}")
         self.k, self.reduce = k, RANKS[rank_by]
-        # scores, layers, units, patches, activations (B, k)
-        self.best: tuple[torch.Tensor, ...] | None = None
+        # scores, layers, units, patches, activations (B, k), of layers yet to be merged
+        self.parts: list[tuple[torch.Tensor, ...]] = []
 
     def add(self, layer: int, field: torch.Tensor, activation: torch.Tensor | None) -> None:
-        """Merge the field (B, P, units) of one more layer, and its activation of that shape.
+        """Take in the field (B, P, units) of one more layer, and its activation of that shape.
 
         Without an activation, that of its rows is NaN.
         """
         scores, units, patches = self.reduce(field, self.k)
         active = _at(activation, units, patches)
-        new = (scores, torch.full_like(units, layer), units, patches, active)
-        if self.best is not None:
-            new = tuple(torch.cat(pair, dim=1) for pair in zip(self.best, new, strict=True))
-        order = new[0].topk(min(self.k, new[0].shape[1]), dim=1).indices
-        self.best = tuple(values.gather(1, order) for values in new)
+        self.parts.append((scores, torch.full_like(units, layer), units, patches, active))
+        if len(self.parts) > TOGETHER:
+            self.parts = [self.best]
+
+    @property
+    def best(self) -> tuple[torch.Tensor, ...]:
+        """What is kept so far, best first: scores, layers, units, patches, activations (B, k)."""
+        if not self.parts:
+            raise RuntimeError("no layer was scored; the model's modules were not reached")
+        if len(self.parts) > 1:
+            every = [torch.cat(parts, dim=1) for parts in zip(*self.parts, strict=True)]
+            order = every[0].topk(min(self.k, every[0].shape[1]), dim=1).indices
+            self.parts = [tuple(values.gather(1, order) for values in every)]
+        return self.parts[0]
 
     def divide(self, scale: torch.Tensor) -> None:
         """Divide each row's scores by its own positive scale (B)."""
-        self.best = (self.best[0] / scale[:, None], *self.best[1:])
+        scores, *rest = self.best
+        self.parts = [(scores / scale[:, None], *rest)]
 
     def table(self, targets: Sequence[Target]) -> pd.DataFrame:
         """Lay the result out as a neuron table."""
-        if self.best is None:
-            raise RuntimeError("no layer was scored; the model's modules were not reached")
         scores, layers, units, patches, active = (values.cpu().numpy() for values in self.best)
         return scored(targets, layers, units, patches, scores, active)
 
@@ -62,6 +72,8 @@ def _at(
     """Gather activations (B, P, units) of units (B, k) at their patches, or over all: (B, k)."""
     if activation is None:
         return torch.full(units.shape, torch.nan, device=units.device)
+    if activation.shape[1] == 1:  # its place and all places are the same
+        return activation[:, 0].gather(1, units).float()
     chosen = activation.gather(2, units[:, None].expand(-1, activation.shape[1], -1)).float()
     own = chosen.gather(1, patches.clamp(min=0)[:, None])[:, 0]
     return torch.where(patches == NO_PATCH, chosen.sum(1), own)
@@ -76,7 +88,8 @@ def _by_max(field: torch.Tensor, k: int):
 
 def _by_sum(field: torch.Tensor, k: int):
     """Rank units by their sum over patches."""
-    scores, units = field.sum(1).topk(min(k, field.shape[2]), dim=1)
+    whole = field[:, 0] if field.shape[1] == 1 else field.sum(1)
+    scores, units = whole.topk(min(k, field.shape[2]), dim=1)
     return scores, units, torch.full_like(units, NO_PATCH)
 
 

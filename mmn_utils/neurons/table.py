@@ -101,7 +101,7 @@ def neuron_table(rows: Iterable[Mapping] | Mapping[str, Sequence] | pd.DataFrame
     if "activation" not in table:
         table = table.assign(activation=np.nan)
     table = _typed(table)
-    _check_finite(table)
+    _check_finite(table, table["score"].to_numpy(), table["activation"].to_numpy())
     keys = ["image", "target", "score", "layer", "unit", "patch"]
     return table.sort_values(keys, ascending=[name != "score" for name in keys], ignore_index=True)
 
@@ -130,16 +130,13 @@ def ranked_table(
     }
     rest = {name: held[name][order].astype(SCHEMA[name], copy=False) for name in held}
     table = pd.DataFrame({**begin, **rest}, copy=False)
-    _check_finite(table)
+    _check_finite(table, rest["score"], rest["activation"])
     return table
 
 
-def _check_finite(table: pd.DataFrame) -> None:
+def _check_finite(table: pd.DataFrame, score: np.ndarray, activation: np.ndarray) -> None:
     """Raise ``ValueError`` naming a row whose score, or activation, is not finite."""
-    for name, wrong in (
-        ("score", ~np.isfinite(table["score"].to_numpy())),
-        ("activation", np.isinf(table["activation"].to_numpy())),
-    ):
+    for name, wrong in (("score", ~np.isfinite(score)), ("activation", np.isinf(activation))):
         if wrong.any():
             bad = table.loc[wrong].iloc[0]
             raise ValueError(
