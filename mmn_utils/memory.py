@@ -1,7 +1,8 @@
-"""Batches that become smaller where memory is short, instead of ending the run."""
+"""Memory: batches that become smaller where it is short, and what is left over given back."""
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import os
 import sys
@@ -94,3 +95,15 @@ def is_out_of_memory(error: BaseException) -> bool:
         return True
     text = str(error)
     return isinstance(error, RuntimeError) and any(saying in text for saying in SAYINGS)
+
+
+def give_back() -> None:
+    """Give memory in which nothing lies any more back to the system, where the C library can.
+
+    It keeps what a stage has freed, in pieces that tensors of the next one's sizes do not fit
+    into, so that without this a process grows from stage to stage.
+    """
+    if sys.platform == "linux":
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None)  # glibc's
+        if trim is not None:
+            trim(0)

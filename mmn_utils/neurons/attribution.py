@@ -41,7 +41,7 @@ from mmn_utils.neurons.targets import (
 Consume = Callable[[int, torch.Tensor, torch.Tensor | None], None]
 
 ENOUGH = 768  # tokens with which a CPU has its pace, as far as ...
-HELD = 350e6  # ... bytes hold what a pass makes of them
+HELD = 200e6  # ... bytes hold what a pass makes of them
 
 
 def attribution(

@@ -25,7 +25,7 @@ from mmn_utils.neurons.table import Neuron, by_layer, check_neurons, neurons_of
 from mmn_utils.neurons.text import is_interpretable
 
 WORDS = 10  # tokens that describe a neuron in the papers
-_LOGITS_AT_ONCE = 1 << 22  # bounds the (rows, vocabulary) block: 16 MB in float32
+_LOGITS_AT_ONCE = 1 << 23  # bounds the (rows, vocabulary) block: 32 MB in float32
 
 Signed = tuple[Neuron, int]  # a neuron and the sign of its activation, 1 or -1
 SIGN = {1: "+", -1: "−"}  # as tables show it
@@ -113,12 +113,17 @@ def decode_vectors(
     if decode_norm not in ("none", "final"):
         raise ValueError(f"decode_norm={decode_norm!r}: give 'none' or 'final'")
     ids, probabilities = [], []
-    for rows in _chunks(vectors, weight, k, chunk):
+    chunks = _chunks(vectors, weight, k, chunk)
+    room = _room(chunks, weight)
+    for rows in chunks:
         read = model.final_norm(rows) if decode_norm == "final" else rows
-        logits = F.linear(read, weight, bias).float()
+        logits = _logits(read, weight, room)
+        logits = (logits if bias is None else logits.add_(bias)).float()
         top = logits.topk(k, dim=-1)
+        most = top.values[:, :1]
+        total = logits.sub_(most).exp_().sum(-1, keepdim=True).log_().add_(most)
         ids.append(top.indices)
-        probabilities.append((top.values - logits.logsumexp(-1, keepdim=True)).exp())
+        probabilities.append((top.values - total).exp())
     if not ids:
         return torch.empty(0, k, dtype=torch.long), torch.empty(0, k)
     return torch.cat(ids).cpu(), torch.cat(probabilities).cpu()
@@ -131,6 +136,19 @@ def _chunks(
     if not 1 <= k <= len(weight):
         raise ValueError(f"k={k}: give a number of tokens from 1 to {len(weight)}")
     return vectors.to(weight).split(chunk or max(1, _LOGITS_AT_ONCE // len(weight)))
+
+
+def _room(chunks: Sequence[torch.Tensor], weight: torch.Tensor) -> torch.Tensor:
+    """Make the room (rows, V) in which the logits of one chunk after the other are written.
+
+    Made anew for each they would come to lie behind each other, with holes that none fits into.
+    """
+    return weight.new_empty(len(chunks[0]), len(weight))
+
+
+def _logits(rows: torch.Tensor, weight: torch.Tensor, room: torch.Tensor) -> torch.Tensor:
+    """Multiply rows (N, d) with the unembedding (V, d), into the room: (N, V)."""
+    return torch.mm(rows.to(weight), weight.T, out=room[: len(rows)])
 
 
 def _unembedding(model, with_bias: bool) -> tuple[torch.Tensor, torch.Tensor | None]:
@@ -266,8 +284,10 @@ def extreme_tokens(
     """
     weight, _ = _unembedding(model, with_bias=False)
     highest, lowest = [torch.empty(0, k, dtype=torch.long)], [torch.empty(0, k, dtype=torch.long)]
-    for rows in _chunks(vectors, weight, k, chunk):
-        logits = F.linear(rows, weight).float()
+    chunks = _chunks(vectors, weight, k, chunk)
+    room = _room(chunks, weight)
+    for rows in chunks:
+        logits = _logits(rows, weight, room).float()
         highest.append(logits.topk(k, dim=-1).indices.cpu())
         lowest.append(logits.topk(k, dim=-1, largest=False).indices.cpu())
     return torch.cat(highest), torch.cat(lowest)

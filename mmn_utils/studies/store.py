@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from mmn_utils.cache import canonical, per_image
+from mmn_utils.memory import give_back
 from mmn_utils.neurons.targets import Target
 
 if TYPE_CHECKING:
@@ -46,6 +47,7 @@ def per_photograph(
 
     def batch(some: list[str]) -> pd.DataFrame:
         table = compute([place[name] for name in some])
+        give_back()
         return table.assign(image=table["image"].map(names))
 
     key = {**model_identity(model), **key}
