@@ -5,7 +5,7 @@ The paper samples at temperature 0, which is the most probable token at each ste
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import takewhile
 from typing import Any
@@ -33,13 +33,14 @@ def generate(
     prompt: Prompt,
     max_new_tokens: int = 20,
     begun: tuple[Tensor, Any] | None = None,
+    kept: Callable[[list[int]], None] | None = None,
     images: Sequence[str] | None = None,
 ) -> list[Caption]:
     """Continue each row greedily until one of ``end_tokens`` or ``max_new_tokens`` tokens.
 
     What follows a row's end is not kept; when some rows have ended (``leave_behind``), the others
-    go on without them. ``begun`` hands over the logits (B, V) and the cache of a pass over the
-    prompt that has been made.
+    go on without them, and ``kept`` is told which of the present rows those are. ``begun`` hands
+    over the logits (B, V) and the cache of a pass over the prompt that has been made.
     ``ValueError`` where the caption might not fit into the model's positions, and, with the
     picture's id in ``images``, its name in the prompt or its row, where its logits are not
     finite.
@@ -63,6 +64,8 @@ def generate(
         if leave_behind(going, rows):
             past.batch_select_indices(torch.tensor(going, device=model.device))
             prompt, rows = prompt.select(going), [rows[place] for place in going]
+            if kept is not None:
+                kept(going)
         logits, past = model.forward(prompt, past=past, use_cache=True)
     return [as_caption(model, row) for row in ids]
 
