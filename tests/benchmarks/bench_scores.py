@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import platform
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -156,17 +156,24 @@ def peak(function: Callable[[], object]) -> int:
 
 
 def measure(
-    model, case: Case, repeats: int = 3, units: int = UNITS, names: list[str] | None = None
+    model,
+    case: Case,
+    steps: Sequence[int] | None = None,
+    *,
+    repeats: int = 3,
+    units: int = UNITS,
+    names: Sequence[str] | None = None,
 ) -> pd.DataFrame:
     """Measure scores, by default all, and the exact losses: score, time and memory.
 
-    In units of a forward pass. The exact losses of all units are those of ``units`` of each layer
-    and as much again for each further one, as all of a layer cost the same.
+    In units of a forward pass; ``steps`` of integrated gradients as of ``scores``. The exact losses
+    of all units are those of ``units`` of each layer and as much again for each further one, as all
+    of a layer cost the same.
     """
     agree(model, case)
     ways: dict[str, Callable[[], object]] = {"forward": torch.no_grad()(
         partial(model.forward, case.prompt))}  # fmt: skip
-    for name, score in scores(model).items():
+    for name, score in scores(model, steps=steps).items():
         if names is None or name in names:
             ways[name] = partial(score.compute, model, case, QUESTION)
     count = min(units, model.sizes.units)
@@ -183,15 +190,15 @@ def measure(
     return pd.DataFrame(rows, columns=["score", "time", "memory"])
 
 
-def of_preset(name: str) -> tuple[object, Case]:
-    """Load the system that a preset's court sits over, and its first picture's case."""
+def of_preset(name: str) -> tuple[object, Case, list[int]]:
+    """Load the system that a preset's court sits over; its first picture's case, and the steps."""
     asked = resolve(NOTEBOOK, load_preset(name))
     model = load_model(asked["model"], dtype=asked["dtype"])
     shown = load_dataset(asked["dataset"], asked["data_root"] or None).sample(4, asked["seed"])
     some = subjects.subjects(model, shown, max_new_tokens=asked["max_new_tokens"], progress=False)
     with torch.no_grad():
         prompts = model.prompt([photograph.open() for photograph in some.photographs])
-    return model, cases(model, prompts, some.targets, asked["seed"])[0]
+    return model, cases(model, prompts, some.targets, asked["seed"])[0], asked["steps"]
 
 
 def machine() -> str:
@@ -220,8 +227,8 @@ def main() -> None:
     chosen = parser.parse_args()
     torch.set_num_threads(1)
     for preset in chosen.presets:
-        model, case = of_preset(preset)
-        found = measure(model, case, chosen.repeats, chosen.units)
+        model, case, steps = of_preset(preset)
+        found = measure(model, case, steps, repeats=chosen.repeats, units=chosen.units)
         path = kept({model.name: found})
         print(f"{preset}\n{found.round(2).to_string(index=False)}", flush=True)
     print(f"Times: {path}")

@@ -34,7 +34,7 @@ def test_a_score_that_says_otherwise_is_not_timed(tried, monkeypatch, name):
     usual = scores(tried[0])
     wrong = replace(usual[name], compute=lambda *given: 1.01 * usual[name].compute(*given))
     changed = {**usual, name: wrong}
-    monkeypatch.setattr(bench_scores, "scores", lambda _model: changed)
+    monkeypatch.setattr(bench_scores, "scores", lambda _model, **_: changed)
     with pytest.raises(AssertionError, match=f"{name} differs from plain hooks"):
         bench_scores.measure(*tried, repeats=1)
 
