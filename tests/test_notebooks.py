@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import json
 from pathlib import Path
 
@@ -33,6 +34,8 @@ MOST_LINES = {
     "09_method_court": 105,
     "10_switches": 80,
 }
+
+SHOWS = {f"exhibits.{name}" for name in ("save_figure", "save_table", "say", "claims")}
 
 each_notebook = pytest.mark.parametrize("path", PATHS, ids=lambda path: path.stem)
 
@@ -121,6 +124,21 @@ def test_draws_nothing_and_types_no_words_itself(path):
     source = "\n".join(cell.source for cell in code_cells(path))
     for elsewhere in ("matplotlib", "plt.", "Markdown(", "caption="):
         assert elsewhere not in source
+
+
+@each_notebook
+def test_shows_what_it_saves_and_says(path):
+    """A cell shows its last expression: what is saved, or said, before it would go unseen."""
+    for cell in code_cells(path):
+        shown = [
+            node.lineno
+            for node in ast.walk(ast.parse(cell.source))
+            if isinstance(node, ast.Call) and ast.unparse(node.func) in SHOWS
+        ]
+        if shown:
+            last = ast.parse(cell.source).body[-1]
+            assert isinstance(last, ast.Expr), f"{cell.id} ends in {ast.unparse(last)}"
+            assert max(shown) >= last.lineno, f"{cell.id} ends in {ast.unparse(last)}"
 
 
 @pytest.mark.parametrize("path", PATHS[1:], ids=lambda path: path.stem)

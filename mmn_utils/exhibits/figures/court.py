@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -105,11 +105,12 @@ def curves(means: pd.DataFrame) -> Figure:
     return fig
 
 
-def cost(means: pd.DataFrame, costs: pd.DataFrame) -> Figure:
+def cost(means: pd.DataFrame, costs: pd.DataFrame, at_step: float) -> Figure:
     """Draw how well each score orders units against what it costs, a panel a question.
 
     ``means`` as of ``summary.means``; ``costs`` has score and passes, of the exact order too, and
-    time, where it was measured, which has a row of panels of its own. A score that costs nothing
+    time, where it was measured, which has a row of panels of its own; with units off at the step
+    alone the exact order takes ``at_step`` passes, and was not timed. A score that costs nothing
     is a line.
     """
     by = costs.set_index("score")
@@ -121,7 +122,10 @@ def cost(means: pd.DataFrame, costs: pd.DataFrame) -> Figure:
     rows = fig.subplots(len(kinds), len(QUESTIONS), sharey=True, squeeze=False)
     for axes, kind in zip(rows, kinds, strict=True):
         for ax, question in zip(axes, QUESTIONS, strict=True):
-            _costs(ax, rank[rank["question"] == question], by[kind], styles, free)
+            prices = dict(by[kind])
+            if question == "step":
+                prices[EXACT] = at_step if kind == "passes" else np.nan
+            _costs(ax, rank[rank["question"] == question], prices, styles, free)
             _logarithmic(ax, COSTS[kind])
             ax.set(title=ASKED[question] if kind == kinds[0] else "")
         axes[0].set(ylabel="rank correlation")
@@ -135,7 +139,7 @@ def cost(means: pd.DataFrame, costs: pd.DataFrame) -> Figure:
     return fig
 
 
-def _costs(ax: Axes, rank: pd.DataFrame, price: pd.Series, styles, free: set[str]) -> None:
+def _costs(ax: Axes, rank: pd.DataFrame, price: Mapping[str, float], styles, free) -> None:
     """Draw one panel: rank correlations over prices, the exact order's, and free scores' lines."""
     for row in rank.itertuples():
         colour, _, mark = styles[row.score]

@@ -76,12 +76,13 @@ def _wrapped(table: Verdicts, claim: str) -> str:
 def _legend(fig: Figure, height: float) -> None:
     faces = [Rectangle((0, 0), 1, 1, facecolor=plots.palette(FACES[one])) for one in NAMES]
     frame = Rectangle((0, 0), 1, 1, facecolor="none", edgecolor=plots.INK, linewidth=1.6)
+    white = Rectangle((0, 0), 1, 1, facecolor="white", edgecolor=plots.palette("random"))
     fig.legend(
-        [*faces, frame],
-        [*NAMES.values(), "another than by default"],
+        [*faces, white, frame],
+        [*NAMES.values(), "not concerned, or not run", "another than by default"],
         loc="upper center",
         bbox_to_anchor=(0.5, 1),
-        ncols=5,
+        ncols=6,
         fontsize=7,
         handlelength=1.2,
     )
