@@ -52,10 +52,10 @@ class Below:
         if some:
             self.layers |= some | {max(1, min(some) - slack)}
 
-    def begin(self, row: int, lowest: int) -> int:
-        """Return the layer at which a pass may begin; 0 for the start."""
-        known = self.held.get(row, Lower()).streams
-        return max((layer for layer in known if layer <= lowest), default=0)
+    def begin(self, rows: Sequence[int], lowest: Sequence[int]) -> int:
+        """Return the highest layer at which a pass over some rows may begin; 0 for the start."""
+        known = set.intersection(*(set(self.held.get(row, Lower()).streams) for row in rows))
+        return max((layer for layer in known if layer <= min(lowest)), default=0)
 
     def to_keep(self, begin: int, lowest: Sequence[int]) -> list[int]:
         """List the layers whose streams a pass that begins at one should leave here."""

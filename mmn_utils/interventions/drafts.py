@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field, replace
-from functools import partial
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,6 +36,8 @@ from mmn_utils.models.finite import refuse
 from mmn_utils.models.upper import begin_at, can_begin_at, put_below, streams_into
 from mmn_utils.neurons.captions import Caption, as_caption
 from mmn_utils.neurons.targets import teacher_forced
+
+ALONE = 100  # tokens, whose products take as long as reading the weights for a batch of its own
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,8 +108,8 @@ def captions_now(
     lowest = [0] * len(rows) if edits is None else _lowest(model, drafts, edits)
     captions: dict[int, Caption] = {}
 
-    def compute(begin: int, some: Sequence[int]) -> None:
-        trial = _Trial(model, drafts, [rows[i] for i in some], begin, [lowest[i] for i in some])
+    def compute(some: Sequence[int]) -> None:
+        trial = _Trial(model, drafts, [rows[i] for i in some], [lowest[i] for i in some])
         own = nullcontext() if edits is None else apply_by_row(model, [edits[i] for i in some])
         with own as changed:
             found, logits = _again(trial, changed)
@@ -118,12 +120,27 @@ def captions_now(
                 values = logits[place, step].float()
                 differences[i] = float(values[one] - values[other])
 
-    begins = [drafts.below.begin(*pair) for pair in zip(rows, lowest, strict=True)]
-    for begin in sorted(set(begins)):
-        some = [i for i, own in enumerate(begins) if own == begin]
-        size = batch_size * (2 if begin else 1)  # a shorter pass needs less memory
-        in_batches(partial(compute, begin), some, size)
+    begins = [drafts.below.begin([row], [own]) for row, own in zip(rows, lowest, strict=True)]
+    for some in _groups(begins, drafts.prompts.embeds.shape[1], model.sizes.layers):
+        size = batch_size * (2 if begins[some[-1]] else 1)  # a shorter pass needs less memory
+        in_batches(compute, some, size)
     return [captions[i] for i in range(len(rows))], differences
+
+
+def _groups(begins: Sequence[int], tokens: int, layers: int) -> list[list[int]]:
+    """Group passes by where they may begin, the highest first, into those worth a batch of its own.
+
+    A batch more reads all weights a few times more; one of the higher rows alone is worth that if
+    it spares what ``ALONE`` tokens cost in all layers.
+    """
+    order = sorted(range(len(begins)), key=lambda i: -begins[i])
+    groups: list[list[int]] = []
+    for i in order:
+        spared = len(groups[-1]) * tokens * (begins[groups[-1][0]] - begins[i]) if groups else 0
+        if not groups or spared > ALONE * layers:
+            groups.append([])
+        groups[-1].append(i)
+    return groups
 
 
 def _lowest(model, drafts: Drafts, edits: Sequence[Edit | None]) -> list[int]:
@@ -143,7 +160,7 @@ def _lowest(model, drafts: Drafts, edits: Sequence[Edit | None]) -> list[int]:
 
 @dataclass(frozen=True, eq=False)
 class _Trial:
-    """Drafts, by their ``rows``, that run as one batch from layer ``begin`` on.
+    """Drafts, by their ``rows``, that run as one batch.
 
     ``lowest`` are the layers below which nothing of each is changed.
     """
@@ -151,8 +168,12 @@ class _Trial:
     model: object
     drafts: Drafts
     rows: Sequence[int]
-    begin: int
     lowest: Sequence[int]
+
+    @cached_property
+    def begin(self) -> int:
+        """The layer at which the batch begins."""
+        return self.drafts.below.begin(self.rows, self.lowest)
 
     @property
     def ids(self) -> list[tuple[int, ...]]:

@@ -22,13 +22,13 @@ def test_room_is_kept_and_what_is_known_grows():
     assert below.to_keep(0, [2, 1]) == [1, 2]
     assert below.to_keep(1, [1]) == []
     below.keep(rows, lengths, [2, 1], seen, past)
-    assert [below.begin(7, layer) for layer in range(3)] == [0, 1, 2]
-    assert [below.begin(8, layer) for layer in range(3)] == [0, 1, 1]  # the edit of 8 is in 1
-    assert below.begin(9, 2) == 0
+    assert [below.begin([7], [layer]) for layer in range(3)] == [0, 1, 2]
+    assert [below.begin([8], [layer]) for layer in range(3)] == [0, 1, 1]  # the edit of 8 is in 1
+    assert below.begin([9], [2]) == 0
     assert torch.equal(below.streams([7, 8], 1, tokens)[0], first[0][0])
     assert not below.streams([8], 1, tokens)[0, -1].any()
     below.keep([8], lengths[1:], [2], {2: second[0][1:]}, _selected(past, 1))
-    assert below.begin(8, 2) == 2
+    assert below.begin([8], [2]) == 2
     for layer, (keys, values) in enumerate(below.pairs([7, 8], 2, tokens)):
         held = past.layers[layer]
         for mine, whole in ((keys, held.keys), (values, held.values)):
@@ -38,7 +38,7 @@ def test_room_is_kept_and_what_is_known_grows():
     small = Below(room=1)
     small.ask([2], 0)
     small.keep(rows, lengths, [2, 2], seen, past)
-    assert small.begin(7, 2) == 0
+    assert small.begin([7], [2]) == 0
 
 
 def _selected(past, row: int):

@@ -124,7 +124,8 @@ def rows_of(calls) -> int:
 UNKNOWN = {1: 1, 2: 1}  # rows that were only known up to a lower layer than their edit's
 
 
-def test_layers_below_the_edits_run_once_for_all_of_them(system, photographs, said):
+def test_layers_below_the_edits_run_once_for_all_of_them(system, photographs, said, monkeypatch):
+    monkeypatch.setattr(room, "ALONE", 0)  # every layer is worth a batch of its own
     drafts = drafts_of(system, photographs, said, max_new_tokens=TOKENS)
     images, first = [p.id for p in photographs], system.layer(0)
     for turn, layers in enumerate([(2, 1, 2, 1, 2), (1, 1, 1, 2, 2), (2, 2, 2, 2, 2)]):
@@ -142,6 +143,31 @@ def test_layers_below_the_edits_run_once_for_all_of_them(system, photographs, sa
         assert rows_of(more) == (5 if turn == 0 else layers.count(1) + UNKNOWN[turn])
     assert len(drafts.below.held) == 5
     assert not any(module._forward_pre_hooks for module in system.language_model.modules())
+
+
+def test_rows_of_one_batch_begin_where_all_of_them_are_known(system, photographs, said):
+    drafts = drafts_of(system, photographs, said, max_new_tokens=TOKENS)
+    images = [photograph.id for photograph in photographs]
+    edits = [edit_at(system, ((layer, 3),), layer) for layer in (2, 1, 2, 1, 2)]
+    found = [captions_now(system, drafts, images, edits=edits)[0]]
+    with counted(system.layer(0)) as lowest, counted(system.layer(1)) as more:
+        found.append(captions_now(system, drafts, images, edits=edits)[0])
+    assert found[0] == found[1]
+    assert rows_of(lowest) == 0
+    assert rows_of(more) == 5  # too few tokens for two batches
+
+
+@pytest.mark.parametrize(
+    ("begins", "tokens", "expected"),
+    [
+        ([0, 5, 0, 5], 10, [[1, 3, 0, 2]]),  # 2 x 10 x 5 tokens of a layer, of 600
+        ([0, 5, 0, 5], 70, [[1, 3], [0, 2]]),
+        ([4, 5, 0], 130, [[1, 0], [2]]),  # what one layer spares one row is too little
+        ([3, 3], 1000, [[0, 1]]),
+    ],
+)
+def test_rows_get_a_batch_of_their_own_where_that_spares_enough(begins, tokens, expected):
+    assert room._groups(begins, tokens, layers=6) == expected
 
 
 def test_bad_input(system, photographs, said):
