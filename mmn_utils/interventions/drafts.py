@@ -63,7 +63,7 @@ def drafts_of(
     captions: Sequence[Caption],
     *,
     max_new_tokens: int = 20,
-    batch_size: int = 16,
+    batch_size: int = 32,
 ) -> Drafts:
     """Embed pictures, to go with the captions that the model gave them.
 
@@ -91,7 +91,7 @@ def captions_now(
     drafts: Drafts,
     images: Sequence[str] | None = None,
     reads: Sequence[tuple[int, int, int] | None] | None = None,
-    batch_size: int = 16,
+    batch_size: int = 32,
     edits: Sequence[Edit | None] | None = None,
 ) -> tuple[list[Caption], np.ndarray]:
     """Caption pictures with the model as it is now: captions, and logit differences.
@@ -120,11 +120,23 @@ def captions_now(
                 values = logits[place, step].float()
                 differences[i] = float(values[one] - values[other])
 
-    begins = [drafts.below.begin([row], [own]) for row, own in zip(rows, lowest, strict=True)]
-    for some in _groups(begins, drafts.prompts.embeds.shape[1], model.sizes.layers):
-        size = batch_size * (2 if begins[some[-1]] else 1)  # a shorter pass needs less memory
-        in_batches(compute, some, size)
+    tokens, layers = drafts.prompts.embeds.shape[1], model.sizes.layers
+    for turn in _turns(rows, lowest):
+        begins = [drafts.below.begin([rows[i]], [lowest[i]]) for i in turn]
+        for group in _groups(begins, tokens, layers):
+            size = batch_size * (2 if begins[group[-1]] else 1)  # a shorter pass needs less memory
+            in_batches(compute, [turn[place] for place in group], size)
     return [captions[i] for i in range(len(rows))], differences
+
+
+def _turns(rows: Sequence[int], lowest: Sequence[int]) -> list[list[int]]:
+    """Try each draft once before it is tried again: by then the lower layers are known of it."""
+    turns: tuple[list[int], list[int]] = ([], [])
+    tried: set[int] = set()
+    for i, row in enumerate(rows):
+        turns[row in tried and lowest[i] > 0].append(i)
+        tried.add(row)
+    return [turn for turn in turns if turn]
 
 
 def _groups(begins: Sequence[int], tokens: int, layers: int) -> list[list[int]]:

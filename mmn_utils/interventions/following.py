@@ -2,7 +2,9 @@
 
 What a changed model says in the place of a word is often followed by what followed that word.
 So behind each new token the next few of the draft are tried in the same pass, and those stand
-that are the likeliest still. The captions are those of greedy generation up to rounding.
+that are the likeliest still. A caption that has left its draft for good, as those do that repeat
+one word, soon goes on token by token: what one row tries in vain, all rows of a batch pay for. The
+captions are those of greedy generation up to rounding.
 """
 
 from __future__ import annotations
@@ -16,17 +18,24 @@ from torch import Tensor
 
 from mmn_utils.models.finite import refuse
 from mmn_utils.models.prompts import Prompt
+from mmn_utils.neurons.captions import leave_behind
 
 AHEAD = 4  # tokens tried at a time: of more, more are wasted than won
+TRIED = 64  # tokens tried by all rows together: with more, a pass is no longer nearly free
+PATIENCE = 2  # tries in vain after which a draft is given up; a word may have two tokens
 
 
 @dataclass
 class Follower:
-    """A caption so far, ``ids``, the ``draft`` that it goes by, and the next ``place`` in it."""
+    """A caption so far, ``ids``, the ``draft`` that it goes by, and the next ``place`` in it.
+
+    ``misses`` counts the tries since the last one that was right.
+    """
 
     ids: list[int]
     draft: Sequence[int]
     place: int
+    misses: int = 0
 
     @classmethod
     def leaving(cls, draft: Sequence[int], step: int) -> Follower:
@@ -39,9 +48,11 @@ class Follower:
         met = [place for place, other in enumerate(self.draft) if other == token]
         self.place = 1 + min(met, key=lambda place: abs(place - self.place), default=self.place)
 
-    def guess(self, limit: int) -> list[int]:
-        """Return the tokens to be tried next."""
-        return list(self.draft[self.place : self.place + min(AHEAD, limit - len(self.ids))])
+    def guess(self, limit: int, ahead: int = AHEAD) -> list[int]:
+        """Return the tokens to be tried next, ``ahead`` at most."""
+        if self.misses >= PATIENCE:
+            return []
+        return list(self.draft[self.place : self.place + min(ahead, limit - len(self.ids))])
 
     def take(
         self, likely: Sequence[int], guess: Sequence[int], ends: Container[int], limit: int
@@ -50,6 +61,8 @@ class Follower:
 
         ``likely[i]`` is the likeliest behind ``i`` of the tokens tried.
         """
+        if guess:
+            self.misses = 0 if guess[0] == likely[0] else self.misses + 1
         for right, token in enumerate(likely):
             self.say(token)
             if self.done(ends, limit) or right == len(guess) or guess[right] != token:
@@ -74,9 +87,9 @@ def follow(
     """Let each row's caption go on to its end, or to ``limit`` tokens.
 
     ``begun`` are the logits (B, V) where drafts were left and the cache of a pass over the
-    prompt, in which what follows there is hidden. When half of the rows have ended, the others
-    go on without them, and ``kept`` is told which of the present rows those are. ``ValueError``
-    with the picture's id in ``images`` where logits are not finite.
+    prompt, in which what follows there is hidden. When some rows have ended (``leave_behind``), the
+    others go on without them, and ``kept`` is told which of the present rows those are.
+    ``ValueError`` with the picture's id in ``images`` where logits are not finite.
     """
     logits, past, ends = begun[0][:, None], begun[1], model.end_tokens
     rows, width = list(range(len(followers))), 0
@@ -95,12 +108,13 @@ def follow(
         going = [n for n, row in enumerate(rows) if not followers[row].done(ends, limit)]
         if not going:
             return
-        if len(going) <= len(rows) / 2:
+        if leave_behind(going, rows):
             past.batch_select_indices(torch.tensor(going, device=model.device))
             prompt, rows = prompt.select(going), [rows[n] for n in going]
             if kept is not None:
                 kept(going)
-        guesses = [followers[row].guess(limit) for row in rows]
+        ahead = min(AHEAD, TRIED // len(rows))
+        guesses = [followers[row].guess(limit, ahead) for row in rows]
         tails = [[followers[row].ids[-1], *guess] for row, guess in zip(rows, guesses, strict=True)]
         width = max(map(len, tails))
         prompt = _extended(model, prompt, tails, width)

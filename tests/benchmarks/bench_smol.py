@@ -214,9 +214,8 @@ class Bench:
 
         def together() -> list[Caption]:
             anew = replace(ground, drafts=replace(ground.drafts, below=Below()))
-            return [
-                c for size in SETTINGS for c in anew.captions(model, sized(each, *size), images)
-            ]
+            tried = [edit for size in SETTINGS for edit in sized(each, *size)]
+            return anew.captions(model, tried, images * len(SETTINGS))
 
         def least(captions: list[Caption]) -> float:
             tried = [edit for size in SETTINGS for edit in sized(each, *size)]

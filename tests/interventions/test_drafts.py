@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from itertools import chain
 
 import pytest
 import torch
@@ -155,6 +156,19 @@ def test_rows_of_one_batch_begin_where_all_of_them_are_known(system, photographs
     assert found[0] == found[1]
     assert rows_of(lowest) == 0
     assert rows_of(more) == 5  # too few tokens for two batches
+
+
+def test_a_draft_that_is_tried_again_in_one_call_is_known_by_then(system, photographs, said):
+    drafts = drafts_of(system, photographs, said, max_new_tokens=TOKENS)
+    images = [photograph.id for photograph in photographs]
+    sets = [[edit_at(system, ((layer, 3), (2, 5)), seed) for _ in images]
+            for seed, layer in enumerate((2, 1, 2))]  # fmt: skip
+    expected = [captions_now(system, drafts, images, edits=some)[0] for some in sets]
+    anew = drafts_of(system, photographs, said, max_new_tokens=TOKENS)
+    with counted(system.layer(0)) as calls:
+        found, _ = captions_now(system, anew, images * 3, edits=[*chain(*sets)])
+    assert found == [*chain(*expected)]
+    assert rows_of(calls) == len(images)
 
 
 @pytest.mark.parametrize(

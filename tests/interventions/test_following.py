@@ -71,6 +71,20 @@ def test_rows_that_have_ended_are_left_behind(system, monkeypatch):
         assert len(alone) == 1
 
 
+def test_a_draft_is_given_up_after_two_tries_in_vain():
+    row = Follower.leaving((1, 2, 3, 4, 5, 6), 1)
+    for said in (7, 7):
+        tried = row.guess(20)
+        assert tried
+        row.take([said], tried, ends={9}, limit=20)
+    assert row.guess(20) == []
+    again = Follower.leaving((1, 2, 3, 4, 5, 6), 1)
+    again.take([7], again.guess(20), ends={9}, limit=20)
+    again.take([3, 8], again.guess(20, 1), ends={9}, limit=20)  # one of them right: it may go on
+    assert again.misses == 0
+    assert again.guess(20) == [5, 6]
+
+
 def test_a_draft_is_taken_up_again_where_it_has_the_word():
     row = Follower.leaving((1, 2, 3, 2, 5), 1)
     row.say(9)  # in the place of 2

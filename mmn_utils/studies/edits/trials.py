@@ -95,7 +95,7 @@ class Ground:
         findings: Sequence[Finding],
         *,
         max_new_tokens: int = 20,
-        batch_size: int = 16,
+        batch_size: int = 32,
     ) -> Ground:
         """Caption photographs, and deal each a concept of the findings, which have one each."""
         concepts = [_concept(model, finding) for finding in findings]
@@ -193,11 +193,16 @@ class Ground:
         On up to ``n_images`` photographs; the columns are ``neurons`` and ``strength``. Errors
         as ``compared``.
         """
-        rows, parts = self._elsewhere(n_images), []
-        for count, strength in product(counts, strengths):
-            cut = [edit.first(count).scaled(strength) for edit in edits]
-            parts.append(self.dealt(model, cut, rows).assign(neurons=count, strength=strength))
-        return pd.concat(parts, ignore_index=True)
+        rows, sizes = self._elsewhere(n_images), list(product(counts, strengths))
+        cut = [
+            edit
+            for count, strength in sizes
+            for edit in _for_rows([one.first(count).scaled(strength) for one in edits], rows)
+        ]
+        tried = pd.concat([rows] * len(sizes), ignore_index=True)  # all at once: fuller batches
+        columns = {name: np.repeat([size[i] for size in sizes], len(rows))
+                   for i, name in enumerate(("neurons", "strength"))}  # fmt: skip
+        return self.trials(model, cut, tried).assign(**columns)
 
 
 def _concept(model, finding: Finding) -> Concept:
