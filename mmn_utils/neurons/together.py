@@ -5,16 +5,17 @@ Each set begins where it first differs from the whole model, or from another set
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import chain
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from mmn_utils.models.prompts import Prompt
-from mmn_utils.neurons.table import Neuron, check_neurons
+from mmn_utils.neurons.table import Neuron, by_layer, check_neurons
 from mmn_utils.neurons.targets import Target, logit_and_probability, positions_of, teacher_forced
 from mmn_utils.neurons.without import Part, Without
 
@@ -66,11 +67,7 @@ def lost_together(
     for some in sets:
         check_neurons(some, model.sizes.layers, model.sizes.units)
     forced = ended(teacher_forced(model, prompt, [target.prefix]))
-    parts = [_parts(some) for some in sets]
-    units: dict[int, set[int]] = {}
-    for layer, own in (part for some in parts for part in some):
-        units.setdefault(layer, set()).update(own)
-    asked = {layer: sorted(own) for layer, own in sorted(units.items())}
+    parts, asked = [_parts(some) for some in sets], dict(_parts(chain.from_iterable(sets)))
     without = Without.of(model, forced, asked, where(model, forced, positions), batch_size)
     read = partial(both, target)
     whole = read(without.logits)
@@ -78,12 +75,9 @@ def lost_together(
     return Lost(lost[0], lost[1], (float(whole[0]), float(whole[1])))
 
 
-def _parts(some: Sequence[Neuron]) -> list[Part]:
+def _parts(some: Iterable[Neuron]) -> list[Part]:
     """Group neurons by layer, each once, both in order."""
-    units: dict[int, set[int]] = {}
-    for neuron in some:
-        units.setdefault(neuron.layer, set()).add(neuron.unit)
-    return [(layer, tuple(sorted(units[layer]))) for layer in sorted(units)]
+    return [(layer, tuple(sorted(units.tolist()))) for layer, units in by_layer(some).items()]
 
 
 def both(target: Target, logits: Tensor) -> Tensor:
