@@ -17,27 +17,13 @@ from mmn_utils.interventions.perturbation import perturb
 from mmn_utils.neurons.captions import caption_images
 from mmn_utils.neurons.table import Neuron
 from tests.interventions.rows import edit_at
-from tests.models.llava.tiny import tiny_llava
-from tests.models.mplug_owl2.tiny import tiny as tiny_mplug_owl2
-from tests.models.test_instructblip import tiny_instructblip
-from tests.tiny import tiny_images, tiny_limber
-from tests.tiny_gated import TinyGated
+from tests.tiny import tiny_images
+from tests.tiny_systems import each_of
 
 TOKENS = 6
 
 
-SYSTEMS = {
-    "gated": TinyGated,
-    "limber": tiny_limber,
-    "llava": tiny_llava,
-    "instructblip": tiny_instructblip,
-    "mplug_owl2": tiny_mplug_owl2,
-}
-
-
-@pytest.fixture(scope="module", params=SYSTEMS.values(), ids=SYSTEMS)
-def system(request):
-    return request.param()
+system = each_of("gated", "limber", "llava", "instructblip", "mplug_owl2")
 
 
 @pytest.fixture(scope="module")

@@ -2,28 +2,17 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from mmn_utils.interventions.following import AHEAD, Follower, follow
 from mmn_utils.neurons.captions import generate
-from tests.models.llava.tiny import tiny_llava
-from tests.models.mplug_owl2.tiny import tiny as tiny_mplug_owl2
-from tests.models.test_instructblip import tiny_instructblip
-from tests.tiny import tiny_images, tiny_limber
+from tests.tiny import tiny_images
+from tests.tiny_systems import each_of
 
-SYSTEMS = {
-    "limber": tiny_limber,
-    "llava": tiny_llava,
-    "instructblip": tiny_instructblip,
-    "mplug_owl2": tiny_mplug_owl2,
-}
 LIMIT = 9
 
 
-@pytest.fixture(scope="module", params=SYSTEMS.values(), ids=SYSTEMS)
-def system(request):
-    return request.param()
+system = each_of("limber", "llava", "instructblip", "mplug_owl2")
 
 
 @torch.no_grad()

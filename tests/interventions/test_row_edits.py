@@ -10,17 +10,10 @@ from mmn_utils.interventions.row_edits import apply_by_row
 from mmn_utils.models.base import state_hash
 from mmn_utils.neurons.captions import caption_images, generate
 from tests.interventions.rows import edit_at
-from tests.models.llava.tiny import tiny_llava
-from tests.models.mplug_owl2.tiny import tiny as tiny_mplug_owl2
-from tests.tiny import tiny_images, tiny_limber
+from tests.tiny import tiny_images
 from tests.tiny_gated import TinyGated
+from tests.tiny_systems import each_of
 
-SYSTEMS = {
-    "gated": TinyGated,
-    "limber": tiny_limber,
-    "llava": tiny_llava,
-    "mplug_owl2": tiny_mplug_owl2,
-}
 TOKENS = 6
 PLACES = (  # of each row: several layers, one, none, and more units than the others
     ((0, 3), (1, 5), (1, 2)),
@@ -31,9 +24,7 @@ PLACES = (  # of each row: several layers, one, none, and more units than the ot
 )
 
 
-@pytest.fixture(scope="module", params=SYSTEMS.values(), ids=SYSTEMS)
-def system(request):
-    return request.param()
+system = each_of("gated", "limber", "llava", "mplug_owl2")
 
 
 @pytest.fixture(scope="module")

@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from mmn_utils.models.abreast import Abreast, is_hooked
 from mmn_utils.models.capture import capture
 from mmn_utils.models.upper import streams_into
-from tests.models.llava.tiny import tiny_llava
-from tests.models.mplug_owl2.tiny import tiny as tiny_mplug_owl2
-from tests.tiny import tiny_images, tiny_limber
-from tests.tiny_gated import TinyGated
+from tests.tiny import tiny_images
+from tests.tiny_systems import each_of
 
-SYSTEMS = {
-    "limber": tiny_limber,
-    "gated": TinyGated,
-    "llava": tiny_llava,
-    "mplug_owl2": tiny_mplug_owl2,
-}
-
-
-@pytest.fixture(scope="module", params=SYSTEMS.values(), ids=SYSTEMS)
-def system(request):
-    return request.param()
+system = each_of("limber", "gated", "llava", "mplug_owl2")
 
 
 @torch.no_grad()

@@ -4,25 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-import pytest
 import torch
 
 from mmn_utils.models import branches
 from mmn_utils.models.capture import capture
 from mmn_utils.models.capture import replace as replacing
 from mmn_utils.models.past import with_states
-from tests.models.llava.tiny import tiny_llava
-from tests.models.mplug_owl2.tiny import tiny as tiny_mplug_owl2
 from tests.tiny import tiny_images, tiny_limber
-from tests.tiny_gated import TinyGated
+from tests.tiny_systems import each_of
 
-SYSTEMS = {"limber": tiny_limber, "llava": tiny_llava, "gated": TinyGated,
-           "mplug_owl2": tiny_mplug_owl2}  # fmt: skip
-
-
-@pytest.fixture(scope="module", params=SYSTEMS.values(), ids=SYSTEMS)
-def system(request):
-    return request.param()
+system = each_of("limber", "llava", "gated", "mplug_owl2")
 
 
 def off(units: list[int]):

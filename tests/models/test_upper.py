@@ -17,16 +17,10 @@ from mmn_utils.models.upper import (
     stand_in,
     streams_into,
 )
-from tests.models.llava.tiny import tiny_llava
-from tests.models.mplug_owl2.tiny import tiny as tiny_mplug_owl2
 from tests.tiny import tiny_images, tiny_limber
+from tests.tiny_systems import each_of
 
-SYSTEMS = {"limber": tiny_limber, "llava": tiny_llava, "mplug_owl2": tiny_mplug_owl2}
-
-
-@pytest.fixture(scope="module", params=SYSTEMS.values(), ids=SYSTEMS)
-def system(request):
-    return request.param()
+system = each_of("limber", "llava", "mplug_owl2")
 
 
 @torch.no_grad()
