@@ -15,6 +15,7 @@ from mmn_utils.models.folders import FACTS, read_record
 from mmn_utils.models.hub import MissingParts, require_files
 from mmn_utils.models.limber import MINIATURES, build_limber, load_miniature
 from mmn_utils.models.placement import PLACED, why_absent
+from mmn_utils.models.products import quicken
 from mmn_utils.presets import data_path, from_here, load_yaml
 
 __all__ = ["MissingParts", "VisionLanguageModel", "build_limber", "load_model"]
@@ -62,6 +63,8 @@ def load_model(
         attend(model, attention)
     if small:
         round_to_int8(model)
+    for part in model.modules():
+        quicken(part)
     return model
 
 

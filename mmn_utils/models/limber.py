@@ -156,8 +156,7 @@ def load_miniature(
         files["language model"].parent, dtype=dtype or torch.float32, **ONE_KERNEL
     )
     if language_model.dtype == torch.float32:
-        for block in language_model.transformer.h:
-            block.attn._attn = _fused_attention
+        fuse_attention(language_model)
     facts = LimberFacts(
         name=name,
         mean=tuple(config.get("mean", LimberFacts.mean)),
@@ -171,6 +170,12 @@ def load_miniature(
         language_model.to(device),
         AutoTokenizer.from_pretrained(files["language model"].parent),
     )
+
+
+def fuse_attention(language_model: GPTJForCausalLM) -> None:
+    """Let a GPT-J in float32 attend in one kernel."""
+    for block in language_model.transformer.h:
+        block.attn._attn = _fused_attention
 
 
 def _fused_attention(query: Tensor, key: Tensor, value: Tensor, attention_mask=None):

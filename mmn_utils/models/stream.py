@@ -15,10 +15,10 @@ import math
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from mmn_utils.models.architectures import Adds
 from mmn_utils.models.frozen_norm import FrozenNorm, freeze
+from mmn_utils.models.products import linear
 
 
 class Stream:
@@ -79,7 +79,7 @@ class Stream:
 
     def read_out(self, normed: Tensor) -> Tensor:
         """Turn what the final norm gives (..., d) into the logits that the model emits (..., V)."""
-        return self.emitted(F.linear(normed, *self.unembedding))
+        return self.emitted(linear(normed, *self.unembedding))
 
     def emitted(self, logits: Tensor) -> Tensor:
         """Scale and cap what the unembedding gives, as the model does."""

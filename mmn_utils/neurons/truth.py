@@ -24,8 +24,8 @@ from functools import partial
 
 import numpy as np
 import torch
-from torch import nn
 
+from mmn_utils.models.products import is_plain
 from mmn_utils.models.prompts import Prompt
 from mmn_utils.neurons.targets import Target, teacher_forced
 from mmn_utils.neurons.together import both, ended, where
@@ -105,7 +105,7 @@ def derived_operations(
 def _costs(model, layer: int) -> tuple[int, int, int]:
     """Count a layer's entries of matrices, those that make keys and values, attention's width."""
     parts, module = model.architecture, model.layer(layer)
-    every = {name: m.weight.numel() for name, m in module.named_modules() if type(m) is nn.Linear}
+    every = {name: m.weight.numel() for name, m in module.named_modules() if is_plain(m)}
     mlp, out = parts.pre.rpartition(".")[0], parts.attention_of(layer)
     spared = [name for name in every if name in (parts.query, out) or name.startswith(f"{mlp}.")]
     keys = sum(every.values()) - sum(every[name] for name in spared if mlp)

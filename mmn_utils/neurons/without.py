@@ -32,10 +32,11 @@ from mmn_utils.models.abreast import ROUNDING, Abreast, is_hooked
 from mmn_utils.models.branches import begun_above, trunk_of
 from mmn_utils.models.capture import after_mlps, output_of
 from mmn_utils.models.capture import replace as replaced
+from mmn_utils.models.products import is_plain
 from mmn_utils.models.prompts import Prompt
 from mmn_utils.neurons.targets import final_norm_reads
 
-AT_ONCE = 4e6  # bytes that a CPU's caches hold of the activations of rows that run together
+AT_ONCE = 6e6  # bytes that a CPU's caches hold of the activations of rows that run together
 ABREAST = 256  # tokens side by side: more waste attention on each other, fewer waste calls
 
 Part = tuple[int, tuple[int, ...]]  # a layer, and some of its units
@@ -391,7 +392,7 @@ def _is_rank_one(without: Without, layer: int) -> bool:
     layer, or a module beside the MLP could read what it wrote, the unit that writes most is tried.
     """
     second, parts = without.model.act_module(layer), without.model.architecture
-    if type(second) is not nn.Linear or not second.weight.is_floating_point():
+    if not is_plain(second) or not second.weight.is_floating_point():
         return False
     return (parts.stacked and not parts.also) or _agrees(without, layer)
 

@@ -3,7 +3,8 @@
 A system of the miniature's size, 202 tokens. The other way is transformers' own model with a hook
 of torch's on the unit's layer: at all positions a pass for each unit, at the predicting step the
 last token alone, behind the kept keys and values of those before it; both with the GELU in one
-kernel that ours has. What both say is compared before anything is timed. Then operations,
+kernel that ours has, and the other way with torch's own products or with ours
+(``models.products``). What both say is compared before anything is timed. Then operations,
 counted by torch, against those that the derivation gives. At last all pairs of some units, of all
 layers or of the upper half, against a pass for each pair.
 """
@@ -24,12 +25,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 from transformers.activations import ACT2FN
 
-from mmn_utils.models.limber import ONE_KERNEL
+from mmn_utils.models.limber import ONE_KERNEL, fuse_attention
+from mmn_utils.models.products import linear
 from mmn_utils.neurons.table import Neuron
 from mmn_utils.neurons.targets import teacher_forced
 from mmn_utils.neurons.together import lost_together
 from mmn_utils.neurons.truth import derived_operations, exact_losses
-from tests.benchmarks.timing import best_times, random_system, random_targets
+from tests.benchmarks.timing import best_times, plainly, random_system, random_targets
 
 
 @dataclass(frozen=True)
@@ -40,6 +42,7 @@ class Result:
     apart: float
     ours: float
     plain: float
+    alike: float  # the plain way with our products
     operations: float
     derived: float
     pace: float  # operations a millisecond of one large product
@@ -48,7 +51,8 @@ class Result:
         """Say all of it in a paragraph."""
         return (
             f"{self.positions}: one unit at a time {self.plain:.3f} ms a unit, ours "
-            f"{self.ours:.4f} ms: {self.plain / self.ours:.1f} x (apart {self.apart:.1e})\n"
+            f"{self.ours:.4f} ms: {self.plain / self.ours:.1f} x, with our products "
+            f"{self.alike / self.ours:.1f} x (apart {self.apart:.1e})\n"
             f"  operations a unit {self.operations / 1e6:.2f} M, derived {self.derived / 1e6:.2f} "
             f"M: {self.operations / self.derived:.3f} x\n"
             f"  at the pace of one large product they would take "
@@ -131,12 +135,18 @@ class OneByOne:
         return np.array(found)
 
 
-def one_kernel(layers: int):
-    """Build the system, its prompt and target, with the GELU in one kernel."""
+def both_ways(layers: int):
+    """Build the system as the miniature loads, the plain one, and the prompt and target of both.
+
+    The plain one has the GELU in one kernel too, but attends as transformers does.
+    """
     model, prompt = random_system(1, layers)
     for layer in range(layers):
         model.layer(layer).mlp.act = ACT2FN[ONE_KERNEL["activation_function"]]
-    return model, prompt, random_targets(model, 1)[0]
+    target = random_targets(model, 1)[0]
+    plain = OneByOne(model.twin(model.dtype), prompt, target)
+    fuse_attention(model.language_model)
+    return model, prompt, target, plain
 
 
 @torch.no_grad()
@@ -147,8 +157,7 @@ def measure(
 
     ``AssertionError`` where they differ by more than 1e-5.
     """
-    model, prompt, target = one_kernel(layers)
-    plain = OneByOne(model, prompt, target)
+    model, prompt, target, plain = both_ways(layers)
     step = model.sizes.units // units
     asked = {layer: list(range(layer, model.sizes.units, step))[:units] for layer in range(layers)}
     few = [(layer, unit) for layer, some in asked.items() for unit in some[:plain_units]]
@@ -169,8 +178,9 @@ def measure(
     times = best_times(
         {
             "ours": ours,
-            "plain": lambda: plain.run(alone, positions),
-            "pace": lambda: square @ square,
+            "plain": plainly(lambda: plain.run(alone, positions)),
+            "alike": lambda: plain.run(alone, positions),
+            "pace": lambda: linear(square, square),
         },
         repeats,
     )
@@ -181,6 +191,7 @@ def measure(
         apart,
         1000 * times["ours"] / every,
         1000 * times["plain"] / len(few),
+        1000 * times["alike"] / len(few),
         counted.total / every,
         derived / every,
         2 * 2048**3 / (1000 * times["pace"]),
@@ -195,8 +206,8 @@ def measure_pairs(
 
     Of all layers by turns, or of the upper half if ``late``. ``AssertionError`` as ``measure``.
     """
-    model, prompt, target = one_kernel(layers)
-    plain, lowest = OneByOne(model, prompt, target), layers // 2 if late else 0
+    model, prompt, target, plain = both_ways(layers)
+    lowest = layers // 2 if late else 0
     places = [(i % (layers - lowest) + lowest, 7 * i % model.sizes.units) for i in range(top)]
     sets = [tuple(Neuron(*place) for place in pair) for pair in combinations(places, 2)]
     few = [[(one.layer, one.unit) for one in pair] for pair in sets[:: len(sets) // plain_pairs]]
@@ -208,7 +219,7 @@ def measure_pairs(
     fast = ours().logit[:: len(sets) // plain_pairs]
     apart = float(np.abs(fast - slow[:, 0]).max())
     assert apart <= 2e-5 * max(1, abs(plain.everywhere()[0])), f"the ways differ by {apart}"
-    times = best_times({"ours": ours, "plain": lambda: plain.run(few, positions)}, repeats)
+    times = best_times({"ours": ours, "plain": plainly(lambda: plain.run(few, positions))}, repeats)
     return len(sets), times["plain"] / len(few) / (times["ours"] / len(sets))
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from unittest.mock import patch
 
 import torch
 from torch import Tensor
 from transformers import LlamaConfig, LlamaForCausalLM
 
+from mmn_utils.models import products
 from mmn_utils.models.architectures import GPTJ, LLAMA
 from mmn_utils.models.base import ImageTokens, Prompt, VisionLanguageModel
 from mmn_utils.neurons.targets import Target
@@ -62,6 +65,7 @@ def _with_prompts(language_model, architecture, places: ImageTokens, images: int
     model = RandomSystem(
         "benchmark", language_model, tiny_tokenizer(), architecture, places, prefix="A picture of"
     )
+    products.quicken(language_model)  # as what ``load_model`` loads
     for layer in range(model.sizes.layers):
         model.act_module(layer).weight.data.mul_(growth**layer)
     generator = torch.Generator().manual_seed(0)
@@ -72,6 +76,17 @@ def _with_prompts(language_model, architecture, places: ImageTokens, images: int
 def random_targets(model: VisionLanguageModel, images: int) -> list[Target]:
     """Give each image a target three tokens into its caption."""
     return [Target(str(i), "noun", 100 + i, (7, 11, 300 + i)) for i in range(images)]
+
+
+def plainly(way: Callable) -> Callable:
+    """Let a way of computing multiply as torch does by itself, not as ``products`` does."""
+
+    @wraps(way)
+    def as_torch(*arguments, **options):
+        with patch.object(products, "CAPABLE", False):
+            return way(*arguments, **options)
+
+    return as_torch
 
 
 def best_times(functions: Mapping[str, Callable[[], object]], repeats: int) -> dict[str, float]:
