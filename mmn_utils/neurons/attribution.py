@@ -112,8 +112,12 @@ def rows_together(model, tokens: int) -> int:
     """
     if model.device.type != "cpu":
         return 2**20
-    sizes = model.sizes
-    held = sizes.layers * (4 * sizes.units + 9 * sizes.width) * model.dtype.itemsize
+    return rows_on_cpu(model.sizes, model.dtype, tokens)
+
+
+def rows_on_cpu(sizes, dtype: torch.dtype, tokens: int) -> int:
+    """Say how many rows a CPU takes at once; ``sizes`` have layers, units and width."""
+    held = sizes.layers * (4 * sizes.units + 9 * sizes.width) * dtype.itemsize
     return max(1, min(ceil(ENOUGH / tokens), int(HELD / (tokens * held))))
 
 

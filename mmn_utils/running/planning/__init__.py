@@ -106,7 +106,7 @@ def plan(
     costs = []
     for stem, one in asked.items():
         place, size = places[wanted[stem]], sizes[one["model"]]
-        new = Trials(size, getattr(torch, place.dtype), place.rates)
+        new = Trials(size, getattr(torch, place.dtype), place.rates, device=place.device)
         tried = trials.setdefault((size, place.name), new)
         costs.append(cost_of(stem, one, tried, place.free))
     systems = list(dict.fromkeys((sizes[asked[stem]["model"]], wanted[stem][1]) for stem in stems))

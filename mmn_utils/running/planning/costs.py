@@ -95,7 +95,7 @@ def _entry(notebook: str) -> dict[str, Any]:
 def need_of(ask: Ask, trials: Trials, free: float) -> Need:
     """Price one pass; its batch is halved until it fits into ``free`` bytes beside the weights."""
     least = PASSES[ask.name].least
-    batch = max(min(ask.batch, ask.times), least)
+    batch = max(min(ask.batch, ask.times, trials.together(ask.name)), least)
     while _memory(ask, trials, batch) > free and batch > least:
         batch = max(least, batch // 2)
     memory, encoding = _memory(ask, trials, batch), ask.times * _encoding(ask, trials)

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from mmn_utils.interventions.sweeps import sweep
-from mmn_utils.neurons.attribution import attributions
+from mmn_utils.neurons.attribution import attributions, rows_on_cpu
 from mmn_utils.neurons.captions import generate
 from mmn_utils.neurons.methods import by_readings
 from mmn_utils.neurons.table import Neuron
@@ -113,9 +113,22 @@ class Trials:
     """
 
     def __init__(
-        self, size: Size, dtype: torch.dtype, rates: Rates, clock: Clock = time.process_time
+        self,
+        size: Size,
+        dtype: torch.dtype,
+        rates: Rates,
+        clock: Clock = time.process_time,
+        device: str = "cpu",
     ) -> None:
         self.size, self.dtype, self.rates, self.clock = size, dtype, rates, clock
+        self.device = torch.device(device)
+
+    def together(self, name: str) -> int:
+        """Say how many rows a pass takes at once where there are more."""
+        if name == "attribution" and self.device.type == "cpu":
+            tokens = self.size.image_tokens + self.size.text_tokens + NOUN
+            return rows_on_cpu(self.size, self.dtype, tokens)
+        return 2**20
 
     @cache  # noqa: B019  (a Trials lives as long as its plan)
     def taken(self, name: str, rows: int, length: int) -> Taken:

@@ -216,21 +216,26 @@ def _prompt(trial: Trial, row: int):
     return trial.model.prompt([trial.some.photographs[row].open()])
 
 
-def costs(trial: Trial, question: str = "all", sample: int = 2) -> pd.DataFrame:
-    """Count what each score costs of one picture, in units of one forward pass.
+def costs(
+    trial: Trial, question: str = "all", names: Sequence[str] | None = None, sample: int = 2
+) -> pd.DataFrame:
+    """Count what scores cost of one picture, in units of one forward pass; the exact losses too.
 
-    Columns score, ``passes`` (operations) and ``memory`` (peak, beside the weights). The exact
-    losses of all units grow by the same with each further unit of every layer, so they are
-    counted for ``sample`` units of each, and for twice as many.
+    Columns score, ``passes`` (operations) and ``memory`` (peak, beside the weights); ``names``
+    None for all. The exact losses of all units grow by the same with each further unit of every
+    layer, so they are counted for ``sample`` units of each, and for twice as many.
     """
     model = trial.model
     case = cases(model, trial.prompts(), trial.some.targets, trial.seed)[0]
     with torch.no_grad():
         once = counted(partial(model.forward, case.prompt))
     rows = []
-    for name, score in trial.scores.items():
-        rows.append((name, counted(partial(score.compute, model, case, question))))
-    rows.append((EXACT, _exact_cost(model, case, question, sample)))
+    for name in [*trial.scores, EXACT] if names is None else names:
+        if name == EXACT:
+            rows.append((name, _exact_cost(model, case, question, sample)))
+        else:
+            score = trial.scores[name]
+            rows.append((name, counted(partial(score.compute, model, case, question))))
     return pd.DataFrame(
         [(name, cost["operations"] / once["operations"], cost["bytes"] / once["bytes"])
          for name, cost in rows],

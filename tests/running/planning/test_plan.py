@@ -33,6 +33,16 @@ def trials(size: Size = TINY) -> Trials:
     return found
 
 
+def test_a_batch_is_no_larger_than_what_the_device_takes_at_once():
+    gradients, captions = (Ask(name, 64, 64, 5) for name in ("attribution", "caption"))
+    found = trials(size_of("miniature"))
+    rows = need_of(gradients, found, 1e12).batch
+    assert 1 <= rows == found.together("attribution") < 64
+    assert need_of(captions, found, 1e12).batch == 64
+    found.device = torch.device("cuda")
+    assert need_of(gradients, found, 1e12).batch == 64
+
+
 def test_the_published_systems_are_as_large_as_their_papers_say():
     billions = {name: size_of(name).parameters / 1e9 for name in load_yaml(systems.KNOWN)}
     assert billions["limber"] == pytest.approx(6.05, rel=0.01)
@@ -184,7 +194,7 @@ def test_what_a_configuration_leaves_out_is_that_of_its_class():
 def test_the_command_prints_a_table_and_json(capsys, tmp_path, monkeypatch):
     monkeypatch.setattr(planning, "size_of", lambda name: TINY)
     monkeypatch.setattr(Given, "rates_of", lambda *_: RATES)
-    monkeypatch.setattr(planning, "Trials", lambda *_: trials())
+    monkeypatch.setattr(planning, "Trials", lambda *_, **__: trials())
     path = tmp_path / "mine.yaml"
     path.write_text("name: mine\nonly: [02_attribution]\nsettings: {n_images: 8}\n")
     assert main(["plan", str(path)]) == 0
