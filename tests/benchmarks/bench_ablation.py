@@ -5,8 +5,9 @@ Fig. 6 and S.3. The plain ways are transformers' own model with torch's hooks: e
 itself, on its cache of keys and values; all in one batch, with a mask for each row; and, as one
 first writes it, each by itself without a cache. Units come from the scores of both papers, on two
 systems of random weights: a LLaVA of 12 layers x 512 with 576 image tokens, and the miniature's
-shape. Behind trained weights contributions grow towards the last layers; here write vectors do,
-by ``GROWTH`` from layer to layer. Captions and logits are compared before the ratios are printed.
+shape; with torch's own products, and with ours (``models.products``). Behind trained weights
+contributions grow towards the last layers; here write vectors do, by ``GROWTH`` from layer to
+layer. Captions and logits are compared before the ratios are printed.
 """
 
 from __future__ import annotations
@@ -25,11 +26,12 @@ from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.table import Neuron, by_layer, neurons_of
 from mmn_utils.neurons.targets import Target
 from mmn_utils.studies.ablation import ablation_rows, scaled_counts
-from tests.benchmarks.timing import best_times, random_llava, random_system, random_targets
+from tests.benchmarks.timing import best_times, plainly, random_llava, random_system, random_targets
 
 SYSTEMS = {"llava": random_llava, "miniature": random_system}
 SCORES = {"contribution": contribution, "attribution": attribution}
 WAYS = ("batch", "cache", "from the start")
+OURS = ", our products"  # behind the name of a way that has them; the others have torch's own
 GROWTH = 1.3  # of write vectors, from one layer to the next
 Found = tuple[list[float], list[list[int]]]  # each row's logit of the target, and its caption
 
@@ -145,10 +147,13 @@ def measure(
         found[name] = way()
 
     ours = {"sweep": lambda: run("sweep", lambda: sweep(model, prompt, target, rows, tokens))}
-    theirs = {name: (lambda name=name: run(name, plain[name])) for name in ways}
+    theirs = {}
+    for name in ways:
+        theirs[name] = plainly(lambda name=name: run(name, plain[name]))
+        theirs[name + OURS] = lambda name=name: run(name + OURS, plain[name])
     times = best_times({**ours, **theirs}, repeats)
-    equal = {name: agree(found["sweep"], found[name], model.end_tokens) for name in ways}
-    return len(rows), equal, {name: times[name] / times["sweep"] for name in ways}
+    equal = {name: agree(found["sweep"], found[name], model.end_tokens) for name in theirs}
+    return len(rows), equal, {name: times[name] / times["sweep"] for name in theirs}
 
 
 def main() -> None:

@@ -23,7 +23,7 @@ from mmn_utils.neurons.attribution import attribution, rows_together
 from mmn_utils.neurons.ranking import RANKS
 from mmn_utils.neurons.targets import objective, teacher_forced
 from mmn_utils.running.planning.tally import peak
-from tests.benchmarks.timing import best_times, random_system, random_targets
+from tests.benchmarks.timing import best_times, plainly, random_system, random_targets
 
 
 def floor(model, prompt, targets) -> None:
@@ -61,8 +61,9 @@ def measure(images: int = 4, repeats: int = 3, layers: int = 6) -> dict[str, flo
     ways = {"floor": lambda: floor(model, prompt, targets)}
     for rank_by in RANKS:
         ways[rank_by] = partial(attribution, model, prompt, targets, rank_by=rank_by)
-    ways["captum"] = lambda: captum(model, prompt, targets, [modules])
-    ways["captum by layer"] = lambda: captum(model, prompt, targets, modules)
+    ways["captum"] = plainly(lambda: captum(model, prompt, targets, [modules]))
+    ways["captum by layer"] = plainly(lambda: captum(model, prompt, targets, modules))
+    ways["floor, torch's own products"] = plainly(lambda: floor(model, prompt, targets))
     return best_times(ways, repeats)
 
 
@@ -103,6 +104,8 @@ def main() -> None:
     times = measure(**vars(parser.parse_args()))
     for rank_by in RANKS:
         print(f"attribution, {rank_by:>4}, over the floor: {times[rank_by] / times['floor']:.2f} x")
+    plain = times["floor, torch's own products"]
+    print(f"the floor with torch's own products, over ours: {plain / times['max']:.2f} x")
     print(f"Captum, all layers in one call, over ours: {times['captum'] / times['max']:.2f} x")
     print(f"Captum, layer by layer, over ours: {times['captum by layer'] / times['max']:.2f} x")
     found = in_parts()

@@ -12,7 +12,8 @@ time on one thread, in three ratios: for one caption with the preparation, as wh
 or an edit of it is new; with the preparation spread over the paper's 1,000 images; and
 without it. The top units of both are compared first, within the rounding of float16.
 
-At last one noun from the pass on, against hooks on transformers' own model.
+At last one noun from the pass on, against hooks on transformers' own model, with torch's own
+products and with ours (``models.products``).
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ from mmn_utils.models.stream import Stream
 from mmn_utils.neurons import contribution as contribution_module
 from mmn_utils.neurons.contribution import contribution
 from mmn_utils.neurons.targets import Target, teacher_forced
-from tests.benchmarks.timing import best_times, random_system, random_targets
+from tests.benchmarks.timing import best_times, plainly, random_system, random_targets
 
 NOUNS, TOP, KEPT, IMAGES = 5, 100, 10_000, 1000
 SHAPES = {  # layers, width, units, vocabulary
@@ -120,10 +121,10 @@ def hooked(model, prompt, target: Target) -> list[tuple[int, int]]:
 
 
 @torch.no_grad()
-def against_hooks(repeats: int = 5, layers: int = 6) -> float:
-    """Time one noun from the pass on, on the miniature's shape: ours over plain hooks.
+def against_hooks(repeats: int = 5, layers: int = 6) -> dict[str, float]:
+    """Time one noun from the pass on, on the miniature's shape: ours over each plain way.
 
-    With the one-kernel GELU for both. ``AssertionError`` where the top units differ.
+    With the one-kernel GELU for all. ``AssertionError`` where the top units differ.
     """
     model, prompt = random_system(1, layers)
     for layer in range(layers):
@@ -134,11 +135,13 @@ def against_hooks(repeats: int = 5, layers: int = 6) -> float:
     times = best_times(
         {
             "ours": lambda: contribution(model, prompt, targets, k=TOP),
-            "hooks": lambda: hooked(model, prompt, targets[0]),
+            "plain hooks": plainly(lambda: hooked(model, prompt, targets[0])),
+            "plain hooks with our products": lambda: hooked(model, prompt, targets[0]),
         },
         repeats,
     )
-    return times["ours"] / times["hooks"]
+    ours = times.pop("ours")
+    return {way: ours / time for way, time in times.items()}
 
 
 def measure(name: str, repeats: int, shape: tuple[int, int, int, int] | None = None) -> None:
@@ -167,7 +170,8 @@ def main() -> None:
     arguments = parser.parse_args()
     for name in [arguments.shape] if arguments.shape else SHAPES:
         measure(name, arguments.repeats)
-    print(f"one noun with its pass: ours {against_hooks(arguments.repeats):.2f} x plain hooks")
+    for way, ratio in against_hooks(arguments.repeats).items():
+        print(f"one noun with its pass: ours {ratio:.2f} x {way}")
 
 
 if __name__ == "__main__":

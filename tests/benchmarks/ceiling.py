@@ -129,13 +129,14 @@ class Meter:
 
 @dataclass(frozen=True)
 class Found:
-    """Two ways' seconds, and what bounds them.
+    """Two ways' seconds, and what bounds them; ``same`` are the plain way's with our products.
 
     ``least`` operations of the answer, at ``pace`` a second; ``prompts`` and ``tokens`` are the
     shares of the plain way's time that passes over prompts, and over one token, take.
     """
 
     plain: float
+    same: float
     ours: float
     least: float | None
     pace: float
@@ -148,12 +149,17 @@ class Found:
         return self.plain / self.ours
 
     @property
+    def alike(self) -> float:
+        """How many times as long the plain way takes with our products."""
+        return self.same / self.ours
+
+    @property
     def ceiling(self) -> float:
         """What the ratio could be at most; NaN where no operations were counted."""
         return self.plain * self.pace / self.least if self.least else float("nan")
 
     def __str__(self) -> str:
-        told = f"plain over ours {self.ratio:.2f} x"
+        told = f"plain over ours {self.ratio:.2f} x, with our products {self.alike:.2f} x"
         if not self.least:
             return told
         return (

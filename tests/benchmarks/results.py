@@ -64,7 +64,8 @@ def attribution(tiny: bool) -> pd.DataFrame:
     size = {"images": 1, "repeats": 1, "layers": 2} if tiny else {}
     times = bench_attribution.measure(**size)
     rows = [(f"ours by {rank}, over the floor", times[rank] / times["floor"]) for rank in RANKS]
-    rows += [(f"{way}, over ours", times[way] / times["max"]) for way in times if "captum" in way]
+    others = [way for way in times if way != "floor" and way not in RANKS]
+    rows += [(f"{way}, over ours", times[way] / times["max"]) for way in others]
     parts = bench_attribution.in_parts(*((4, 1, 2, 1) if tiny else ()))
     about = f"a batch in parts of {parts['rows']}, over one pass"
     rows += [(f"{about}: {what}", parts[what]) for what in ("time", "memory")]
@@ -74,8 +75,9 @@ def attribution(tiny: bool) -> pd.DataFrame:
 def contribution(tiny: bool) -> pd.DataFrame:
     """Contribution of one noun: its time, with the pass, over plain hooks'."""
     size = {"repeats": 1, "layers": 2} if tiny else {"repeats": 15}
-    ratio = bench_contribution.against_hooks(**size)
-    return pd.DataFrame({"what": ["ours, over plain hooks"], "ratio": [ratio]})
+    found = bench_contribution.against_hooks(**size)
+    rows = [(f"ours, over {way}", ratio) for way, ratio in found.items()]
+    return pd.DataFrame(rows, columns=["what", "ratio"])
 
 
 def exact(tiny: bool) -> pd.DataFrame:
@@ -86,12 +88,15 @@ def exact(tiny: bool) -> pd.DataFrame:
     for positions, (units, plain) in sizes.items():
         one = bench_exact.measure(positions, *((4, 2) if tiny else (units, plain)), **more)
         ratio, operations = one.plain / one.ours, one.operations / one.derived
-        rows.append((positions, "each unit", ratio, operations))
+        rows.append((positions, "each unit", ratio, one.plain * one.pace / one.derived, operations))
+        alike = one.alike / one.ours
+        rows.append((positions, "each unit, our products for both", alike, np.nan, operations))
         for late in (False, True):
             size = (5, 5, 1, 3) if tiny else (50, 16)
             ratio = bench_exact.measure_pairs(positions, late, *size)[1]
-            rows.append((positions, f"pairs{' of upper layers' * late}", ratio, np.nan))
-    return pd.DataFrame(rows, columns=["positions", "off", "ratio", "operations over derived"])
+            rows.append((positions, f"pairs{' of upper layers' * late}", ratio, np.nan, np.nan))
+    columns = ["positions", "off", "ratio", "ceiling by operations", "operations over derived"]
+    return pd.DataFrame(rows, columns=columns)
 
 
 def planning(tiny: bool) -> pd.DataFrame:
@@ -117,8 +122,9 @@ def edit_trials(tiny: bool) -> pd.DataFrame:
     """Edits tried on photographs: how many times as long edited weights take."""
     size = {"photographs": 12, "tokens": 6, "repeats": 1} if tiny else {}
     alike, made, times = bench_edit_trials.measure(**size)
-    ratio = times["weights"] / times["rows"]
-    return pd.DataFrame({"captions alike": [f"{alike} of {made}"], "ratio": [ratio]})
+    ours = times.pop("rows")
+    rows = [(way, f"{alike} of {made}", time / ours) for way, time in times.items()]
+    return pd.DataFrame(rows, columns=["way", "captions alike", "ratio"])
 
 
 def training(tiny: bool) -> pd.DataFrame:
@@ -153,8 +159,9 @@ def smol(tiny: bool) -> pd.DataFrame:
     bench = bench_smol.Bench(model, shown, 4 if tiny else 20)
     only = ["attribution"] if tiny else [*bench_smol.AIMS]
     found = bench_smol.measure(bench, 1 if tiny else 2, only)
-    rows = [(name, one.ratio, bench_smol.AIMS[name], one.ceiling) for name, one in found.items()]
-    columns = ["question", "ratio", "aimed at", "ceiling by operations"]
+    aims = bench_smol.AIMS
+    rows = [(name, one.ratio, aims[name], one.ceiling, one.alike) for name, one in found.items()]
+    columns = ["question", "ratio", "aimed at", "ceiling by operations", "our products for both"]
     return pd.DataFrame(rows, columns=columns)
 
 

@@ -70,7 +70,7 @@ def test_the_least_operations_are_those_that_torch_counts(bench):
 
 
 def test_the_ceiling_is_the_plain_time_over_that_of_the_least_operations():
-    found = Found(plain=12.0, ours=6.0, least=4e9, pace=1e9, prompts=0.5, tokens=0.25)
+    found = Found(plain=12.0, same=9.0, ours=6.0, least=4e9, pace=1e9, prompts=0.5, tokens=0.25)
     assert found.ratio == 2.0
     assert found.ceiling == 3.0
     assert shared((1, 2, 3), (1, 2, 4)) == 2

@@ -13,6 +13,8 @@ from pathlib import Path
 import psutil
 import torch
 
+from mmn_utils.models.products import linear
+
 Clock = Callable[[], float]
 SIDES = (256, 512, 1024, 2048, 4096, 8192)  # of matrices that are multiplied
 LONG = 0.02  # seconds for which one product tells enough
@@ -62,7 +64,7 @@ def multiply_rate(device: str, dtype: torch.dtype, clock: Clock = time.perf_coun
     """Measure the operations of matrix products, of larger ones until one takes long enough."""
     for side in SIDES:
         matrix = torch.ones(side, side, dtype=dtype, device=device)
-        (taken,) = fastest([lambda matrix=matrix: matrix @ matrix], device, clock)
+        (taken,) = fastest([lambda matrix=matrix: linear(matrix, matrix)], device, clock)
         if taken > LONG:
             break
     return 2 * side**3 / taken
