@@ -55,6 +55,7 @@ from mmn_utils.models.auto.refusals import refused
 from mmn_utils.models.base import LateHash
 from mmn_utils.models.hub import WEIGHTS, MissingParts, Part, find, load_whole, weight_files
 from mmn_utils.models.placement import PLACED, on_one_device, require_accelerate
+from mmn_utils.models.products import quicken
 
 # Types by what a configuration calls them; with those that hear, too, if they have pictures.
 KINDS = {
@@ -85,6 +86,7 @@ def load_auto(
     folder = find(Part("name_or_path", name_or_path, revision, PATTERNS))
     with refused(f"the model of {name_or_path}"):
         model = _load_model(folder, dtype or "auto", device)
+    quicken(model)  # before it is compared with itself, a few passes that wait for nothing else
     try:
         processor = AutoProcessor.from_pretrained(folder)
     except (OSError, ImportError, ValueError, AttributeError, LookupError, TypeError) as error:
