@@ -50,6 +50,7 @@ ROOMS = {
     "memory": "batches that become smaller where memory is short",
     "shards": "a table's batches, shared out",
     "cache": "compute once, keyed by content",
+    "commands": "refusals in words",
     "compat": "one shim",
 }
 

@@ -14,6 +14,7 @@ PACKAGE = ROOT / "mmn_utils"
 # and from itself. Files beside the rooms count as rooms of their own.
 FLOORS = {
     "compat": 0,
+    "commands": 0,
     "presets": 0,
     "plain_yaml": 0,
     "memory": 0,

@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import sys
 
+from mmn_utils.commands import refusing
 from mmn_utils.exhibits.formats import write_text
 from mmn_utils.exhibits.pages import notebook_pages, write_standalone
 from mmn_utils.exhibits.readme import update_readme
@@ -19,6 +20,7 @@ from mmn_utils.exhibits.verify import verify
 from mmn_utils.presets import ROOT, check_run_name
 
 
+@refusing
 def main(arguments: list[str] | None = None) -> int:
     """Rebuild the reports of some runs or the README's table of exhibits."""
     parser = argparse.ArgumentParser(prog="python -m mmn_utils.exhibits", description=main.__doc__)
@@ -32,17 +34,13 @@ def main(arguments: list[str] | None = None) -> int:
     verified = commands.add_parser("verify", help="compute the claims of runs again")
     verified.add_argument("runs", nargs="+", metavar="RUN")
     chosen = parser.parse_args(arguments)
-    try:
-        if chosen.command == "report":
-            _build_reports(chosen.runs, chosen.standalone)
-        elif chosen.command == "verify":
-            return _verify(chosen.runs)
-        else:
-            readme = ROOT / "README.md"
-            write_text(readme, update_readme(readme.read_text(encoding="utf-8")))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    if chosen.command == "report":
+        _build_reports(chosen.runs, chosen.standalone)
+    elif chosen.command == "verify":
+        return _verify(chosen.runs)
+    else:
+        readme = ROOT / "README.md"
+        write_text(readme, update_readme(readme.read_text(encoding="utf-8")))
     return 0
 
 

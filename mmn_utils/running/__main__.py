@@ -23,6 +23,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from mmn_utils.commands import parser_of
 from mmn_utils.presets import load_preset, read_parameters
 from mmn_utils.running.run import check, execute
 from mmn_utils.values import read_value
@@ -48,11 +49,7 @@ def read_overrides(notebook: str | Path, pairs: Sequence[tuple[str, str]]) -> di
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m mmn_utils.running",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("mmn_utils.running", __doc__)
     parser.add_argument("notebook", help="its name, such as 02_attribution, or its path")
     parser.add_argument("--preset", default="miniature", help="a name or a YAML file")
     parser.add_argument(

@@ -13,7 +13,6 @@ for fewer than the notebook's ``n_images`` has a trial: it writes to ``data/cach
 
 from __future__ import annotations
 
-import argparse
 import os
 import subprocess
 import sys
@@ -22,6 +21,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mmn_utils.commands import parser_of, refusing
 from mmn_utils.exhibits.report import build_report
 from mmn_utils.presets import Preset, data_path, from_root, load_preset
 from mmn_utils.running.environment import with_defaults
@@ -112,13 +112,10 @@ def run_all(commands: Sequence[Sequence[str]], processes: int = 1) -> None:
                 process.wait()
 
 
+@refusing
 def main(arguments: Sequence[str] | None = None) -> int:
     """Hold court over presets from the command line; 2 for what is refused, 1 for a failed cell."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mmn_utils.running court",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("mmn_utils.running court", __doc__)
     parser.add_argument("presets", nargs="+", metavar="PRESET", help="a name or a YAML file")
     parser.add_argument("--pairs", type=int, default=100, help="pairs of picture and noun")
     parser.add_argument("--ship", type=int, default=20, help="of which so many are written")
@@ -135,9 +132,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
         runs = [sitting.run for sitting in sittings]
         for run in runs:
             print(f"Report: {build_report(run, together=runs)}")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
     except PapermillExecutionError as error:
         print(f"error: {NOTEBOOK} stopped in a cell\n{error}", file=sys.stderr)
         return 1

@@ -21,6 +21,7 @@ import numpy as np
 import pandas as pd
 from PIL import Image, ImageOps
 
+from mmn_utils.commands import parser_of
 from mmn_utils.datasets.base import read_image
 from mmn_utils.models import VisionLanguageModel, load_model
 from mmn_utils.models.doctor import doctor
@@ -151,11 +152,7 @@ def _lines(facts: dict[str, Any], indent: str = "  ") -> str:
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m mmn_utils doctor",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("mmn_utils doctor", __doc__)
     parser.add_argument("model", help="a system's name, a folder, or owner/repository")
     parser.add_argument("--picture", help="a photograph to run the checks on")
     parser.add_argument("--json", action="store_true", help="for programs")

@@ -29,6 +29,7 @@ from nbconvert.preprocessors import CoalesceStreamsPreprocessor
 from nbformat import NotebookNode
 
 from mmn_utils.cache import BAR
+from mmn_utils.commands import refusing
 from mmn_utils.exhibits.entries import exhibits_of, figures_root, load_exhibits
 from mmn_utils.exhibits.formats import compress_png, png_size, write_bytes, write_text
 from mmn_utils.exhibits.pages import NOTEBOOKS, TEMPLATES, forget_page
@@ -198,6 +199,7 @@ def _origin(exhibit: str, page: Page) -> str:
     return f'<p class="origin" data-beside>{", ".join(links)}</p>\n'
 
 
+@refusing
 def main(arguments: Sequence[str] | None = None) -> int:
     """Write the pages of some runs' executed notebooks again."""
     parser = argparse.ArgumentParser(
@@ -206,16 +208,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", metavar="RUN")
     parser.add_argument("--output-root", default="build", help="where executed copies are")
     chosen = parser.parse_args(arguments)
-    try:
-        for run in map(check_run_name, chosen.runs):
-            copies = sorted((from_root(chosen.output_root) / run / "notebooks").glob("*.ipynb"))
-            if not copies:
-                raise ValueError(f"no executed notebook of {run}; run some with 'make figures'")
-            for executed in copies:
-                print(os.path.relpath(write_page(executed, run)))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for run in map(check_run_name, chosen.runs):
+        copies = sorted((from_root(chosen.output_root) / run / "notebooks").glob("*.ipynb"))
+        if not copies:
+            raise ValueError(f"no executed notebook of {run}; run some with 'make figures'")
+        for executed in copies:
+            print(os.path.relpath(write_page(executed, run)))
     return 0
 
 

@@ -8,7 +8,6 @@ that is printed. Ctrl-C ends it.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import os
 import secrets
@@ -21,6 +20,7 @@ import webbrowser
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from mmn_utils.commands import parser_of
 from mmn_utils.presets import ROOT, Preset, check_run_name, from_root, notebook_path
 from mmn_utils.running.environment import KERNEL, with_defaults
 from mmn_utils.running.run import check, load_papermill
@@ -141,11 +141,7 @@ def serve(preset: str, port: int, address: str, browser: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve a preset's browser; 2 for bad parameters, 1 where the server fails."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mmn_utils.running.serve",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("mmn_utils.running.serve", __doc__)
     parser.add_argument("preset", help="a name or a YAML file")
     parser.add_argument("--port", type=int, default=0, help="a free one by default")
     parser.add_argument("--address", default="", help="neuron@picture to open at")

@@ -9,12 +9,11 @@ from 0; each resumes picture by picture after a kill.
 
 from __future__ import annotations
 
-import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from mmn_utils.commands import parser_of, refusing
 from mmn_utils.exhibits.formats import to_json, write_text
 from mmn_utils.presets import Preset, from_root, load_preset, notebook_path
 from mmn_utils.running.order import STAGES, Shard
@@ -102,21 +101,14 @@ COMPUTE: dict[str, Callable] = {
 }
 
 
+@refusing
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compute a shard from the command line; 2 for bad parameters."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mmn_utils.running shard",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("mmn_utils.running shard", __doc__)
     parser.add_argument("notebook", help="its name, such as 04_ablation")
     parser.add_argument("--preset", default="miniature", help="a name or a YAML file")
     parser.add_argument("--stage", required=True, help=", ".join(COMPUTE))
     parser.add_argument("--shard", required=True, help="index/shards, such as 0/8")
     chosen = parser.parse_args(arguments)
-    try:
-        print(run_shard(chosen.notebook, chosen.preset, chosen.stage, chosen.shard))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    print(run_shard(chosen.notebook, chosen.preset, chosen.stage, chosen.shard))
     return 0

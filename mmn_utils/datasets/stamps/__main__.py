@@ -14,16 +14,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from mmn_utils.commands import parser_of, refusing
 from mmn_utils.datasets.stamps.credits import read_credits
 from mmn_utils.datasets.stamps.writing import HOME, Order, make
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m mmn_utils.datasets.stamps",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("mmn_utils.datasets.stamps", __doc__)
     usual = Order()
     parser.add_argument(
         "source", nargs="?", metavar="FOLDER_OR_DEB", help="of the package; else it is found"
@@ -38,16 +35,13 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@refusing
 def main(arguments: Sequence[str] | None = None) -> int:
     """Make the data set; 2 where something is missing or not as it must be."""
     chosen = _arguments(arguments)
-    try:
-        order = Order(chosen.scenes, tuple(chosen.class_pictures), chosen.seed)
-        fresh = make(chosen.source, order, chosen.data)
-        credit = read_credits(chosen.data).line
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    order = Order(chosen.scenes, tuple(chosen.class_pictures), chosen.seed)
+    fresh = make(chosen.source, order, chosen.data)
+    credit = read_credits(chosen.data).line
     print(f"{order.scenes} scenes {'made' if fresh else 'are'} in {chosen.data}. {credit}")
     return 0
 

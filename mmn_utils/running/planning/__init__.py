@@ -14,10 +14,8 @@ something does not fit, 2 for bad parameters.
 
 from __future__ import annotations
 
-import argparse
 import json
 import shutil
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -27,6 +25,7 @@ from typing import Any
 import torch
 
 from mmn_utils.cache import cache_root
+from mmn_utils.commands import parser_of, refusing
 from mmn_utils.exhibits.entries import load_exhibits
 from mmn_utils.presets import Preset, load_preset, resolve
 from mmn_utils.running.planning.costs import Cost, cost_of
@@ -155,13 +154,10 @@ def shown(found: Plan) -> str:
     return "\n".join([*lines, *(line for cost in found.costs for line in cost_lines(cost))])
 
 
+@refusing
 def main(arguments: Sequence[str] | None = None) -> int:
     """Plan presets; 1 where something does not fit, 2 for bad parameters."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mmn_utils.running plan",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("mmn_utils.running plan", __doc__)
     parser.add_argument("presets", nargs="+", metavar="PRESET", help="a name or a YAML file")
     parser.add_argument("--device", help="another device than the preset's")
     parser.add_argument("--memory", type=float, metavar="GIB", help="of the device, as planned")
@@ -175,13 +171,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--image-tokens", type=int, metavar="N", help="where the system has others")
     parser.add_argument("--json", action="store_true", help="for programs")
     chosen = parser.parse_args(arguments)
-    try:
-        given = Given(chosen.memory, tuple(chosen.rates) if chosen.rates else None)
-        ask = {"given": given, "image_tokens": chosen.image_tokens}
-        plans = [plan(preset, chosen.device, **ask) for preset in chosen.presets]
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    given = Given(chosen.memory, tuple(chosen.rates) if chosen.rates else None)
+    ask = {"given": given, "image_tokens": chosen.image_tokens}
+    plans = [plan(preset, chosen.device, **ask) for preset in chosen.presets]
     if chosen.json:
         print(json.dumps([one.record() for one in plans], indent=1))
     else:

@@ -11,7 +11,6 @@ not run again, until code, notebook or parameters change.
 
 from __future__ import annotations
 
-import argparse
 import sys
 import time
 from collections.abc import Iterable, Sequence
@@ -19,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mmn_utils.commands import parser_of, refusing
 from mmn_utils.exhibits.formats import format_number, to_csv, write_text
 from mmn_utils.exhibits.switches import COLUMNS, NOT_RUN, OVERLAP, table_path
 from mmn_utils.measures.estimates import Estimate
@@ -204,26 +204,19 @@ def _write(path: Path, rows: Iterable[list[dict[str, str]]]) -> None:
     write_text(path, to_csv(pd.DataFrame(every, columns=COLUMNS)))
 
 
+@refusing
 def main(arguments: Sequence[str] | None = None) -> int:
     """Judge presets from the command line; 2 for what is refused."""
-    parser = argparse.ArgumentParser(
-        prog="python -m mmn_utils.running switches",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("mmn_utils.running switches", __doc__)
     parser.add_argument("presets", nargs="+", metavar="PRESET", help="a name or a YAML file")
     parser.add_argument("--only", nargs="+", default=[], metavar="SWITCH", help="some switches")
     parser.add_argument("--minutes", type=float, help="after which no other switch is begun")
     chosen = parser.parse_args(arguments)
-    try:
-        for preset in chosen.presets:
-            left = collect(preset, only=chosen.only, minutes=chosen.minutes)
-            print(f"{preset}: {table_path(load_preset(preset).name)}")
-            if left:
-                print(f"not run: {', '.join(left)}")
-    except ValueError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    for preset in chosen.presets:
+        left = collect(preset, only=chosen.only, minutes=chosen.minutes)
+        print(f"{preset}: {table_path(load_preset(preset).name)}")
+        if left:
+            print(f"not run: {', '.join(left)}")
     return 0
 
 

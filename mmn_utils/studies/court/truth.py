@@ -25,6 +25,7 @@ import numpy as np
 import pandas as pd
 
 from mmn_utils.cache import atomic
+from mmn_utils.commands import parser_of, refusing
 from mmn_utils.neurons.targets import Target
 from mmn_utils.neurons.together import QUESTIONS
 from mmn_utils.neurons.truth import exact_losses
@@ -197,11 +198,7 @@ def first_pairs(table: pd.DataFrame, count: int) -> pd.DataFrame:
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m mmn_utils.studies.court.truth",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("mmn_utils.studies.court.truth", __doc__)
     parser.add_argument("--model", default="miniature", help="a system's name or its folder")
     parser.add_argument("--dataset", default="miniature", help="pictures, by name")
     parser.add_argument("--data-root", help="their folder; else the data set's own place")
@@ -229,16 +226,13 @@ def sample(
     return some.select(some.ids[:pairs])
 
 
+@refusing
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compute the truth of a system's pairs into the cache, all or a shard, and save some.
 
     2 for what is refused.
     """
-    try:
-        _run(_arguments(arguments))
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    _run(_arguments(arguments))
     return 0
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from mmn_utils.commands import parser_of, refusing
 from mmn_utils.presets import load_preset
 from mmn_utils.studies.golden.decodings import Result, Setting, try_settings
 from mmn_utils.studies.golden.printed import PrintedList, printed_lists
@@ -31,11 +32,7 @@ NO_ENCODER = (
 
 
 def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(
-        prog="python -m mmn_utils.studies.golden",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
+    parser = parser_of("mmn_utils.studies.golden", __doc__)
     parser.add_argument("--preset", default="limber", help="a name or a YAML file")
     parser.add_argument("--language-model", metavar="FOLDER", help="or another name on the hub")
     parser.add_argument("--tokenizer", metavar="FOLDER", help="or another name on the hub")
@@ -49,26 +46,23 @@ def _arguments(arguments: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
+@refusing
 def main(arguments: Sequence[str] | None = None) -> int:
     """Compare a preset's system with the printed tables; 2 where something is missing."""
     chosen = _arguments(arguments)
-    try:
-        system = str(load_preset(chosen.preset).settings.get("model", ""))
-        printed = printed_lists(system, chosen.tables)
-        scored = system == SCORED
-        encoders = encoders_here(chosen.encoder) if scored else []
-        pairs = printed_pairs(chosen.tables) if scored else None
-        parts = {key: getattr(chosen, key) for key in ("language_model", "tokenizer", "revision")}
-        found = try_settings(system, printed, **parts)
-        print(told(found, printed))
-        likeness = try_similarities(encoders, pairs) if encoders else None
-        if scored:
-            print(NO_ENCODER if likeness is None else told_likeness(likeness))
-        if chosen.json:
-            _write(Path(chosen.json), system, found.table, likeness)
-    except (ValueError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    system = str(load_preset(chosen.preset).settings.get("model", ""))
+    printed = printed_lists(system, chosen.tables)
+    scored = system == SCORED
+    encoders = encoders_here(chosen.encoder) if scored else []
+    pairs = printed_pairs(chosen.tables) if scored else None
+    parts = {key: getattr(chosen, key) for key in ("language_model", "tokenizer", "revision")}
+    found = try_settings(system, printed, **parts)
+    print(told(found, printed))
+    likeness = try_similarities(encoders, pairs) if encoders else None
+    if scored:
+        print(NO_ENCODER if likeness is None else told_likeness(likeness))
+    if chosen.json:
+        _write(Path(chosen.json), system, found.table, likeness)
     return 0
 
 
