@@ -6,8 +6,10 @@ import contextlib
 from dataclasses import replace
 
 import pytest
+import torch
 
 from mmn_utils.miniature.vision.recipe import Recipe
+from mmn_utils.models import products
 from mmn_utils.neurons.ranking import RANKS
 from tests.benchmarks import (
     bench_ablation,
@@ -18,8 +20,9 @@ from tests.benchmarks import (
     bench_planning,
     bench_training,
 )
-from tests.benchmarks.timing import best_times
+from tests.benchmarks.timing import best_times, plainly
 
+WHOSE = ("", bench_ablation.OURS)  # torch's own products, and ours
 SHAPES = {"llava": {"layers": 2, "width": 32, "side": 4}, "miniature": {"layers": 2}}
 
 
@@ -29,7 +32,7 @@ def test_a_sweep_says_what_plain_hooks_say(system, score):
     ways = bench_ablation.WAYS if system == "llava" else ["batch", "cache"]
     shape = SHAPES[system]
     rows, equal, ratios = bench_ablation.measure(system, score, tokens=3, ways=ways, **shape)
-    assert equal == dict.fromkeys(ways, rows)
+    assert equal == dict.fromkeys([way + whose for way in ways for whose in WHOSE], rows)
     assert rows > 8
     assert min(ratios.values()) > 0
 
@@ -43,12 +46,15 @@ def test_a_sweep_that_disagrees_is_not_timed(monkeypatch):
 
 
 def test_contribution_is_timed_against_hooks():
-    assert bench_contribution.against_hooks(repeats=1, layers=2) > 0
+    ratios = bench_contribution.against_hooks(repeats=1, layers=2)
+    assert len(ratios) == 2
+    assert min(ratios.values()) > 0
 
 
 def test_attribution_is_timed_in_every_ranking():
     times = bench_attribution.measure(images=1, repeats=1, layers=2)
-    assert set(times) == {"floor", *RANKS, "captum", "captum by layer"}
+    others = {"captum", "captum by layer", "floor, torch's own products"}
+    assert set(times) == {"floor", *RANKS} | others
     assert min(times.values()) > 0
 
 
@@ -71,6 +77,16 @@ def test_contribution_names_the_published_units(capsys):
     assert bench_contribution.agree(weights, bench_contribution.prepare(weights)) > 0.95
     bench_contribution.measure("tiny", 1, shape)
     assert "without the preparation" in capsys.readouterr().out
+
+
+@pytest.mark.skipif(not products.CAPABLE, reason="both ways are torch's here")
+def test_a_plain_way_has_torchs_own_products(monkeypatch):
+    seen, own = [], products._product
+    monkeypatch.setattr(products, "_product", lambda *a: seen.append(1) or own(*a))
+    rows, weight = torch.ones(8, 8), torch.ones(8, 8)
+    way = plainly(lambda: products.linear(rows, weight))
+    assert torch.equal(way(), products.linear(rows, weight))
+    assert len(seen) == 1
 
 
 def test_plans_are_timed_against_what_they_plan():
