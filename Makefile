@@ -96,7 +96,7 @@ endif
 lab: $(STAMP)  ## read and edit the notebooks in JupyterLab
 	@$(RUN) $(BIN)/jupyter lab notebooks --ServerApp.ip=127.0.0.1
 
-bench: $(STAMP)  ## run all benchmarks (an hour): tests/benchmarks/RESULTS.md; ARGS='--only atlas'
+bench: $(STAMP)  ## run all benchmarks (half an hour): tests/benchmarks/RESULTS.md; ARGS='--only atlas'
 	@OMP_NUM_THREADS=1 $(RUN) $(BIN)/python -m tests.benchmarks.results $(ARGS)
 
 lint: $(STAMP)  ## check style with ruff

@@ -22,7 +22,6 @@ from itertools import combinations, product
 import numpy as np
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 from transformers.activations import ACT2FN
 
 from mmn_utils.models.limber import ONE_KERNEL, fuse_attention
@@ -31,6 +30,7 @@ from mmn_utils.neurons.table import Neuron
 from mmn_utils.neurons.targets import teacher_forced
 from mmn_utils.neurons.together import lost_together
 from mmn_utils.neurons.truth import derived_operations, exact_losses
+from mmn_utils.studies.concepts.cost import FORMULAS
 from tests.benchmarks.timing import best_times, plainly, random_system, random_targets
 
 
@@ -62,9 +62,10 @@ class Result:
 
 
 class Operations(TorchDispatchMode):
-    """Count operations as torch's ``FlopCounterMode``, but without its hooks on every module.
+    """Count operations by torch's formulas, attention's too, but without hooks on every module.
 
-    Hooks could change what they see, so ``exact_losses`` takes no short way past them.
+    Those of ``FlopCounterMode`` could change what they see, so ``exact_losses`` takes no short way
+    past them.
     """
 
     def __init__(self) -> None:
@@ -73,7 +74,7 @@ class Operations(TorchDispatchMode):
 
     def __torch_dispatch__(self, function, types, args=(), kwargs=None):
         out = function(*args, **(kwargs or {}))
-        count = flop_registry.get(function._overloadpacket)
+        count = FORMULAS.get(function._overloadpacket)
         if count is not None:
             self.total += count(*args, **(kwargs or {}), out_val=out)
         return out

@@ -14,6 +14,7 @@ from functools import partial
 import torch
 
 from mmn_utils.cache import cache_root
+from mmn_utils.models.products import quicken
 from mmn_utils.running.planning.measuring import rates
 from mmn_utils.running.planning.passes import PASSES, Trials
 from mmn_utils.running.planning.proxy import Proxy
@@ -36,6 +37,7 @@ def measure(
     torch.set_num_threads(1)
     size = SYSTEMS[system]
     model = Proxy(size, "cpu")
+    quicken(model.language_model)  # as what ``load_model`` loads
     found = rates("cpu", torch.float32, cache_root(), time.process_time)
     ratios = {}
     for name in names:

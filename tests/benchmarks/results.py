@@ -1,7 +1,8 @@
 """All benchmarks, and the page of their ratios: ``python -m tests.benchmarks.results``.
 
 Writes ``RESULTS.md`` beside this file: the machine in general terms, versions, and one table for
-each benchmark. What needs weights or a browser that are not here is named with the reason.
+each benchmark; of those that are not asked for, what the same machine wrote stays. What needs
+weights or a browser that are not here is named with the reason.
 """
 
 from __future__ import annotations
@@ -190,22 +191,36 @@ def machine() -> str:
     return f"{kind}; one thread, processor time. Python {platform.python_version()}, {versions}."
 
 
-def page(tables: dict[str, pd.DataFrame | str]) -> str:
-    """Lay tables, or the reasons why there are none, out as Markdown."""
-    parts = ["# Benchmarks", "", "Written by `make bench`. " + machine()]
+def page(tables: dict[str, pd.DataFrame | str], before: str = "") -> str:
+    """Lay tables, or the reasons why there are none, out as Markdown.
+
+    Those of a page ``before``, written on the same machine, stay where there are no new ones.
+    """
+    head = "\n".join(["# Benchmarks", "", "Written by `make bench`. " + machine()])
+    old, *others = before.rstrip("\n").split("\n\n## ")
+    parts = {part.partition("\n")[0]: part for part in others} if old == head else {}
     for name, found in tables.items():
         about = TABLES[name].__doc__.splitlines()[0]
         shown = found if isinstance(found, str) else _markdown(found)
-        parts += ["", f"## {name.replace('_', ' ')}", "", about, "", shown]
-    return "\n".join(parts) + "\n"
+        title = name.replace("_", " ")
+        parts[title] = "\n".join([title, "", about, "", shown])
+    titles = [name.replace("_", " ") for name in TABLES]
+    ordered = [parts[title] for title in titles if title in parts]
+    return "\n\n## ".join([head, *ordered]) + "\n"
 
 
 def _markdown(table: pd.DataFrame) -> str:
     """Write a table with numbers of three digits."""
-    cells = [[f"{value:.3g}" if isinstance(value, float) else str(value) for value in row]
-             for row in table.itertuples(index=False)]  # fmt: skip
+    cells = [[_cell(value) for value in row] for row in table.itertuples(index=False)]
     lines = [list(map(str, table.columns)), ["---"] * len(table.columns), *cells]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def _cell(value: object) -> str:
+    """Write one cell; a dash for a number that there is none of."""
+    if not isinstance(value, float):
+        return str(value)
+    return "–" if np.isnan(value) else f"{value:.3g}"
 
 
 def results(names: list[str], tiny: bool = False) -> dict[str, pd.DataFrame | str]:
@@ -227,7 +242,8 @@ def main() -> None:
     parser.add_argument("--tiny", action="store_true", help="tiny sizes, to try it")
     parser.add_argument("--page", type=Path, default=PAGE)
     chosen = parser.parse_args()
-    written = page(results(chosen.only, chosen.tiny))
+    before = chosen.page.read_text(encoding="utf-8") if chosen.page.is_file() else ""
+    written = page(results(chosen.only, chosen.tiny), before)
     with atomic(chosen.page) as part:
         part.write_text(written, encoding="utf-8")
     print(f"Results: {chosen.page}")

@@ -26,13 +26,31 @@ def test_the_page_names_the_machine_and_what_was_not_run(monkeypatch):
 
     def there(_tiny):
         """Answer."""
-        return pd.DataFrame({"what": ["ours"], "ratio": [0.123456]})
+        return pd.DataFrame({"what": ["ours"], "ratio": [0.123456], "most": [float("nan")]})
 
     monkeypatch.setattr(results, "TABLES", {"one": there, "two": absent})
     page = results.page(results.results(["one", "two"]))
     assert "torch" in page
-    assert "| ours | 0.123 |" in page
+    assert "| ours | 0.123 | – |" in page
     assert "Not run: no weights of it" in page
+
+
+def test_what_is_not_asked_for_stays_as_the_same_machine_wrote_it(monkeypatch):
+    def one(_tiny):
+        """First."""
+
+    def two_words(_tiny):
+        """Second."""
+
+    monkeypatch.setattr(results, "TABLES", {"one": one, "two_words": two_words})
+    whole = results.page({"one": "old", "two_words": "old"})
+    assert results.page({"two_words": "new"}, whole) == results.page(
+        {"one": "old", "two_words": "new"}
+    )
+    assert results.page({"one": "new"}, whole.replace("cores", "other cores")) == results.page(
+        {"one": "new"}
+    )
+    assert results.page({}, whole) == whole
 
 
 def test_every_benchmark_is_in_the_page():
