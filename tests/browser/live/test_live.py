@@ -71,7 +71,10 @@ def run_all(page) -> None:
     """Run all cells by the menu; a kernel that has just started may not have heard it.
 
     A prompt with a star or a number tells: the indicator is busy with a kernel's own start, too.
+    On a busy machine a dialog may lie over the menu, as of a kernel that is slow to answer.
     """
+    dialog = page.locator("dialog.jp-Dialog")
+    page.add_locator_handler(dialog, accept)
     indicator = page.locator(".jp-Notebook-ExecutionIndicator")
     asked = page.locator(".jp-InputPrompt").filter(has_text=re.compile(r"[*\d]"))
     for _ in range(5):
@@ -79,10 +82,17 @@ def run_all(page) -> None:
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.locator(".lm-Menu-item[data-command='runmenu:run-all']").click()
         try:
-            return expect(asked.first).to_be_attached(timeout=10_000)
+            expect(asked.first).to_be_attached(timeout=10_000)
         except AssertionError:
             continue
+        return page.remove_locator_handler(dialog)
     pytest.fail("the kernel does not run the notebook")
+
+
+def accept(dialog) -> None:
+    """Take what a dialog proposes, and leave what it said to a failed test."""
+    print(dialog.first.inner_text())
+    dialog.first.locator(".jp-mod-accept").last.click()
 
 
 @pytest.fixture
