@@ -1,9 +1,11 @@
 """Products with weights in float32 on a processor with AVX-512: by oneDNN instead of by MKL.
 
-torch brings both, and gives products in float32 to MKL. MKL chooses by who made the processor, and
-on AVX-512 that is not Intel's runs its kernels for AVX2, at half the pace; oneDNN asks which
-instructions there are. Both sum in float32. Who wants torch's own way, as for numbers that do not
-hang on the kind of processor, sets ATEN_CPU_CAPABILITY=avx2 in the environment.
+torch brings both, and gives products in float32 to MKL. MKL chooses by who made the processor,
+and on AVX-512 that is not Intel's runs its kernels for AVX2, at half the pace; oneDNN asks which
+instructions there are. Both sum in float32, in another order: over long rows its rounding is
+twice as large. It compiles a kernel for each number of rows, and keeps it, some hundred
+kilobytes. Who wants torch's own way, as for numbers that do not hang on the kind of processor,
+sets ATEN_CPU_CAPABILITY=avx2 in the environment.
 """
 
 from __future__ import annotations
@@ -15,6 +17,7 @@ from torch.autograd import forward_ad
 from torch.utils.flop_counter import flop_registry, register_flop_formula
 
 FEWEST = 4  # rows from which it is faster: below, both wait for the weights
+WORK = 1_000_000  # and products of numbers: below, what a call costs is more
 _PRODUCT = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 CAPABLE = (  # the processor, and this build of torch
     _PRODUCT is not None
@@ -39,7 +42,8 @@ def linear(rows: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     if not _is_faster(rows, weight, bias):
         return F.linear(rows, weight, bias)
     if rows.requires_grad and torch.is_grad_enabled():
-        return _Linear.apply(rows, weight, bias)
+        flat = _Linear.apply(rows.reshape(-1, rows.shape[-1]), weight, bias)
+        return flat.view(*rows.shape[:-1], len(weight))  # a view that may be written to
     return _product(rows, weight, bias)
 
 
@@ -91,24 +95,41 @@ def _product(rows: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
 def _is_faster(rows: Tensor, weight: Tensor, bias: Tensor | None) -> bool:
     """Say whether oneDNN takes the product: float32 on a processor with AVX-512, weights frozen.
 
-    Not under transforms of torch (``torch.func``, forward differentiation, autocast), which do
-    not know it.
+    Enough rows of it, and weights that lie dense: others take it long. Not where torch records
+    what is done, or does it in another way (``torch.compile``, ``torch.jit``, ``torch.func``,
+    forward differentiation, autocast): the operator is unknown there.
     """
     return (
         CAPABLE
-        and rows.dtype is torch.float32
-        and weight.dtype is torch.float32
-        and rows.is_cpu
+        and not torch.compiler.is_compiling()
         and rows.dim() > 1
         and rows.numel() >= FEWEST * rows.shape[-1]
-        and not weight.requires_grad
-        and (bias is None or not bias.requires_grad)
-        and type(rows) is Tensor
-        and type(weight) in (Tensor, nn.Parameter)
-        and weight.is_cpu
+        and rows.numel() * weight.shape[0] >= WORK
         and rows.shape[-1] == weight.shape[-1]
+        and type(rows) is Tensor
+        and _is_plain(rows)
+        and _is_frozen(weight)
+        and weight.dim() == 2
+        and (weight.is_contiguous() or weight.T.is_contiguous())
+        and (bias is None or _is_frozen(bias))
+        and (bias is None or (bias.shape == weight.shape[:1] and bias.is_contiguous()))
         and torch.backends.mkldnn.enabled
-        and forward_ad._current_level < 0
-        and not torch._C._functorch.peek_interpreter_stack()
-        and not torch.is_autocast_enabled("cpu")
+        and not _is_watched()
+    )
+
+
+def _is_plain(tensor: Tensor) -> bool:
+    return tensor.is_cpu and tensor.dtype is torch.float32 and tensor.layout is torch.strided
+
+
+def _is_frozen(tensor: Tensor) -> bool:
+    return type(tensor) in (Tensor, nn.Parameter) and _is_plain(tensor) and not tensor.requires_grad
+
+
+def _is_watched() -> bool:
+    return (
+        forward_ad._current_level >= 0
+        or bool(torch._C._functorch.peek_interpreter_stack())
+        or torch._C._get_tracing_state() is not None
+        or torch.is_autocast_enabled("cpu")
     )

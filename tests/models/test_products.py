@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
+from torch.autograd import forward_ad
 from torch.utils.flop_counter import FlopCounterMode
 
 from mmn_utils.models import load_model, products
@@ -21,6 +22,12 @@ only_avx512 = pytest.mark.skipif(not products.CAPABLE, reason="torch's own produ
 
 def drawn(*shape: int, seed: int = 0) -> torch.Tensor:
     return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch) -> None:
+    """Let small products count as worth it."""
+    monkeypatch.setattr(products, "WORK", 1)
 
 
 @pytest.fixture
@@ -84,6 +91,81 @@ def test_weights_that_learn_get_their_gradient():
     torch.testing.assert_close(found, x.sum(0).expand(7, -1))
 
 
+WEIGHT, BIAS = (7, 5), (7,)
+
+
+@only_avx512
+@pytest.mark.parametrize("weight", [
+    drawn(14, 5)[::2], drawn(7, 10)[:, :5], drawn(40).as_strided(WEIGHT, (2, 1)),
+], ids=["rows", "columns", "overlapping"])  # fmt: skip
+def test_weights_that_do_not_lie_dense_are_torchs(counted, weight):
+    x = drawn(8, 5)
+    torch.testing.assert_close(linear(x, weight), F.linear(x, weight))
+    assert not counted
+
+
+@pytest.mark.parametrize("bias", [
+    drawn(14)[::2], drawn(1).expand(7), torch.tensor(2.0), drawn(1, 7), drawn(7).double().float(),
+], ids=["strided", "expanded", "one number", "a row", "plain"])  # fmt: skip
+def test_a_bias_of_any_kind_is_added(bias):
+    x, weight = drawn(8, 5), drawn(*WEIGHT)
+    torch.testing.assert_close(linear(x, weight, bias), F.linear(x, weight, bias))
+
+
+@pytest.mark.parametrize(
+    ("shape", "weight"), [((6, 0), (7, 0)), ((2, 6, 0), (7, 0)), ((6, 5), (0, 5))]
+)
+def test_products_of_nothing_are_torchs(shape, weight):
+    x, weight = drawn(*shape).requires_grad_(), drawn(*weight)
+    found = linear(x, weight)
+    assert torch.equal(found, F.linear(x, weight))
+    found.sum().backward()
+    assert torch.equal(x.grad, torch.zeros(shape))
+
+
+def test_what_comes_out_may_be_written_to():
+    x, weight = drawn(2, 6, 5).requires_grad_(), drawn(*WEIGHT)
+    out = linear(x, weight)
+    out[..., 0] = 0
+    out.add_(1).pow(2).sum().backward()
+    own = x.detach().requires_grad_()
+    mask = torch.ones(7).index_fill_(0, torch.tensor([0]), 0)
+    (F.linear(own, weight) * mask + 1).pow(2).sum().backward()
+    torch.testing.assert_close(x.grad, own.grad)
+
+
+def test_a_bias_that_learns_gets_its_gradient():
+    bias = drawn(*BIAS).requires_grad_()
+    linear(drawn(8, 5), drawn(*WEIGHT), bias).sum().backward()
+    torch.testing.assert_close(bias.grad, torch.full(BIAS, 8.0))
+
+
+def test_tangents_and_autocast_are_kept():
+    x, weight = drawn(8, 5), drawn(*WEIGHT)
+    with forward_ad.dual_level():
+        tangent = forward_ad.unpack_dual(linear(forward_ad.make_dual(x, x), weight)).tangent
+    torch.testing.assert_close(tangent, F.linear(x, weight))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert linear(x, weight).dtype == torch.bfloat16
+
+
+def test_what_is_recorded_is_torchs(counted):
+    module = nn.Linear(5, 7).requires_grad_(False)
+    x = drawn(8, 5)
+    own = module(x)
+    quicken(module)
+    torch.testing.assert_close(torch.jit.trace(module, x)(x), own)
+    assert torch._dynamo.explain(module)(x).graph_break_count == 0
+    assert not counted[1:], "but for the check of the trace"
+
+
+@only_avx512
+def test_small_products_are_torchs(counted, monkeypatch):
+    monkeypatch.setattr(products, "WORK", 8 * 5 * 7 + 1)
+    linear(drawn(8, 5), drawn(*WEIGHT))
+    assert not counted
+
+
 @pytest.mark.parametrize("other", [
     lambda x, w: linear(x.bfloat16(), w.bfloat16()), lambda x, w: linear(x[:3], w),
     lambda x, w: torch.func.vmap(lambda one: linear(one, w))(x[:, None].expand(-1, 5, -1)),
@@ -142,6 +224,7 @@ def test_own_forwards_and_other_classes_stay():
     wrapped = nn.Linear(5, 5)
     wrapped.forward = lambda rows: rows
     assert quicken(nn.Sequential(Scaled(5, 5), wrapped)) == 0
+    assert not is_plain(Scaled(5, 5))
 
 
 def test_systems_are_loaded_with_them():
