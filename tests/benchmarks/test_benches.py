@@ -83,7 +83,7 @@ def test_contribution_names_the_published_units(capsys):
 def test_a_plain_way_has_torchs_own_products(monkeypatch):
     seen, own = [], products._product
     monkeypatch.setattr(products, "_product", lambda *a: seen.append(1) or own(*a))
-    rows, weight = torch.ones(8, 8), torch.ones(8, 8)
+    rows, weight = torch.ones(64, 256), torch.ones(256, 256)
     way = plainly(lambda: products.linear(rows, weight))
     assert torch.equal(way(), products.linear(rows, weight))
     assert len(seen) == 1
