@@ -106,17 +106,17 @@ def attributions(
 
 
 def rows_together(model, tokens: int) -> int:
-    """Say how many rows of so many tokens go through one pass forward and back, at least one.
+    """Say how many rows of so many tokens go through one pass forward and back, at least one."""
+    return rows_on(model.device, model.sizes, model.dtype, tokens)
 
-    All of a batch, but on a CPU.
+
+def rows_on(device: torch.device, sizes, dtype: torch.dtype, tokens: int) -> int:
+    """Say how many rows a device takes at once: all of a batch, but on a CPU.
+
+    ``sizes`` have layers, units and width.
     """
-    if model.device.type != "cpu":
+    if device.type != "cpu":
         return 2**20
-    return rows_on_cpu(model.sizes, model.dtype, tokens)
-
-
-def rows_on_cpu(sizes, dtype: torch.dtype, tokens: int) -> int:
-    """Say how many rows a CPU takes at once; ``sizes`` have layers, units and width."""
     held = sizes.layers * (4 * sizes.units + 9 * sizes.width) * dtype.itemsize
     return max(1, min(ceil(ENOUGH / tokens), int(HELD / (tokens * held))))
 

@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from mmn_utils.interventions.sweeps import sweep
-from mmn_utils.neurons.attribution import attributions, rows_on_cpu
+from mmn_utils.neurons.attribution import attributions, rows_on
 from mmn_utils.neurons.captions import generate
 from mmn_utils.neurons.methods import by_readings
 from mmn_utils.neurons.table import Neuron
@@ -125,10 +125,10 @@ class Trials:
 
     def together(self, name: str) -> int:
         """Say how many rows a pass takes at once where there are more."""
-        if name == "attribution" and self.device.type == "cpu":
-            tokens = self.size.image_tokens + self.size.text_tokens + NOUN
-            return rows_on_cpu(self.size, self.dtype, tokens)
-        return 2**20
+        if name != "attribution":
+            return 2**20
+        tokens = self.size.image_tokens + self.size.text_tokens + NOUN
+        return rows_on(self.device, self.size, self.dtype, tokens)
 
     @cache  # noqa: B019  (a Trials lives as long as its plan)
     def taken(self, name: str, rows: int, length: int) -> Taken:
