@@ -58,6 +58,12 @@ class Server:
         """Ask for a page; return the status alone."""
         return self.ask(path, token)[0]
 
+    def has_idle_kernel(self) -> bool:
+        """Whether a page is connected to a kernel, and that is idle."""
+        status, text = self.ask("api/sessions", self.token)
+        kernels = [one["kernel"] for one in json.loads(text)] if status == 200 else []
+        return any(one["connections"] and one["execution_state"] == "idle" for one in kernels)
+
 
 class _Stay(urllib.request.HTTPRedirectHandler):
     """Does not go where a page leads."""

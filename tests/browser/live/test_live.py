@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -51,7 +52,7 @@ def reader(request, chromium, place):
         page.context.route(OUTSIDE, lambda route: refuse(route, windows))
         page.goto(server.url, wait_until="commit", timeout=4 * PATIENCE)
         if kind != "voila":
-            run_all(page)
+            run_all(page, server)
         found = Reader(page)
         found.arrive()
         yield found
@@ -67,32 +68,34 @@ def refuse(route, windows: Windows) -> None:
     route.abort()
 
 
-def run_all(page) -> None:
+def run_all(page, server) -> None:
     """Run all cells by the menu; a kernel that has just started may not have heard it.
 
-    A prompt with a star or a number tells: the indicator is busy with a kernel's own start, too.
-    On a busy machine a dialog may lie over the menu, as of a kernel that is slow to answer.
+    The page shows a kernel that is idle before there is one, and a menu that is chosen then asks
+    which kernel to start beside it: the server alone knows. A prompt with a star or a number tells
+    that cells run: the indicator is busy with a kernel's own start, too.
     """
-    dialog = page.locator("dialog.jp-Dialog")
-    page.add_locator_handler(dialog, accept)
     indicator = page.locator(".jp-Notebook-ExecutionIndicator")
     asked = page.locator(".jp-InputPrompt").filter(has_text=re.compile(r"[*\d]"))
     for _ in range(5):
+        await_kernel(page, server)
         expect(indicator).to_have_attribute("data-status", "idle", timeout=2 * PATIENCE)
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.locator(".lm-Menu-item[data-command='runmenu:run-all']").click()
         try:
-            expect(asked.first).to_be_attached(timeout=10_000)
+            return expect(asked.first).to_be_attached(timeout=10_000)
         except AssertionError:
             continue
-        return page.remove_locator_handler(dialog)
     pytest.fail("the kernel does not run the notebook")
 
 
-def accept(dialog) -> None:
-    """Take what a dialog proposes, and leave what it said to a failed test."""
-    print(dialog.first.inner_text())
-    dialog.first.locator(".jp-mod-accept").last.click()
+def await_kernel(page, server) -> None:
+    """Return once the server says that the page's kernel is idle."""
+    begun = time.monotonic()
+    while not server.has_idle_kernel():
+        if time.monotonic() - begun > 120:
+            pytest.fail(f"no kernel is idle:\n{server.log.read_text()}")
+        page.wait_for_timeout(100)
 
 
 @pytest.fixture
