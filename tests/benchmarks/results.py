@@ -33,6 +33,7 @@ from tests.benchmarks import (
     bench_contribution,
     bench_edit_trials,
     bench_exact,
+    bench_peers,
     bench_planning,
     bench_scores,
     bench_session,
@@ -98,6 +99,18 @@ def exact(tiny: bool) -> pd.DataFrame:
             rows.append((positions, f"pairs{' of upper layers' * late}", ratio, np.nan, np.nan))
     columns = ["positions", "off", "ratio", "ceiling by operations", "operations over derived"]
     return pd.DataFrame(rows, columns=columns)
+
+
+def peers(tiny: bool) -> pd.DataFrame:
+    """Attribution by other packages, all with the same weights: their time over ours."""
+    small = {"llava": {"layers": 2, "width": 32, "side": 4}, "miniature": {"layers": 2}}
+    versions = {name: bench_peers.version_of(name) for name in bench_peers.PEERS}
+    rows = [("", name, "not installed", np.nan) for name, there in versions.items() if not there]
+    for system in bench_peers.SYSTEMS:
+        more = {"repeats": 1, **small[system]} if tiny else {}
+        for way, ratio in bench_peers.measure(system, **more).items():
+            rows.append((system, way, versions.get(way.partition(",")[0], ""), ratio))
+    return pd.DataFrame(rows, columns=["system", "way", "version", "ratio"])
 
 
 def planning(tiny: bool) -> pd.DataFrame:
@@ -171,6 +184,7 @@ TABLES: dict[str, Table] = {
     for one in (
         ablation,
         attribution,
+        peers,
         contribution,
         edit_trials,
         exact,

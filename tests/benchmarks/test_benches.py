@@ -17,6 +17,7 @@ from tests.benchmarks import (
     bench_contribution,
     bench_edit_trials,
     bench_exact,
+    bench_peers,
     bench_planning,
     bench_training,
 )
@@ -56,6 +57,22 @@ def test_attribution_is_timed_in_every_ranking():
     others = {"captum", "captum by layer", "floor, torch's own products"}
     assert set(times) == {"floor", *RANKS} | others
     assert min(times.values()) > 0
+
+
+@pytest.mark.parametrize("system", bench_peers.SYSTEMS)
+def test_peers_that_are_here_say_what_attribution_says(system):
+    ratios = bench_peers.measure(system, repeats=1, **SHAPES[system])
+    assert {"plain hooks", "captum"} <= set(ratios)
+    assert min(ratios.values()) > 0
+
+
+def test_a_peer_that_disagrees_is_not_timed(monkeypatch):
+    def wrong(asked):
+        return lambda: asked.ours() * 1.01
+
+    monkeypatch.setitem(bench_peers.PEERS, "captum", wrong)
+    with pytest.raises(AssertionError, match="not close"):
+        bench_peers.measure("miniature", repeats=1, layers=2)
 
 
 def test_a_batch_in_parts_says_what_one_pass_says_in_less_memory():

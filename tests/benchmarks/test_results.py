@@ -8,7 +8,7 @@ import pytest
 from mmn_utils.models import MissingParts
 from tests.benchmarks import results
 
-NAMES = ["attribution", "contribution", "ablation", "exact", "scores", "atlas", "training"]
+NAMES = ["attribution", "peers", "contribution", "ablation", "exact", "scores", "atlas", "training"]
 
 
 @pytest.mark.parametrize("name", NAMES)
