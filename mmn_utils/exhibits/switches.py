@@ -224,16 +224,18 @@ def overlap_rows(tables: Iterable[Verdicts]) -> pd.DataFrame:
 def least_overlaps(tables: Iterable[Verdicts], k: int = 20) -> list[dict[str, object]]:
     """Name, for each preset and kind of switch, the setting that leaves least of the first k units.
 
-    Keys preset, kind, setting, share; nothing of a kind that compares no lists.
+    Keys preset, kind, setting, share, and ``alike``, the settings whose intervals meet that one's;
+    nothing of a kind that compares no lists.
     """
     rows = overlap_rows(tables)
     rows = rows[rows["k"] == k].assign(kind=lambda some: some["switch"].map(kind_of))
-    least = rows.sort_values("value", kind="stable").groupby(["preset", "kind"]).head(1)
-    return [
-        {"preset": one.preset, "kind": one.kind, "setting": said(one.switch, one.setting),
-         "share": one.value}
-        for one in least.sort_values(["preset", "kind"]).itertuples()
-    ]  # fmt: skip
+    found, ordered = [], rows.sort_values("value", kind="stable")
+    for (preset, kind), some in ordered.groupby(["preset", "kind"]):
+        least, *others = some.itertuples()
+        alike = [said(one.switch, one.setting) for one in others if one.ci_low <= least.ci_high]
+        names = {"preset": preset, "kind": kind, "setting": said(least.switch, least.setting)}
+        found.append({**names, "share": least.value, "alike": _listed(alike) if alike else ""})
+    return found
 
 
 def reversed_rows(tables: Iterable[Verdicts]) -> list[dict[str, str]]:

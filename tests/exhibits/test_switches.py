@@ -112,10 +112,21 @@ def test_the_setting_that_leaves_least_is_named_for_each_preset_and_kind(both):
     rows = both[0].rows
     rows.loc[(rows["switch"] == "rank_by") & (rows["claim"] == "overlap-20"), "value"] = 0.2
     assert switches.least_overlaps(both) == [
-        {"preset": "first", "kind": "choice", "setting": "rank_by: sum", "share": 0.2},
-        {"preset": "first", "kind": "numerics", "setting": "dtype: bfloat16", "share": 0.61},
-        {"preset": "second", "kind": "numerics", "setting": "dtype: bfloat16", "share": 0.61},
-    ]
+        {"preset": "first", "kind": "choice", "setting": "rank_by: sum", "share": 0.2, "alike": ""},
+        {"preset": "first", "kind": "numerics", "setting": "dtype: bfloat16", "share": 0.61,
+         "alike": ""},
+        {"preset": "second", "kind": "numerics", "setting": "dtype: bfloat16", "share": 0.61,
+         "alike": ""},
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(("low", "alike"), [(0.7, "dtype: float16"), (0.71, "")])
+def test_settings_whose_intervals_meet_are_named_with_the_one_that_leaves_least(both, low, alike):
+    table = both[1].rows
+    other = table[table["claim"].str.startswith("overlap")].assign(setting="float16", value=0.8)
+    rows = pd.concat([table, other.assign(ci_low=low, ci_high=0.9)], ignore_index=True)
+    (found,) = switches.least_overlaps([switches.Verdicts("second", rows)])
+    assert (found["setting"], found["alike"]) == ("dtype: bfloat16", alike)
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def curves(means: pd.DataFrame) -> Figure:
                 )
         _logarithmic(ax, "units off")
         ax.set(title=ASKED[question])
-    axes[0].set(ylabel="probability left", ylim=(0, None))
+    axes[0].set(ylabel="probability left, of the whole model's", ylim=(0, None))
     handles = [
         Line2D([], [], color=colour, linestyle=dash, linewidth=2.0 if score == EXACT else 1.0)
         for score, (colour, dash, _) in styles.items()
@@ -191,12 +191,16 @@ def interactions(pairs: pd.DataFrame, adding: pd.DataFrame, repair: pd.DataFrame
     middle.set(ylabel="joint loss / sum of losses")
     middle.set_ylim(bottom=0)
     middle.legend(fontsize=6.2, loc="lower left")
+    repair = repair[repair["low"].notna()]  # elsewhere the share is one of nothing
     error = np.clip([repair["mean"] - repair["low"], repair["high"] - repair["mean"]], 0, None)
     bar = plots.palette("multimodal")
     right.bar(repair["layer"], repair["mean"], color=bar)
     options = {"ecolor": plots.INK, "elinewidth": 0.8, "capsize": 1.5}
     right.errorbar(repair["layer"], repair["mean"], error, fmt="none", **options)
     right.axhline(0, color=plots.INK, linewidth=0.6)
+    reach = max(1.0, 1.2 * float(repair["mean"].abs().max()))
+    low, high = right.get_ylim()
+    right.set_ylim(max(low, -reach), min(high, reach))  # of few pictures an interval may be endless
     right.set(xlabel="layer of the unit", ylabel="given back, of the direct loss")
     return fig
 

@@ -45,6 +45,8 @@ def _panel(ax: Axes, table: Verdicts) -> None:
         for x, verdict in enumerate(verdicts):
             if verdict:
                 _cell(ax, x, y, verdict, verdict != table.default[claim])
+            else:
+                ax.add_patch(_white(x - 0.46, y - 0.44, 0.92, 0.88))
     ax.set(xlim=(-0.5, cells.shape[1] - 0.5), ylim=(len(cells) - 0.5, -0.5))
     ax.set_yticks(range(len(cells)), [_wrapped(table, claim) for claim in cells.index])
     heads = [DEFAULT if one == DEFAULT else said(one, how) for one, how in cells.columns]
@@ -69,6 +71,13 @@ def _cell(ax: Axes, x: float, y: float, verdict: str, differs: bool) -> None:
         ax.text(x, y, short, ha="center", va="center", fontsize=PRINT, color="white", weight="bold")
 
 
+def _white(*place: float) -> Rectangle:
+    """Outline a cell without a verdict."""
+    return Rectangle(
+        place[:2], *place[2:], facecolor="white", edgecolor=plots.palette("random"), linewidth=0.4
+    )
+
+
 def _wrapped(table: Verdicts, claim: str) -> str:
     return textwrap.fill(table.statement(claim), LETTERS)
 
@@ -76,10 +85,10 @@ def _wrapped(table: Verdicts, claim: str) -> str:
 def _legend(fig: Figure, height: float) -> None:
     faces = [Rectangle((0, 0), 1, 1, facecolor=plots.palette(FACES[one])) for one in NAMES]
     frame = Rectangle((0, 0), 1, 1, facecolor="none", edgecolor=plots.INK, linewidth=1.6)
-    white = Rectangle((0, 0), 1, 1, facecolor="white", edgecolor=plots.palette("random"))
+    white = _white(0, 0, 1, 1)
     fig.legend(
         [*faces, white, frame],
-        [*NAMES.values(), "not concerned, or not run", "another than by default"],
+        [*NAMES.values(), "not concerned, or not run", "differs from the default"],
         loc="upper center",
         bbox_to_anchor=(0.5, 1),
         ncols=6,

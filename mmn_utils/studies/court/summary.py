@@ -6,13 +6,14 @@ from collections.abc import Iterable, Mapping
 
 import pandas as pd
 
-from mmn_utils.measures.estimates import Estimate, bootstrap, mean_of
+from mmn_utils.measures.estimates import Estimate, mean_of, ratio_of, share_of
 from mmn_utils.neurons.together import QUESTIONS
 from mmn_utils.studies.court.judging import TOPS
 from mmn_utils.studies.court.scores import EXACT, EXACT_LOGIT, GRADIENT, PATH, RANDOM
 from mmn_utils.studies.court.together import additivity
 
-MEASURES = ("rank", *(f"top_{k}" for k in TOPS), "signs", "slope")
+SHARES = (*(f"top_{k}" for k in TOPS), "signs")  # measures that lie between 0 and 1
+MEASURES = ("rank", *SHARES, "slope")
 ALIKE = 0.01  # rank correlations that differ by less are one
 BEST, SECOND, CLOSEST = "best", "second", "closest"
 
@@ -22,22 +23,16 @@ def family(score: str) -> str:
     return score.partition("_")[0]
 
 
-def mean(values: pd.Series, seed: int = 0) -> Estimate | None:
-    """Average over pictures that have a number, with a bootstrap interval; None where none has."""
-    values = values.dropna()
-    if values.empty:
-        return None
-    if len(values) < 3 or values.nunique() == 1:  # nothing to draw an interval from
-        return mean_of(values, seed)
-    return bootstrap(lambda some: float(some.mean()), values.to_numpy(), seed=seed)
+def means(judged: pd.DataFrame) -> pd.DataFrame:
+    """Average each measure over pictures: question, score, measure, mean, low, high, n.
 
-
-def means(judged: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
-    """Average each measure over pictures: question, score, measure, mean, low, high, n."""
+    Over those that have it; of one that none has there is no row. Intervals as those of claims.
+    """
     rows = []
     for (question, score), some in judged.groupby(["question", "score"], sort=False):
         for measure in MEASURES:
-            if (found := mean(some[measure], seed)) is not None:
+            if len(values := some[measure].dropna()):
+                found = (share_of if measure in SHARES else mean_of)(values)
                 ends = (found.value, found.low, found.high, found.n)
                 rows.append((question, score, measure, *ends))
     return pd.DataFrame(rows, columns=["question", "score", "measure", "mean", "low", "high", "n"])
@@ -97,38 +92,39 @@ def areas(curves: pd.DataFrame) -> pd.DataFrame:
     )
 
 
-def curve_means(curves: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def curve_means(curves: pd.DataFrame) -> pd.DataFrame:
     """Average curves over pictures: question, score, k, mean, low, high, n."""
     rows = []
     for (question, score, k), some in curves.groupby(["question", "score", "k"], sort=False):
-        found = mean(some["left"], seed)
+        found = mean_of(some["left"])
         rows.append((question, score, k, found.value, found.low, found.high, found.n))
     return pd.DataFrame(rows, columns=["question", "score", "k", "mean", "low", "high", "n"])
 
 
-def adding_up(curves: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def adding_up(curves: pd.DataFrame) -> pd.DataFrame:
     """Say what the truly first k take together, over the sum of what each takes alone.
 
-    question, k, mean, low, high, n: the mean over pictures, by the logit.
+    question, k, mean, low, high, n: of the logit, all pictures' joint losses over all sums.
     """
     rows = []
-    exact = curves[(curves["score"] == EXACT_LOGIT) & (curves["alone"] > 0)]
+    exact = curves[curves["score"] == EXACT_LOGIT]
     for (question, k), some in exact.groupby(["question", "k"], sort=False):
-        found = mean(some["lost"] / some["alone"], seed)
+        found = ratio_of(some["lost"], some["alone"])
         rows.append((question, k, found.value, found.low, found.high, found.n))
     return pd.DataFrame(rows, columns=["question", "k", "mean", "low", "high", "n"])
 
 
-def given_back(repair: pd.DataFrame, seed: int = 0) -> pd.DataFrame:
+def given_back(repair: pd.DataFrame) -> pd.DataFrame:
     """Say what share of the direct loss the layers above give back: layer, mean, low, high, n.
 
-    All totals over all direct losses, so that pictures count by what they have to lose.
+    All totals over all direct losses, so that pictures count by what they have to lose. No bounds
+    in a layer whose direct losses cannot be told from none: there the mean is not to be read.
     """
     rows = []
     for layer, some in repair.groupby("layer"):
-        columns = some["direct"].to_numpy(), some["total"].to_numpy()
-        found = bootstrap(lambda direct, total: 1 - total.sum() / direct.sum(), *columns, seed=seed)
-        rows.append((layer, found.value, found.low, found.high, found.n))
+        found = ratio_of(some["direct"] - some["total"], some["direct"])
+        value = 1 - some["total"].sum() / some["direct"].sum()
+        rows.append((layer, value, found.low, found.high, found.n))
     return pd.DataFrame(rows, columns=["layer", "mean", "low", "high", "n"])
 
 
@@ -201,10 +197,10 @@ def by_name(means: pd.DataFrame) -> dict[str, dict[str, dict[str, Estimate]]]:
 
 
 def bargains(rank: pd.DataFrame) -> dict[str, list[str]]:
-    """Name the scores than which no cheaper one orders units as well: {question: scores}.
+    """Name the scores that order units better than all cheaper ones do: {question: scores}.
 
-    ``rank`` has question, score, mean, high and passes; the cheapest first. A random order counts
-    as one, up to the end of its interval, and what differs by less than ``ALIKE`` as equal.
+    ``rank`` has question, score, mean, high and passes; the cheapest first. Better is by more than
+    ``ALIKE``; a random order counts as the cheapest, up to the end of its interval.
     """
     found = {}
     for question, some in rank.groupby("question", sort=False):

@@ -120,3 +120,13 @@ def test_pairs_lists_and_layers_are_drawn_as_they_are():
     labels = middle.get_legend_handles_labels()[1]
     assert labels == [figures.ASKED[question] for question in QUESTIONS]
     assert [bar.get_height() for bar in right.patches] == pytest.approx([0.2, -0.1, 0])
+
+
+def test_layers_that_have_nothing_to_give_back_are_left_out_and_endless_intervals_cut():
+    pairs = pd.DataFrame({"sum": [1.0], "interaction": [0.0]})
+    adding = pd.DataFrame({"question": "all", "k": KS, "mean": 1.0, "low": 0.9, "high": 1.1})
+    repair = pd.DataFrame({"layer": range(3), "mean": [0.5, 7.0, 0.1]})
+    repair = repair.assign(low=[-30.0, np.nan, 0.0], high=[40.0, np.nan, 0.2])
+    right = figures.interactions(pairs, adding, repair).axes[2]
+    assert [bar.get_height() for bar in right.patches] == pytest.approx([0.5, 0.1])
+    assert right.get_ylim() == (-1, 1)

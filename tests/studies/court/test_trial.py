@@ -7,6 +7,7 @@ import pandas as pd
 import pytest
 import torch
 
+from mmn_utils.measures.estimates import mean_of, share_of
 from mmn_utils.neurons.together import QUESTIONS
 from mmn_utils.studies.court import summary, together, trial
 from mmn_utils.studies.court.scores import EXACT, EXACT_LOGIT, scores
@@ -198,3 +199,26 @@ def test_a_stored_truth_of_too_few_pictures_is_refused(system, some, truth, tmp_
     assert len(trial.truth_of(system, some.select(["a"]), stored=tmp_path)) == len(truth) / 4
     with pytest.raises(ValueError, match=r"there is no truth in .*make court"):
         trial.truth_of(system, some, stored=tmp_path / "nowhere")
+
+
+def test_the_table_has_the_numbers_and_intervals_of_claims():
+    slope = [0.88, 0.97, 1.0, 1.02, 1.46]
+    judged = pd.DataFrame({"question": "all", "score": "gradient", "slope": slope})
+    judged = judged.assign(rank=0.9, top_20=1.0, top_100=0.5, signs=0.0)
+    found = summary.by_name(summary.means(judged))["all"]["gradient"]
+    assert found["slope"] == mean_of(slope)
+    assert found["top_20"] == share_of([1.0] * 5)
+    assert found["top_20"].low < 1, "five pictures do not say that it is always so"
+    curves = pd.DataFrame({"lost": [3.0, 1.0, 2.0], "alone": [2.0, 4.0, 3.0], "k": 10})
+    adding = summary.adding_up(curves.assign(score=EXACT_LOGIT, question="all"))
+    assert adding["mean"].tolist() == [6 / 9], "pictures count by what they have to lose"
+
+
+def test_what_is_given_back_has_no_bounds_where_there_is_nothing_to_give():
+    repair = pd.DataFrame({"layer": [0, 0, 0, 1, 1, 1], "direct": [2.0, 2.1, 1.9, 1.0, -1.0, 0.1],
+                           "total": [1.0, 1.1, 1.0, 1.0, -1.0, 0.1]})  # fmt: skip
+    back = summary.given_back(repair).set_index("layer")
+    assert back.loc[0, "mean"] == pytest.approx(1 - 3.1 / 6)
+    assert back.loc[0, "low"] < back.loc[0, "mean"] < back.loc[0, "high"]
+    assert back.loc[1, "mean"] == pytest.approx(0), "the two ways agree"
+    assert np.isnan(back.loc[1, "low"])
