@@ -206,6 +206,12 @@ def endings(table: pd.DataFrame, k: int, noun_of: Mapping[str, str]) -> pd.DataF
     return pd.DataFrame(columns)
 
 
+def openings_alike(ends: pd.DataFrame) -> float:
+    """Return how often two of the untouched captions begin with the same word; NaN of one."""
+    counts, n = ends["caption"].map(_opening).map(tuple).value_counts(), len(ends)
+    return float((counts * (counts - 1)).sum() / (n * (n - 1))) if n > 1 else float("nan")
+
+
 def _opening(text: str) -> list[str]:
     return re.findall(r"\w+", text.lower())[:1]
 

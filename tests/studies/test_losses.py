@@ -190,6 +190,12 @@ def test_endings_say_what_is_left_of_each_caption():
     assert losses.endings(table, 2, {"0": "a", "1": "a"})["top_same"].tolist() == [False, True]
 
 
+def test_openings_are_alike_as_often_as_pairs_of_captions_share_their_first_word():
+    ends = pd.DataFrame({"caption": ["A horse", "a dog.", "an apple", "a cat"]})
+    assert losses.openings_alike(ends) == 3 * 2 / (4 * 3)
+    assert np.isnan(losses.openings_alike(ends.head(1)))
+
+
 def test_the_table_of_captions_has_a_row_for_each_count(asked):
     table = losses.add_similarity(made_table())
     laid = losses.caption_table(table, ["1"], {"top": "top units", "random": "random units"}, 400)

@@ -18,7 +18,7 @@ QUESTIONS = {
     "efficacy": "efficacy\nword swapped where\nthe edit was found",
     "generality": "generality\nword swapped on\nother images with it",
     "locality": "locality\ncaption unchanged\nwithout the word",
-    "fluency": "fluency\nrest of the swapped\ncaptions that stayed",
+    "fluency": "fluency\nother words\nthat stayed",
 }
 
 

@@ -104,6 +104,8 @@ def test_other_uses_of_an_edit(system, findings, tmp_path):
     assert table["off"].all()
     saved = table.iloc[-1]
     edit = study.making.edit_of(system, findings[0], Settings())
+    put_in = study.tables.round_trip(system, edit)[1]
+    assert put_in == saved["weights edited"], "put in for good it is what the table says of it"
     size = save_edit(edit, tmp_path / "same.safetensors").stat().st_size
     assert saved["edit"] == f"saved ({size} bytes), loaded"
     assert saved["edited"] == "cat grass"
