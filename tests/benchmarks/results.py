@@ -26,6 +26,7 @@ from mmn_utils.datasets import load_dataset
 from mmn_utils.miniature.vision.recipe import Recipe
 from mmn_utils.models import MissingParts, load_model
 from mmn_utils.neurons.ranking import RANKS
+from mmn_utils.presets import ROOT
 from tests.benchmarks import (
     bench_ablation,
     bench_atlas,
@@ -246,7 +247,8 @@ def results(names: list[str], tiny: bool = False) -> dict[str, pd.DataFrame | st
         try:
             found[name] = TABLES[name](tiny)
         except (MissingParts, FileNotFoundError) as error:
-            found[name] = f"Not run: {str(error).splitlines()[0]}"
+            reason = str(error).splitlines()[0].replace(f"{ROOT}{os.sep}", "")
+            found[name] = f"Not run: {reason}"
     return found
 
 
